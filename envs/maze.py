@@ -1,0 +1,191 @@
+"""The grid maze of the plasticity and neural-memory papers, one environment at a time."""
+
+from typing import Any, ClassVar, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from envs import layouts
+from envs.layouts import Walls
+from envs.rendering import ansi, rgb_array
+
+Start = Literal["center", "random"]
+
+MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
+"""Row and column steps of the actions up, down, left, right."""
+
+
+class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
+    """Find an invisible goal, remember where it is, and come back to it as often as time allows.
+
+    The maze of Miconi et al. (2018), also used by Munkhdalai et al. (2019): the goal stays on the same cell for a whole
+    episode and moves with every new one. Whoever hits it is paid and put somewhere else. An agent without memory can do
+    no better than wander; one that remembers where the goal was goes straight back.
+
+    ## Action Space
+
+    `Discrete(4)`: 0 up, 1 down, 2 left, 3 right. Walking into a wall does not move the agent.
+
+    ## Observation Space
+
+    `Box` of float32, `view**2 + 3 + 4` numbers: the `view` x `view` neighbourhood of the agent row by row (wall 1, free 0;
+    outside the map is wall), then 1, the time as t / horizon, the previous reward, and the previous action one-hot (zeros on the
+    first step). The goal is not visible.
+
+    ## Rewards
+
+    `goal_reward` for reaching the goal, `-wall_penalty` for walking into a wall, 0 otherwise.
+
+    ## Starting State
+
+    The agent starts on the centre cell (`start="center"`; the free cell nearest to the middle where that is wall), or on any
+    free cell but the goal (`start="random"`). The goal is on a random free cell other than the centre cell. Reaching the goal
+    teleports the agent to a random free cell other than the goal.
+
+    ## Episode End
+
+    The episode terminates after `horizon` steps: the horizon is part of the task and the observation shows the time. The
+    last step's `info` holds `goals` (times the goal was reached), `steps_to_first_goal` (`horizon` if never) and
+    `mean_steps_between_goals` (`None` with fewer than two).
+
+    ## Arguments
+
+    - `size=9`: rows and columns of the named layouts, odd and at least 5. Ignored for a drawn layout.
+    - `horizon=200`: steps in an episode.
+    - `view=3`: side of the visible neighbourhood, odd.
+    - `goal_reward=10.0`, `wall_penalty=0.0`.
+    - `start="center"` or `"random"`.
+    - `layout="pillars"` (the papers'), `"open"`, `"perfect"` (a new spanning-tree maze every episode), or a drawing: rows of
+      `#` and `.` separated by line breaks.
+    - `render_mode=None`, `"rgb_array"` or `"ansi"`.
+
+    Wrong arguments raise `ValueError`.
+
+    ## Version History
+
+    - v0: the first version. `mnm/Maze-v0` is the papers' 9 x 9 maze with 200 steps, `mnm/MazeSmall-v0` 7 x 7 with 100.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 10}  # type: ignore[misc]
+
+    def __init__(
+        self,
+        size: int = 9,
+        horizon: int = 200,
+        view: int = 3,
+        goal_reward: float = 10.0,
+        wall_penalty: float = 0.0,
+        start: Start = "center",
+        layout: str = "pillars",
+        render_mode: str | None = None,
+    ) -> None:
+        self.task = MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout)
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
+        self.render_mode = render_mode
+        self.horizon = horizon
+        self.observation_space = self.task.observation_space
+        self.action_space = spaces.Discrete(4)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        super().reset(seed=seed)
+        self.walls = self.task.draw_walls(self.np_random)
+        self.free = [tuple(cell) for cell in layouts.free_cells(self.walls).tolist()]
+        centre = layouts.centre_cell(self.walls)
+        self.goal = self._random_cell(other_than=centre)
+        self.position = centre if self.task.start == "center" else self._random_cell(other_than=self.goal)
+        self.t = 0
+        self.hits: list[int] = []
+        self.path = [self.position]
+        return self._observation(0.0, None), {}
+
+    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        reward = 0.0
+        row, col = self.position[0] + MOVES[action][0], self.position[1] + MOVES[action][1]
+        height, width = self.walls.shape
+        if 0 <= row < height and 0 <= col < width and not self.walls[row, col]:
+            self.position = (row, col)
+        else:
+            reward = -self.task.wall_penalty
+        self.t += 1
+        self.path.append(self.position)
+        if self.position == self.goal:
+            reward = self.task.goal_reward
+            self.hits.append(self.t)
+            self.position = self._random_cell(other_than=self.goal)
+            self.path = [self.position]
+        terminated = self.t == self.task.horizon
+        return self._observation(reward, action), reward, terminated, False, self._episode_info() if terminated else {}
+
+    def render(self) -> Any:
+        if self.render_mode == "ansi":
+            return ansi(self.walls, self.position, self.goal)
+        if self.render_mode == "rgb_array":
+            return rgb_array(self.walls, self.position, self.goal, self.path, self.t / self.task.horizon)
+        return None
+
+    def _random_cell(self, other_than: tuple[int, int]) -> tuple[int, int]:
+        choices = [cell for cell in self.free if cell != other_than]
+        return choices[self.np_random.integers(len(choices))]
+
+    def _observation(self, reward: float, action: np.int64 | None) -> NDArray[np.float32]:
+        margin = self.task.view // 2
+        padded = np.pad(self.walls, margin, constant_values=True)
+        row, col = self.position
+        seen = padded[row : row + self.task.view, col : col + self.task.view]
+        one_hot = np.eye(4)[action] if action is not None else np.zeros(4)
+        return np.concatenate([seen.ravel(), [1.0, self.t / self.task.horizon, reward], one_hot]).astype(np.float32)
+
+    def _episode_info(self) -> dict[str, Any]:
+        return {
+            "goals": len(self.hits),
+            "steps_to_first_goal": self.hits[0] if self.hits else self.task.horizon,
+            "mean_steps_between_goals": (self.hits[-1] - self.hits[0]) / (len(self.hits) - 1) if len(self.hits) > 1 else None,
+        }
+
+
+class MazeTask:
+    """The arguments of a maze, checked once for the single and the batched environment; see :class:`MazeEnv`.
+
+    Raises:
+        ValueError: if an argument is out of range or the layout cannot be used.
+    """
+
+    def __init__(
+        self, size: int, horizon: int, view: int, goal_reward: float, wall_penalty: float, start: Start, layout: str
+    ) -> None:
+        if size < 5 or size % 2 == 0:
+            raise ValueError(f"the size of a maze must be odd and at least 5, got {size}")
+        if horizon < 1:
+            raise ValueError(f"the horizon of a maze must be at least 1, got {horizon}")
+        if view < 1 or view % 2 == 0:
+            raise ValueError(f"the view of a maze must be odd and at least 1, got {view}")
+        if start not in ("center", "random"):
+            raise ValueError(f"the start in a maze must be 'center' or 'random', got {start!r}")
+        for name, value in (("goal_reward", goal_reward), ("wall_penalty", wall_penalty)):
+            if not np.isfinite(value):
+                raise ValueError(f"the {name} of a maze must be a finite number, got {value}")
+        self.horizon, self.view, self.start = horizon, view, start
+        self.goal_reward, self.wall_penalty = goal_reward, wall_penalty
+        self.size = size
+        self.fresh_every_episode = layout == "perfect"
+        self._walls: Walls | None = None
+        if layout == "pillars":
+            self._walls = layouts.pillars(size)
+        elif layout == "open":
+            self._walls = layouts.open_field(size)
+        elif layout != "perfect":
+            self._walls = layouts.parse(layout)
+        seen = view**2
+        rewards = (0.0, goal_reward, -wall_penalty)
+        low, high = np.zeros(seen + 7, np.float32), np.ones(seen + 7, np.float32)
+        low[seen + 2], high[seen + 2] = min(rewards), max(rewards)
+        self.observation_space = spaces.Box(low, high)
+
+    def draw_walls(self, rng: np.random.Generator) -> Walls:
+        """The wall map of a new episode."""
+        return layouts.perfect(self.size, rng) if self._walls is None else self._walls

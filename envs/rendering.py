@@ -1,0 +1,45 @@
+"""Pictures of a maze, drawn with NumPy alone."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.layouts import Walls
+
+Cell = tuple[int, int]
+
+CELL = 32
+"""Side of a cell in pixels."""
+WALL, FLOOR, TRAIL, GOAL, AGENT, CLOCK = (
+    np.array(rgb, np.uint8) for rgb in ((44, 62, 80), (245, 245, 240), (174, 205, 232), (39, 174, 96), (211, 84, 0), (142, 68, 173))
+)
+
+
+def ansi(walls: Walls, agent: Cell, goal: Cell) -> str:
+    """The maze as text: ``#`` wall, ``.`` free, ``A`` agent, ``G`` goal."""
+    chars = np.where(walls, "#", ".")
+    chars[goal] = "G"
+    chars[agent] = "A"
+    return "\n".join("".join(row) for row in chars)
+
+
+def rgb_array(walls: Walls, agent: Cell, goal: Cell, path: Sequence[Cell], time: float) -> NDArray[np.uint8]:
+    """The maze as a picture ``[height, width, 3]``.
+
+    The agent is a disc, the goal a diamond, the cells walked over since the last goal are joined by a line, and the bar below
+    fills with the time of the episode.
+    """
+    picture = np.where(np.kron(walls, np.ones((CELL, CELL), bool))[..., None], WALL, FLOOR)
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]] / CELL - 0.5  # in cells, whole numbers at the cells' middles
+
+    for (r0, c0), (r1, c1) in pairwise(path):
+        near = (y > min(r0, r1) - 0.12) & (y < max(r0, r1) + 0.12) & (x > min(c0, c1) - 0.12) & (x < max(c0, c1) + 0.12)
+        picture[near] = TRAIL
+    picture[np.abs(y - goal[0]) + np.abs(x - goal[1]) < 0.4] = GOAL
+    picture[np.hypot(y - agent[0], x - agent[1]) < 0.3] = AGENT
+
+    clock = np.broadcast_to(FLOOR, (CELL // 2, picture.shape[1], 3)).copy()
+    clock[4:-4, : round(time * picture.shape[1])] = CLOCK
+    return np.concatenate([picture, clock])

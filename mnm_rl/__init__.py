@@ -1,0 +1,33 @@
+"""Metalearned neural memory for reinforcement learning, with Stable-Baselines3 around it."""
+
+from mnm_rl.a2c import (
+    LstmPolicy,
+    MnmPolicy,
+    PlasticPolicy,
+    RecurrentA2C,
+    RecurrentActorCriticPolicy,
+    RnnPolicy,
+    TrainingDivergedError,
+)
+from mnm_rl.cores import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.memory import NeuralMemory
+from mnm_rl.vec_env import GymnasiumVecEnv
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GymnasiumVecEnv",
+    "LstmCore",
+    "LstmPolicy",
+    "MnmCore",
+    "MnmPolicy",
+    "NeuralMemory",
+    "PlasticCore",
+    "PlasticPolicy",
+    "RecurrentA2C",
+    "RecurrentActorCriticPolicy",
+    "RecurrentCore",
+    "RnnCore",
+    "RnnPolicy",
+    "TrainingDivergedError",
+]

@@ -1,0 +1,60 @@
+"""Rollout buffers that give back the whole rollout in time order, with the recurrent state it started from."""
+
+from typing import NamedTuple
+
+import torch
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from torch import Tensor
+
+from mnm_rl.a2c.policies import State
+
+
+class RolloutSequence(NamedTuple):
+    """One rollout of T steps of B environments."""
+
+    observations: Tensor | dict[str, Tensor]
+    """``[T, B, ...]``."""
+    actions: Tensor
+    """``[T, B, action_dim]``."""
+    advantages: Tensor
+    """Generalized advantage estimates, ``[T, B]``."""
+    returns: Tensor
+    """TD(lambda) targets of the value function, ``[T, B]``."""
+    episode_starts: Tensor
+    """``[T, B]`` bool."""
+    initial_state: State
+    """Recurrent state before the first step, batch first."""
+
+
+def _sequence(buffer: RolloutBuffer, initial_state: State) -> RolloutSequence:
+    observations = buffer.observations
+    return RolloutSequence(
+        {key: buffer.to_torch(obs) for key, obs in observations.items()}
+        if isinstance(observations, dict)
+        else buffer.to_torch(observations),
+        buffer.to_torch(buffer.actions),
+        buffer.to_torch(buffer.advantages),
+        buffer.to_torch(buffer.returns),
+        buffer.to_torch(buffer.episode_starts).to(torch.bool),
+        initial_state,
+    )
+
+
+class RecurrentRolloutBuffer(RolloutBuffer):
+    """Stable-Baselines3's rollout buffer, read as one sequence."""
+
+    initial_state: State
+
+    def sequence(self) -> RolloutSequence:
+        """The whole rollout in time order; see :class:`RolloutSequence`."""
+        return _sequence(self, self.initial_state)
+
+
+class RecurrentDictRolloutBuffer(DictRolloutBuffer):
+    """Stable-Baselines3's rollout buffer for Dict observations, read as one sequence."""
+
+    initial_state: State
+
+    def sequence(self) -> RolloutSequence:
+        """The whole rollout in time order; see :class:`RolloutSequence`."""
+        return _sequence(self, self.initial_state)

@@ -1,0 +1,263 @@
+"""Actor-critic policies around a recurrent core: Stable-Baselines3's feature extractors below it, its heads above."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    MlpExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor
+
+from mnm_rl.cores import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.cores.core import make_state
+from mnm_rl.cores.plastic import PlasticRule
+from mnm_rl.memory.neural_memory import FeedbackInputs, WriteRule
+
+State = tuple[Tensor, ...]
+
+
+class RecurrentActorCriticPolicy(ActorCriticPolicy):
+    """Actor and critic on the outputs of one recurrent core.
+
+    Use one of its subclasses, or give your own core. The arguments not named here are those of Stable-Baselines3's
+    ``ActorCriticPolicy``, with the same meaning; ``net_arch`` comes after the core and is empty by default.
+
+    Args:
+        observation_space: any space that Stable-Baselines3 has a features extractor for; the extractor is chosen by
+            the space (flatten, CNN for images, combined for Dict) unless ``features_extractor_class`` is given.
+        action_space: Discrete, Box, MultiDiscrete or MultiBinary.
+        lr_schedule: learning rate as a function of the remaining progress (from 1 to 0).
+        make_core: builds the core from the width of its inputs.
+
+    Raises:
+        ValueError: if ``share_features_extractor`` is false: actor and critic share one memory, so one extractor feeds it.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        make_core: Callable[[int], RecurrentCore[Any]],
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        share_features_extractor: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if not share_features_extractor:
+            raise ValueError("share_features_extractor=False is not possible: actor and critic share one memory and its input")
+        self._make_core = make_core
+        if features_extractor_class is None:
+            if isinstance(observation_space, spaces.Dict):
+                features_extractor_class = CombinedExtractor
+            elif is_image_space(observation_space):
+                features_extractor_class = NatureCNN
+            else:
+                features_extractor_class = FlattenExtractor
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[] if net_arch is None else net_arch,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
+        )
+
+    def _build_mlp_extractor(self) -> None:
+        self.core = self._make_core(self.features_dim)
+        self.mlp_extractor = MlpExtractor(self.core.output_size, self.net_arch, self.activation_fn, self.device)
+
+    def initial_state(self, n_envs: int) -> State:
+        """The recurrent state of ``n_envs`` environments at the start of an episode, without gradient."""
+        with torch.no_grad():
+            return cast(State, self.core.initial_state(n_envs))
+
+    def _latent(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State, Tensor]:
+        """Run extractor and core on ``[T, B, ...]`` observations: latents ``[T * B, ...]``, state, meta-loss ``[T, B]``."""
+        T, B = episode_starts.shape
+        flat = {key: o.flatten(0, 1) for key, o in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
+        features = cast(Tensor, self.extract_features(flat))
+        outputs, state, meta_loss = self.core(features.view(T, B, -1), state, episode_starts)
+        return outputs.flatten(0, 1), state, meta_loss
+
+    def _one_step(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
+        obs = {key: o.unsqueeze(0) for key, o in obs.items()} if isinstance(obs, dict) else obs.unsqueeze(0)
+        latent, state, _ = self._latent(obs, state, episode_starts.unsqueeze(0))
+        return latent, state
+
+    def forward(  # type: ignore[override]
+        self, obs: PyTorchObs, state: State, episode_starts: Tensor, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """One rollout step.
+
+        Args:
+            obs: ``[B, ...]``.
+            state: recurrent state before the step, batch first.
+            episode_starts: ``[B]`` bool.
+            deterministic: take the most likely action instead of a sample.
+
+        Returns:
+            actions ``[B, *action_shape]``, values ``[B, 1]``, log-probabilities ``[B]``, the new state.
+        """
+        latent, state = self._one_step(obs, state, episode_starts)
+        latent_pi, latent_vf = self.mlp_extractor(latent)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        return actions.reshape((-1, *cast(tuple[int, ...], self.action_space.shape))), self.value_net(latent_vf), log_prob, state
+
+    def predict_values(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> Tensor:  # type: ignore[override]
+        """Values ``[B, 1]`` of observations ``[B, ...]`` seen in ``state``."""
+        latent, _ = self._one_step(obs, state, episode_starts)
+        return cast(Tensor, self.value_net(self.mlp_extractor.forward_critic(latent)))
+
+    def evaluate_actions(  # type: ignore[override]
+        self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Values, log-probabilities and entropies of a rollout, recomputed with gradient.
+
+        Args:
+            obs: ``[T, B, ...]``.
+            actions: ``[T, B, action_dim]``, or ``[T, B]`` for Discrete.
+            state: recurrent state before the first step.
+            episode_starts: ``[T, B]`` bool.
+
+        Returns:
+            values, log-probabilities, entropies (None where the distribution has no closed form) and meta-loss, ``[T, B]``.
+        """
+        latent, _, meta_loss = self._latent(obs, state, episode_starts)
+        latent_pi, latent_vf = self.mlp_extractor(latent)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        log_prob = distribution.log_prob(actions.flatten(0, 1)).view_as(meta_loss)
+        entropy = distribution.entropy()
+        values = self.value_net(latent_vf).view_as(meta_loss)
+        return values, log_prob, None if entropy is None else entropy.view_as(meta_loss), meta_loss
+
+    def predict(
+        self,
+        observation: NDArray[Any] | dict[str, NDArray[Any]],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """Actions for observations, as Stable-Baselines3's recurrent algorithms give them.
+
+        Args:
+            observation: one observation, or a batch of B.
+            state: what the previous call returned, or None at the start. The batch size may differ from training.
+            episode_start: ``[B]`` bool; where true, that environment's state is reset before the step.
+            deterministic: take the most likely action instead of a sample.
+
+        Returns:
+            actions (without batch dimension if the observation had none), and the state: a tuple of arrays, batch first.
+        """
+        self.set_training_mode(False)
+        obs, vectorized = self.obs_to_tensor(observation)
+        B = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
+        like = self.initial_state(B)
+        tensors = like if state is None else make_state(like, (torch.as_tensor(s, device=self.device) for s in state))
+        starts = np.zeros(B, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(B)
+        with torch.no_grad():
+            latent, new_state = self._one_step(obs, tensors, torch.as_tensor(starts, device=self.device))
+            latent_pi = self.mlp_extractor.forward_actor(latent)
+            actions = self._get_action_dist_from_latent(latent_pi).get_actions(deterministic=deterministic)
+        shape = cast(tuple[int, ...], self.action_space.shape)
+        out: NDArray[Any] = actions.cpu().numpy().reshape((-1, *shape))
+        if isinstance(self.action_space, spaces.Box):
+            out = self.unscale_action(out) if self.squash_output else np.clip(out, self.action_space.low, self.action_space.high)
+        return out if vectorized else out.squeeze(axis=0), tuple(s.cpu().numpy() for s in new_state)
+
+
+class MnmPolicy(RecurrentActorCriticPolicy):
+    """Policy with a metalearned neural memory, see :class:`mnm_rl.MnmCore`; the other arguments are the base class's."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        write_rule: WriteRule = "p",
+        hidden_size: int = 100,
+        memory_layers: int = 3,
+        heads: int = 1,
+        replay: int = 0,
+        feedback_inputs: FeedbackInputs = "value",
+        learn_initial_memory: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        make_core = partial(
+            MnmCore,
+            hidden_size=hidden_size,
+            write_rule=write_rule,
+            memory_layers=memory_layers,
+            heads=heads,
+            replay=replay,
+            feedback_inputs=feedback_inputs,
+            learn_initial_memory=learn_initial_memory,
+        )
+        super().__init__(observation_space, action_space, lr_schedule, make_core, **kwargs)
+
+
+class PlasticPolicy(RecurrentActorCriticPolicy):
+    """Policy with differentiable plasticity, see :class:`mnm_rl.PlasticCore`; the other arguments are the base class's."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        rule: PlasticRule = "hebb",
+        hidden_size: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, lr_schedule, partial(PlasticCore, hidden_size=hidden_size, rule=rule), **kwargs
+        )
+
+
+class LstmPolicy(RecurrentActorCriticPolicy):
+    """Policy with an LSTM, see :class:`mnm_rl.LstmCore`; the other arguments are the base class's."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        hidden_size: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space, lr_schedule, partial(LstmCore, hidden_size=hidden_size), **kwargs)
+
+
+class RnnPolicy(RecurrentActorCriticPolicy):
+    """Policy with a vanilla RNN, see :class:`mnm_rl.RnnCore`; the other arguments are the base class's."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        hidden_size: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space, lr_schedule, partial(RnnCore, hidden_size=hidden_size), **kwargs)
+
+
+def state_at(state: State, index: NDArray[np.int64]) -> State:
+    """The recurrent state of some of the environments."""
+    return make_state(state, (s[torch.as_tensor(index, device=s.device)] for s in state))
+
+
+__all__ = ["LstmPolicy", "MnmPolicy", "PlasticPolicy", "RecurrentActorCriticPolicy", "RnnPolicy", "State", "state_at"]

@@ -1,0 +1,311 @@
+"""Advantage actor-critic for recurrent policies, as a Stable-Baselines3 algorithm."""
+
+from typing import Any, ClassVar, TypeVar, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import explained_variance, obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch.nn import functional as F
+
+from mnm_rl.a2c.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
+from mnm_rl.a2c.policies import LstmPolicy, MnmPolicy, PlasticPolicy, RecurrentActorCriticPolicy, RnnPolicy, State, state_at
+
+SelfRecurrentA2C = TypeVar("SelfRecurrentA2C", bound="RecurrentA2C")
+
+
+class TrainingDivergedError(RuntimeError):
+    """A quantity of training became NaN or infinite; the message says which one, and at which step.
+
+    The parameters are those of the last good update: nothing that is not finite has reached them.
+    """
+
+
+class RecurrentA2C(OnPolicyAlgorithm):
+    """Advantage actor-critic (A2C, Mnih et al. 2016) for policies with a recurrent core.
+
+    Arguments are named and defaulted as in Stable-Baselines3's ``A2C``; ``meta_coef`` is new. One rollout of ``n_steps``
+    in every environment is one sequence for backpropagation through time, from the recurrent state that the rollout
+    started with; advantages are GAE (Schulman et al. 2016). The loss is
+
+        L = L_policy + vf_coef * L_value - ent_coef * entropy + meta_coef * mean(l_t),
+
+    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores that have none.
+
+    Args:
+        policy: ``"MnmPolicy"``, ``"PlasticPolicy"``, ``"LstmPolicy"``, ``"RnnPolicy"``, or a policy class.
+        env: a Gymnasium environment, its id, or a Stable-Baselines3 ``VecEnv``.
+        learning_rate: a number, or a function of the remaining progress (from 1 to 0).
+        n_steps: rollout length per environment, and the length of backpropagation through time.
+        gamma: discount factor.
+        gae_lambda: bias against variance of the advantages.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the value loss.
+        max_grad_norm: gradient norm above which gradients are scaled down.
+        rms_prop_eps: epsilon of RMSprop.
+        use_rms_prop: RMSprop (default) or Adam.
+        use_sde: generalized state-dependent exploration, for Box actions.
+        sde_sample_freq: steps between new exploration matrices; -1 for once a rollout.
+        normalize_advantage: scale the advantages of a rollout to mean 0 and standard deviation 1.
+        meta_coef: weight of the meta-loss.
+        stats_window_size: episodes that the logged means are taken over.
+        tensorboard_log: directory of the TensorBoard logs.
+        policy_kwargs: arguments of the policy, such as ``{"write_rule": "g", "hidden_size": 64}``.
+        verbose: 0 for nothing, 1 for information, 2 for more.
+        seed: seed of everything random.
+        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+
+    Raises:
+        TrainingDivergedError: from ``learn``, when a reward, observation, loss or gradient is NaN or infinite.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MnmPolicy": MnmPolicy,
+        "PlasticPolicy": PlasticPolicy,
+        "LstmPolicy": LstmPolicy,
+        "RnnPolicy": RnnPolicy,
+    }
+    policy: RecurrentActorCriticPolicy
+    rollout_buffer: RecurrentRolloutBuffer | RecurrentDictRolloutBuffer
+
+    def __init__(
+        self,
+        policy: str | type[RecurrentActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-4,
+        n_steps: int = 5,
+        gamma: float = 0.99,
+        gae_lambda: float = 1.0,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        rms_prop_eps: float = 1e-5,
+        use_rms_prop: bool = True,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        normalize_advantage: bool = False,
+        meta_coef: float = 1.0,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.normalize_advantage = normalize_advantage
+        self.meta_coef = meta_coef
+        self._last_state: State | None = None
+        if use_rms_prop and "optimizer_class" not in self.policy_kwargs:
+            self.policy_kwargs["optimizer_class"] = torch.optim.RMSprop
+            self.policy_kwargs["optimizer_kwargs"] = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        self.rollout_buffer_class = RecurrentDictRolloutBuffer if is_dict else RecurrentRolloutBuffer
+        super()._setup_model()
+        self._last_state = None
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_last_state"]
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        total_timesteps, callback = super()._setup_learn(*args, **kwargs)
+        _check_finite(self._last_obs, "observation", self.num_timesteps)
+        return total_timesteps, callback
+
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
+        """Collect ``n_rollout_steps`` steps of every environment; the recurrent state goes on from the last rollout.
+
+        Returns:
+            False if a callback stopped the training.
+
+        Raises:
+            TrainingDivergedError: if the environment gives a reward or an observation that is NaN or infinite.
+        """
+        assert self._last_obs is not None, "No previous observation was provided"
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        if self._last_state is None:
+            self._last_state = self.policy.initial_state(env.num_envs)
+        self.rollout_buffer.initial_state = state = self._last_state
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+
+        for n_steps in range(n_rollout_steps):
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            with torch.no_grad():
+                obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
+                actions_tensor, values, log_probs, state = self.policy(obs_tensor, state, self._episode_starts_tensor())
+            actions = actions_tensor.cpu().numpy()
+
+            clipped_actions = actions
+            if isinstance(self.action_space, spaces.Box):
+                if self.policy.squash_output:
+                    clipped_actions = self.policy.unscale_action(clipped_actions)
+                else:
+                    clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
+
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self.num_timesteps += env.num_envs
+            _check_finite(rewards, "reward", self.num_timesteps)
+            _check_finite(new_obs, "observation", self.num_timesteps)
+
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+
+            rewards = self._bootstrap_truncated(rewards, dones, infos, state)
+            rollout_buffer.add(
+                cast(Any, self._last_obs),
+                actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
+                rewards,
+                cast(Any, self._last_episode_starts),
+                values,
+                log_probs,
+            )
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+            self._last_state = state
+
+        with torch.no_grad():
+            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, self._episode_starts_tensor())  # type: ignore[arg-type]
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _episode_starts_tensor(self) -> torch.Tensor:
+        return torch.as_tensor(self._last_episode_starts, device=self.device, dtype=torch.bool)
+
+    def _bootstrap_truncated(
+        self, rewards: NDArray[np.float32], dones: NDArray[np.bool_], infos: list[dict[str, Any]], state: State
+    ) -> NDArray[np.float32]:
+        """Add the discounted value of the final observation, seen in the state that the episode ended in, where an
+        episode was cut short rather than ended."""
+        cut = [
+            i
+            for i in dones.nonzero()[0]
+            if infos[i].get("TimeLimit.truncated") and infos[i].get("terminal_observation") is not None
+        ]
+        if not cut:
+            return rewards
+        final = [infos[i]["terminal_observation"] for i in cut]
+        stacked = {key: np.stack([o[key] for o in final]) for key in final[0]} if isinstance(final[0], dict) else np.stack(final)
+        with torch.no_grad():
+            obs, _ = self.policy.obs_to_tensor(stacked)
+            starts = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
+            values = self.policy.predict_values(obs, state_at(state, np.array(cut)), starts)
+        rewards = rewards.copy()
+        rewards[cut] += self.gamma * values.flatten().cpu().numpy()
+        return rewards
+
+    def train(self) -> None:
+        """One gradient step on the whole rollout.
+
+        Raises:
+            TrainingDivergedError: if the loss or the gradient is NaN or infinite; the parameters are left as they were.
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        rollout = self.rollout_buffer.sequence()
+        actions = rollout.actions
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().squeeze(-1)
+
+        values, log_prob, entropy, meta_loss = self.policy.evaluate_actions(
+            rollout.observations, actions, rollout.initial_state, rollout.episode_starts
+        )
+        advantages = rollout.advantages
+        if self.normalize_advantage:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        losses = {
+            "policy_loss": -(advantages * log_prob).mean(),
+            "value_loss": F.mse_loss(rollout.returns, values),
+            "entropy_loss": log_prob.mean() if entropy is None else -entropy.mean(),
+            "meta_loss": meta_loss.mean(),
+        }
+        for name, value in losses.items():
+            if not torch.isfinite(value):
+                raise TrainingDivergedError(f"{name} became {value.item()} at step {self.num_timesteps:,}")
+        loss = (
+            losses["policy_loss"]
+            + self.ent_coef * losses["entropy_loss"]
+            + self.vf_coef * losses["value_loss"]
+            + self.meta_coef * losses["meta_loss"]
+        )
+
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if not torch.isfinite(grad_norm):
+            raise TrainingDivergedError(f"the gradient norm became {grad_norm.item()} at step {self.num_timesteps:,}")
+        self.policy.optimizer.step()
+
+        self._n_updates += 1
+        buffer = self.rollout_buffer
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        self.logger.record("train/grad_norm", grad_norm.item())
+        for name, value in losses.items() | self.policy.core.diagnostics.items():
+            self.logger.record(f"train/{name}", value.item())
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
+
+    def learn(
+        self: SelfRecurrentA2C,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str = "RecurrentA2C",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfRecurrentA2C:
+        """Train for ``total_timesteps`` environment steps; arguments as for every Stable-Baselines3 algorithm.
+
+        Raises:
+            TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _check_finite(array: Any, what: str, step: int) -> None:
+    if isinstance(array, dict):
+        for key, value in array.items():
+            _check_finite(value, f"{what} {key!r}", step)
+    elif array.dtype.kind == "f" and not np.isfinite(array).all():
+        env = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise TrainingDivergedError(f"environment {env} gave a {what} that is NaN or infinite at step {step:,}")

@@ -1,0 +1,68 @@
+"""The interface that every recurrent core has, and the reset of its state at episode starts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
+
+
+class RecurrentCore(nn.Module, ABC, Generic[StateT]):
+    """A recurrent network that is called the same way for one rollout step (T = 1) and for a training sequence.
+
+    Attributes:
+        output_size: width of the outputs.
+        diagnostics: scalars of the last forward pass that are worth logging, detached (such as the mean write strength).
+    """
+
+    output_size: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.diagnostics: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> StateT:
+        """The state at the start of an episode: a NamedTuple of tensors, batch first."""
+
+    @abstractmethod
+    def forward(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
+        """Run T steps.
+
+        Args:
+            inputs: ``[T, B, F]``.
+            state: the state before the first step, batch first.
+            episode_starts: ``[T, B]`` bool; where true, that environment's state is replaced by the initial state
+                before that step, and no gradient crosses.
+
+        Returns:
+            outputs ``[T, B, output_size]``, the state after the last step, and the meta-loss ``[T, B]`` (zeros for cores
+            that have none).
+        """
+
+    def __call__(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
+        return cast(tuple[Tensor, StateT, Tensor], super().__call__(inputs, state, episode_starts))
+
+    def reset(self, state: StateT, starts: Tensor) -> StateT:
+        """Replace the state by the initial one where ``starts [B]`` is true; the other environments stay bit-identical."""
+        initial = self.initial_state(starts.shape[0])
+        return make_state(
+            state, (torch.where(starts.view(-1, *[1] * (new.ndim - 1)), new, old) for new, old in zip(initial, state, strict=True))
+        )
+
+
+def segments(episode_starts: Tensor) -> Iterator[tuple[int, int, bool]]:
+    """Cut a sequence ``[T, B]`` at its episode starts: yields ``(t0, t1, reset)``, where only ``t0`` can hold a start."""
+    any_start: list[bool] = episode_starts.any(dim=1).tolist()
+    cuts = [0, *(t for t in range(1, len(any_start)) if any_start[t]), len(any_start)]
+    for t0, t1 in pairwise(cuts):
+        yield t0, t1, any_start[t0]
+
+
+def make_state(like: StateT, tensors: Any) -> StateT:
+    """A state of the same NamedTuple type as ``like``, from an iterable of tensors."""
+    return type(like)(*tensors)

@@ -1,0 +1,102 @@
+"""Differentiable plasticity: an RNN whose recurrent weights change within an episode by a Hebbian rule.
+
+Miconi, Stanley and Clune (2018) for the rules ``hebb``, ``decay`` and ``oja``; Miconi et al. (2019, Backpropamine) for
+``modulated`` and ``retroactive``.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from mnm_rl.cores.core import RecurrentCore
+
+PlasticRule = Literal["hebb", "decay", "oja", "modulated", "retroactive"]
+
+
+class PlasticState(NamedTuple):
+    """What a plastic core carries from step to step, for B environments."""
+
+    h: Tensor
+    """Hidden activity, ``[B, D]``."""
+    hebb: Tensor
+    """Hebbian trace, ``[B, D, D]``; row i holds the inputs of neuron i."""
+    eligibility: Tensor
+    """Eligibility trace of the ``retroactive`` rule, ``[B, D, D]``; ``[B, 0, 0]`` for the other rules."""
+
+
+class PlasticCore(RecurrentCore[PlasticState]):
+    """RNN with plastic recurrent weights: ``h_t = tanh(U x_t + u + (w + alpha * Hebb_t) h_(t-1))``.
+
+    After it, with ``P_t = h_t h_(t-1)^T``, the trace becomes, by rule:
+
+    - ``hebb``: ``clip(Hebb_t + eta P_t, -1, 1)``
+    - ``decay``: ``(1 - eta) Hebb_t + eta P_t``
+    - ``oja``: ``Hebb_t + eta (P_t - diag(h_t^2) Hebb_t)``
+    - ``modulated``: ``clip(Hebb_t + m_t P_t, -1, 1)``
+    - ``retroactive``: ``clip(Hebb_t + m_t E_t, -1, 1)``, then ``E_(t+1) = (1 - eta) E_t + eta P_t``
+
+    where ``m_t``, one number per neuron, is a trained linear fan-out of the scalar ``tanh(M h_t)``.
+
+    Args:
+        input_size: width F of the inputs.
+        hidden_size: number of neurons D, also the width of the outputs ``h_t``.
+        rule: how the Hebbian trace changes.
+
+    Raises:
+        ValueError: if ``rule`` is unknown or ``hidden_size`` is not positive.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int = 100, rule: PlasticRule = "hebb") -> None:
+        super().__init__()
+        if rule not in get_args(PlasticRule):
+            raise ValueError(f"rule must be one of {', '.join(get_args(PlasticRule))}, got {rule!r}")
+        if hidden_size < 1:
+            raise ValueError(f"hidden_size must be at least 1, got {hidden_size}")
+        self.output_size = self.hidden_size = hidden_size
+        self.rule = rule
+        self.input = nn.Linear(input_size, hidden_size)  # U, u
+        self.w = nn.Parameter(0.01 * torch.rand(hidden_size, hidden_size))
+        self.alpha = nn.Parameter(0.01 * torch.rand(hidden_size, hidden_size))
+        if rule != "modulated":
+            self.eta = nn.Parameter(torch.tensor(0.01))
+        if rule in ("modulated", "retroactive"):
+            self.modulator = nn.Linear(hidden_size, 1)  # M
+            self.fan_out = nn.Linear(1, hidden_size)
+
+    def initial_state(self, batch_size: int) -> PlasticState:
+        D = self.hidden_size
+        traced = D if self.rule == "retroactive" else 0
+        return PlasticState(
+            self.w.new_zeros(batch_size, D), self.w.new_zeros(batch_size, D, D), self.w.new_zeros(batch_size, traced, traced)
+        )
+
+    def forward(self, inputs: Tensor, state: PlasticState, episode_starts: Tensor) -> tuple[Tensor, PlasticState, Tensor]:
+        any_start: list[bool] = episode_starts.any(dim=1).tolist()
+        driven = self.input(inputs)
+        outputs = []
+        for t, x in enumerate(driven.unbind(0)):
+            if any_start[t]:
+                state = self.reset(state, episode_starts[t])
+            state = self._step(x, state)
+            outputs.append(state.h)
+        return torch.stack(outputs), state, inputs.new_zeros(inputs.shape[:2])
+
+    def _step(self, x: Tensor, state: PlasticState) -> PlasticState:
+        before, hebb, E = state
+        h = torch.tanh(x + before @ self.w.T + ((self.alpha * hebb) @ before.unsqueeze(-1)).squeeze(-1))
+        post, pre = h.unsqueeze(2), before.unsqueeze(1)
+        if self.rule == "hebb":
+            hebb = torch.clip(torch.baddbmm(hebb, self.eta * post, pre), -1, 1)
+        elif self.rule == "decay":
+            hebb = torch.baddbmm((1 - self.eta) * hebb, self.eta * post, pre)
+        elif self.rule == "oja":
+            hebb = torch.baddbmm(hebb * (1 - self.eta * post**2), self.eta * post, pre)
+        else:
+            m = self.fan_out(torch.tanh(self.modulator(h))).unsqueeze(2)
+            if self.rule == "modulated":
+                hebb = torch.clip(torch.baddbmm(hebb, m * post, pre), -1, 1)
+            else:
+                hebb = torch.clip(hebb + m * E, -1, 1)
+                E = torch.baddbmm((1 - self.eta) * E, self.eta * post, pre)
+        return PlasticState(h, hebb, E)
