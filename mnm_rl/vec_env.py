@@ -108,9 +108,7 @@ class GymnasiumVecEnv(VecEnv):
             dones = ended
         return observations, np.asarray(rewards, dtype=np.float32), dones, infos
 
-    def _final_infos(
-        self, vector_infos: dict[str, Any], infos: list[dict[str, Any]], done: list[int]
-    ) -> list[dict[str, Any]]:
+    def _final_infos(self, vector_infos: dict[str, Any], infos: list[dict[str, Any]], done: list[int]) -> list[dict[str, Any]]:
         """Same-step mode: the infos of the episodes that ended; those of the new episodes go to ``reset_infos``."""
         final = self._split(vector_infos.get("final_info", {}))
         for i in done:

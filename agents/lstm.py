@@ -1,0 +1,13 @@
+"""LSTM: the baseline that everybody has."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agents.agent import Agent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lstm(Agent):
+    """LSTM: memory in the activations only."""
+
+    policy: ClassVar[str] = "LstmPolicy"

@@ -1,0 +1,172 @@
+"""One training run: what is trained on what, and the directory that it is kept in."""
+
+import dataclasses
+import json
+import platform
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import stable_baselines3
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
+
+import envs  # noqa: F401  (registers the mazes)
+from agents import AGENTS, Agent
+from agents.command_line import RunError, UsageError, first_line
+from mnm_rl import GymnasiumVecEnv, RecurrentA2C
+from mnm_rl.callbacks import checkpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """All that is needed to make a run again; ``config.json`` in its directory."""
+
+    agent: str
+    hyperparameters: Agent
+    env: str
+    env_kwargs: dict[str, Any]
+    total_timesteps: int
+    n_envs: int
+    seed: int
+
+    @property
+    def environment(self) -> str:
+        """The environment and its arguments in one name, such as ``mnm/Maze-v0 size=13``."""
+        return " ".join([self.env, *(f"{key}={str(value).replace(chr(10), '/')}" for key, value in self.env_kwargs.items())])
+
+    def make_env(self, n_envs: int, reward_scale: float = 1.0) -> GymnasiumVecEnv:
+        """The environments, ``n_envs`` at once; returns in ``info["episode"]`` are before scaling.
+
+        Raises:
+            UsageError: if there is no such environment, or it does not take the arguments.
+        """
+        try:
+            env = gym.make_vec(self.env, num_envs=n_envs, **self.env_kwargs)
+            if env.metadata.get("autoreset_mode") is not AutoresetMode.SAME_STEP:
+                env.close()
+                env = gym.make_vec(
+                    self.env,
+                    num_envs=n_envs,
+                    vectorization_mode="sync",
+                    vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+                    **self.env_kwargs,
+                )
+            if reward_scale != 1:
+                env = TransformReward(RecordEpisodeStatistics(env), lambda reward: reward * reward_scale)
+            return GymnasiumVecEnv(env)
+        except Exception as error:
+            raise UsageError(f"cannot make the environment {self.environment}: {first_line(error)}") from error
+
+    def build(self, env: GymnasiumVecEnv, device: str) -> RecurrentA2C:
+        """A new model for the run.
+
+        Raises:
+            UsageError: if the environment's spaces or the hyperparameters cannot be used.
+        """
+        horizon = getattr(env.env.unwrapped, "horizon", 100)
+        try:
+            return self.hyperparameters.build(env, n_steps=horizon, seed=self.seed, device=device)
+        except (ValueError, NotImplementedError, AssertionError) as error:
+            raise UsageError(f"{self.agent} cannot be trained on {self.env}: {first_line(error)}") from error
+
+    def save(self, directory: Path) -> None:
+        """Write ``config.json``."""
+        config = dataclasses.asdict(self) | {
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "gymnasium": gym.__version__,
+                "stable_baselines3": stable_baselines3.__version__,
+            }
+        }
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> "Run":
+        """Read ``config.json``.
+
+        Raises:
+            UsageError: if the directory is not there or is not a run's.
+        """
+        if not directory.is_dir():
+            raise UsageError(f"there is no run directory {directory}")
+        try:
+            config = json.loads((directory / "config.json").read_text())
+            config.pop("versions")
+            config["hyperparameters"] = AGENTS[config["agent"]](**config["hyperparameters"])
+            return cls(**config)
+        except FileNotFoundError:
+            raise UsageError(f"{directory} is not a run directory: it has no config.json") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(f"{directory / 'config.json'} is damaged or of another version: {first_line(error)}") from None
+
+    @classmethod
+    def load_unfinished(cls, directory: Path, agent: str) -> "Run":
+        """Read the ``config.json`` of a run that is to go on.
+
+        Raises:
+            UsageError: if there is no such run, or it is finished, another agent's, or without a checkpoint.
+        """
+        run = cls.load(directory)
+        if run.agent != agent:
+            raise UsageError(
+                f"{directory} holds a run of {run.agent}, not {agent}: python train.py {run.agent} --resume {directory}"
+            )
+        if (directory / "model.zip").exists():
+            raise UsageError(f"{directory} holds a finished run: there is nothing to resume")
+        if not checkpoints(directory / "checkpoints"):
+            raise UsageError(f"{directory} has no checkpoint to resume from: its training was stopped before the first one")
+        return run
+
+
+def new_directory(out: Path | None, run: Run) -> Path:
+    """Make the directory of a new run.
+
+    Raises:
+        UsageError: if ``out`` holds something already.
+    """
+    if out is None:
+        out = Path("runs") / run.env.replace(":", "-") / run.agent / f"seed{run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if out.is_file():
+        raise UsageError(f"--out {out} is a file; name a directory")
+    if (out / "model.zip").exists():
+        raise UsageError(f"{out} holds a finished run; give --out another name")
+    if (out / "config.json").exists():
+        raise UsageError(f"{out} holds an unfinished run; continue it with --resume {out}, or give --out another name")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; give --out another name")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def newest_model(directory: Path) -> Path:
+    """``model.zip`` of a finished run, else its last checkpoint.
+
+    Raises:
+        UsageError: if there is neither.
+    """
+    saved = [*checkpoints(directory / "checkpoints"), *directory.glob("model.zip")]
+    if not saved:
+        raise UsageError(f"{directory} has no model yet: its training was stopped before the first checkpoint")
+    return saved[-1]
+
+
+def load_model(path: Path, env: GymnasiumVecEnv | None, device: str) -> RecurrentA2C:
+    """Load a model or checkpoint.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    try:
+        if (member := zipfile.ZipFile(path).testzip()) is not None:
+            raise ValueError(f"{member} in it does not match its checksum")
+        return RecurrentA2C.load(path, env=env, device=device)
+    except (OSError, ValueError, RuntimeError, KeyError, AssertionError, EOFError, zipfile.BadZipFile) as error:
+        older = [other for other in checkpoints(path.parent) if other != path]
+        advice = f"; delete it to go on from {older[-1].name}" if path.parent.name == "checkpoints" and older else ""
+        raise RunError(f"{path} is damaged or not a model ({first_line(error)}){advice}") from error

@@ -1,0 +1,75 @@
+"""Reference policies that give the scale of the maze: chance, the best that must first find the goal, and omniscience."""
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.layouts import distances, free_cells
+from envs.maze import MOVES
+from envs.maze_vector import MazeVectorEnv
+
+Reference = Literal["random", "explorer", "oracle"]
+"""``random``: uniform actions. ``explorer``: knows the map and where it is, walks to the nearest cell not yet visited until it
+hits the goal, and takes shortest paths to it from then on; a ceiling for any agent that has to find the goal. ``oracle``: knows
+the goal from the start."""
+
+REFERENCES: tuple[Reference, ...] = get_args(Reference)
+
+
+def reference_episodes(reference: Reference, episodes: int = 1000, seed: int = 0, **maze: Any) -> dict[str, NDArray[Any]]:
+    """Play episodes of a maze with a reference policy.
+
+    Args:
+        reference: which policy.
+        episodes: how many.
+        seed: seed of mazes, goals and actions.
+        **maze: the arguments of the maze, see :class:`envs.MazeEnv`.
+
+    Returns:
+        ``return``, ``goals``, ``steps_to_first_goal`` and ``mean_steps_between_goals`` (None where there are fewer than two
+        goals) of every episode, ``[episodes]``.
+    """
+    env = MazeVectorEnv(episodes, **maze)
+    env.reset(seed=seed)
+    rng = np.random.default_rng(seed)
+    act = _walker(env, knows_goal=reference == "oracle") if reference != "random" else None
+    returns = np.zeros(episodes)
+    for _ in range(env.horizon):
+        actions = rng.integers(4, size=episodes) if act is None else act()
+        _, rewards, _, _, infos = env.step(actions)
+        returns += rewards
+    final = infos["final_info"]
+    return {"return": returns} | {key: final[key] for key in ("goals", "steps_to_first_goal", "mean_steps_between_goals")}
+
+
+def _walker(env: MazeVectorEnv, knows_goal: bool) -> Any:
+    """A function that gives the next actions of agents that know the map, for one episode of every environment."""
+    walls = env.walls if env.task.fresh_every_episode else env.walls[:1]
+    D = np.stack([distances(w) for w in walls])  # [B or 1, N, N] steps between free cells
+    place = np.full(walls.shape, -1)  # number of a free cell, by maze, row and column
+    for m, w in enumerate(walls):
+        place[m][~w] = np.arange(len(free_cells(w)))
+    b = np.arange(env.num_envs)
+    maze = b % len(walls)
+    visited = np.zeros((env.num_envs, D.shape[1]), bool)
+    moves = np.array(MOVES)
+    height, width = walls.shape[1:]
+
+    def number(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of cells ``[..., B, 2]``; -1 for walls and cells off the map."""
+        row, col = cells[..., 0], cells[..., 1]
+        inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+        numbers: NDArray[np.int64] = np.where(inside, place[maze, np.clip(row, 0, height - 1), np.clip(col, 0, width - 1)], -1)
+        return numbers
+
+    def act() -> NDArray[np.int64]:
+        here, goal = number(env.position), number(env.goal)
+        visited[b, here] = True
+        unvisited = np.where(visited, np.inf, D[maze, here])
+        target = np.where(knows_goal | (env.goals > 0), goal, unvisited.argmin(axis=1))
+        there = number(env.position + moves[:, None, :])  # [4, B]
+        actions: NDArray[np.int64] = np.where(there >= 0, D[maze, there, target], np.inf).argmin(axis=0)
+        return actions
+
+    return act

@@ -1,0 +1,104 @@
+"""Evaluate and compare runs: python eval.py RUN [RUN ...] [options]."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from matplotlib.ticker import EngFormatter
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agents.command_line import Count, at_least, parse, run_main
+from agents.report import Evaluation, Score, agent_rows, evaluate, learning_curves, probe, record_gif
+from agents.run import Run
+
+console = Console()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
+    """Run directories, finished or not."""
+    episodes: Count = 512
+    """Episodes to play with each."""
+    seed: int = 10_000
+    """Seed of the episodes; those of training start from the run's seed."""
+    deterministic: bool = False
+    """Take the most likely action instead of a sample."""
+    json: Path | None = None
+    """Write all figures here."""
+    plot: Path | None = None
+    """Draw the learning curves here (PNG, SVG or PDF)."""
+    gif: Path | None = None
+    """Record an episode of the first run here."""
+    probe: Path | None = None
+    """Draw here how well a linear read-out finds the goal in the agents' outputs (mazes only)."""
+
+
+def main(args: Sequence[str]) -> None:
+    options = parse(Options, args, prog="eval.py", description="Evaluate and compare runs.")
+    at_least(1, episodes=options.episodes)
+    at_least(0, seed=options.seed)
+    runs = [(directory, Run.load(directory)) for directory in options.runs]
+    evaluations = [evaluate(d, run, options.episodes, options.seed, options.deterministic) for d, run in runs]
+    print_table(evaluations)
+    if options.json is not None:
+        rows = {"runs": [e.row() for e in evaluations], "agents": agent_rows(evaluations)}
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if options.plot is not None:
+        learning_curves(runs, options.plot)
+    if options.gif is not None:
+        record_gif(*runs[0], options.gif, options.seed, options.deterministic)
+    if options.probe is not None:
+        probe(runs, options.probe, options.seed)
+
+
+def report(directory: Path) -> None:
+    """What a training ends with: its figures beside chance and perfect play, and its learning curve."""
+    run = Run.load(directory)
+    print_table([evaluate(directory, run, episodes=512, seed=10_000, deterministic=False)])
+    learning_curves([(directory, run)], directory / "learning_curve.png")
+    console.print(f"learning curve: {directory / 'learning_curve.png'}   more: python eval.py {directory} --gif episode.gif")
+
+
+def print_table(evaluations: Sequence[Evaluation]) -> None:
+    """One table an environment: the runs from worst to best, and where there are any the reference policies."""
+    for env in dict.fromkeys(e.run.environment for e in evaluations):
+        chosen = sorted((e for e in evaluations if e.run.environment == env), key=lambda e: e.score.mean)
+        references = chosen[0].references
+        table = Table(title=env, box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("agent")
+        columns = ["seed", "steps", "return", *(["goals", "first", "again", "score [95%]"] if references else ["[95%]"])]
+        for column in columns:
+            table.add_column(escape(column), justify="right")
+        for e in chosen:
+            table.add_row(e.run.agent, str(e.run.seed), EngFormatter(sep="")(e.steps), *_cells(e.score, e))
+        table.add_section()
+        for name, score in references.items():
+            table.add_row(name, "", "", *_cells(score, chosen[0]), style="dim")
+        console.print(table)
+        if references:
+            console.print(
+                "goals an episode; steps to the first goal, and from one to the next; score: 0 random, 1 oracle", style="dim"
+            )
+
+
+def _cells(score: Score, e: Evaluation) -> list[str]:
+    if not e.references:
+        return [f"{score.mean:.1f}", _interval(score.ci95)]
+    counts = ["" if count is None else f"{count:.1f}" for count in (score.mean, score.goals, score.first_goal, score.between)]
+    interval = None if score.ci95 is None else tuple(e.normalized(bound) for bound in score.ci95)
+    return [*counts, f"{e.normalized(score.mean):.2f}{_interval(interval)}"]
+
+
+def _interval(interval: Sequence[float | None] | None) -> str:
+    return "" if interval is None else escape(" [{:.2f}, {:.2f}]".format(*interval))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,182 @@
+"""Stable-Baselines3 callbacks for long trainings: a progress bar, checkpoints that survive a kill, a clean stop."""
+
+import os
+import signal
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+
+def save_atomically(model: BaseAlgorithm, path: Path) -> None:
+    """Save a model so that ``path`` holds, at every moment, either what it held before or the whole new file.
+
+    Raises:
+        OSError: if the file cannot be written, for example on a full disk; ``path`` is then as it was.
+    """
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        with open(unfinished, "w+b") as file:
+            model.save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class AtomicCheckpoints(BaseCallback):
+    """Keep the last checkpoints of a training, each written atomically between two updates.
+
+    Files are named ``step-<steps>.zip`` and are loaded with the algorithm's ``load``.
+
+    Args:
+        directory: where they go; made if missing.
+        interval: environment steps between two checkpoints.
+        keep: how many to keep.
+    """
+
+    def __init__(self, directory: Path, interval: int, keep: int = 2) -> None:
+        super().__init__()
+        self.directory, self.interval, self.keep = directory, interval, keep
+
+    def _on_training_start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._saved = self.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps - self._saved >= self.interval:
+            self.save()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint now, and drop the oldest beyond ``keep``."""
+        save_atomically(self.model, self.directory / f"step-{self.model.num_timesteps:012d}.zip")
+        self._saved = self.model.num_timesteps
+        for old in checkpoints(self.directory)[: -self.keep]:
+            old.unlink()
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints in a directory, oldest first."""
+    return sorted(directory.glob("step-*.zip"))
+
+
+class StopOnSignal(BaseCallback):
+    """End the training cleanly, after the current step, on Ctrl-C or SIGTERM. A second Ctrl-C interrupts at once.
+
+    Attributes:
+        stopped: whether a signal came.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped = False
+
+    def _on_training_start(self) -> None:
+        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+    def _on_step(self) -> bool:
+        return not self.stopped
+
+    def restore(self) -> None:
+        """Put the signal handlers back that were there before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class EpisodeMeans(BaseCallback):
+    """Log ``rollout/<key>``, the mean of a number that the environment's ``info`` holds at the end of an episode.
+
+    Args:
+        key: the name in ``info``, such as ``"goals"``; nothing is logged for environments that do not have it.
+        window: how many of the last episodes the mean is taken over.
+    """
+
+    def __init__(self, key: str, window: int = 100) -> None:
+        super().__init__()
+        self.key = key
+        self._values: deque[float] = deque(maxlen=window)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over the last episodes, None before the first one."""
+        return float(np.mean(self._values)) if self._values else None
+
+    def _on_step(self) -> bool:
+        if self.locals["dones"].any():
+            self._values.extend(info[self.key] for info in self.locals["infos"] if self.key in info)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.mean is not None:
+            self.logger.record(f"rollout/{self.key}", self.mean)
+
+
+class ProgressBar(BaseCallback):
+    """Steps done, steps per second, time left and the current score of a training.
+
+    On a terminal it is a bar; elsewhere it prints a line every ``interval`` seconds.
+
+    Args:
+        episode_means: the score to show, beside the return.
+        interval: seconds between two lines where the output is not a terminal.
+    """
+
+    def __init__(self, episode_means: EpisodeMeans, interval: float = 30.0) -> None:
+        super().__init__()
+        self.episode_means = episode_means
+        self.interval = interval
+
+    def _on_training_start(self) -> None:
+        self._total = self.locals["total_timesteps"]
+        self._first, self._since = self.num_timesteps, time.perf_counter()
+        self._bar: Progress | None = None
+        self._last_line = self._since
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[score]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
+            self._task = self._bar.add_task("", total=self._total, completed=self.num_timesteps, score="")
+            self._bar.start()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        now = time.perf_counter()
+        per_second = (self.num_timesteps - self._first) / (now - self._since)
+        score = f"{per_second:,.0f} steps/s"
+        if self.episode_means.mean is not None:
+            score += f"  {self.episode_means.key} an episode {self.episode_means.mean:.2f}"
+        elif self.model.ep_info_buffer:
+            score += f"  return {np.mean([episode['r'] for episode in self.model.ep_info_buffer]):.1f}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=min(self.num_timesteps, self._total), score=score)
+        elif now - self._last_line > self.interval:
+            self._last_line = now
+            left = max(0, self._total - self.num_timesteps) / per_second
+            print(f"{self.num_timesteps:,}/{self._total:,} steps  {score}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was; call it also when the training ended early."""
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,153 @@
+"""Train an agent: python train.py AGENT [options]. Read from top to bottom; the pieces are in agents/ and mnm_rl/."""
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+import torch
+import tyro
+from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+
+from agents import AGENTS, Agent
+from agents.command_line import Count, InterruptedRun, UsageError, at_least, key_values, parse, run_main
+from agents.report import read_progress
+from agents.run import Run, load_model, new_directory
+from eval import report
+from mnm_rl.callbacks import AtomicCheckpoints, EpisodeMeans, ProgressBar, StopOnSignal, checkpoints, save_atomically
+
+AgentT = TypeVar("AgentT", bound=Agent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Generic[AgentT]):
+    hyperparameters: tyro.conf.OmitArgPrefixes[AgentT]
+    env: str = "mnm/Maze-v0"
+    """Gymnasium id of the environment; module:Id imports the module first."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment, such as size=13 layout=perfect."""
+    total_timesteps: Count = 2_000_000
+    """Environment steps to train for."""
+    n_envs: Count = 64
+    """Environments at once."""
+    seed: int = 0
+    """Seed of the weights, the environments and the actions."""
+    out: Path | None = None
+    """Run directory (default: runs/<env>/<agent>/seed<S>-<date>)."""
+    resume: Path | None = None
+    """Go on with an unfinished run from its last checkpoint, with its own settings."""
+    checkpoint_interval: Count = 250_000
+    """Environment steps between two checkpoints."""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """Where the model is (small recurrent models are fastest on the CPU)."""
+    threads: int | None = None
+    """CPU threads (default: all cores)."""
+
+
+directory: Path | None = None
+
+
+def main(args: Sequence[str]) -> None:
+    global directory
+    agent, options = parse_options(args)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    keep_freed_memory()
+
+    # What to train, and where to keep it.
+    if options.resume is None:
+        run = Run(
+            agent=agent,
+            hyperparameters=options.hyperparameters,
+            env=options.env,
+            env_kwargs=key_values(options.env_kwargs),
+            total_timesteps=options.total_timesteps,
+            n_envs=options.n_envs,
+            seed=options.seed,
+        )
+    else:
+        run = Run.load_unfinished(options.resume, agent)
+    env = run.make_env(run.n_envs, run.hyperparameters.reward_scale)
+    model = run.build(env, options.device)
+    if options.resume is None:
+        directory = new_directory(options.out, run)
+        run.save(directory)
+    else:
+        directory = options.resume
+        model = load_model(checkpoints(directory / "checkpoints")[-1], env, options.device)
+        model.set_random_seed(run.seed + model.num_timesteps)  # other episodes than those it has seen
+    print(
+        f"{agent} on {run.env}, {sum(p.numel() for p in model.policy.parameters()):,} parameters, in {directory}", file=sys.stderr
+    )
+
+    # Logs: progress.csv and TensorBoard events, both in the run directory. A resumed run repeats its table first.
+    history = read_progress(directory, up_to=model.num_timesteps)
+    table = CSVOutputFormat(str(directory / "progress.csv"))
+    for row in history:
+        table.write(row, {}, 0)
+    model.set_logger(Logger(str(directory), [table, TensorBoardOutputFormat(str(directory))]))
+
+    # Train.
+    goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
+    progress, stop = ProgressBar(goals), StopOnSignal()
+    saver = AtomicCheckpoints(directory / "checkpoints", options.checkpoint_interval)
+    try:
+        model.learn(
+            max(0, run.total_timesteps - model.num_timesteps),
+            callback=[goals, progress, saver, stop],
+            log_interval=1,
+            reset_num_timesteps=options.resume is None,
+        )
+    finally:
+        progress.close()
+        stop.restore()
+    if stop.stopped:
+        saver.save()
+        again = f"python train.py {agent} --resume {directory}"
+        raise InterruptedRun(f"saved at {model.num_timesteps:,} of {run.total_timesteps:,} steps; go on with: {again}")
+    save_atomically(model, directory / "model.zip")
+
+    # Show what came of it.
+    report(directory)
+
+
+def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
+    names = ", ".join(AGENTS)
+    if not args or args[0] in ("-h", "--help"):
+        print(f"usage: python train.py AGENT [options]\n\nAGENT is one of {names}.\nOptions: python train.py AGENT --help")
+        if not args:
+            raise UsageError(f"name an agent: {names}")
+        sys.exit(0)
+    agent = args[0]
+    if agent not in AGENTS:
+        raise UsageError(f"unknown agent {agent!r}: it must be one of {names}")
+    options = parse(Options[AGENTS[agent]], args[1:], prog=f"train.py {agent}", description=AGENTS[agent].__doc__ or "")  # type: ignore[misc]
+    at_least(1, total_timesteps=options.total_timesteps, n_envs=options.n_envs, threads=options.threads)
+    at_least(1, checkpoint_interval=options.checkpoint_interval)
+    at_least(0, seed=options.seed)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no GPU that PyTorch can use; take cpu or auto")
+    if options.resume is not None:
+        changed = {"hyperparameters", "env", "env_kwargs", "total_timesteps", "n_envs", "seed", "out"}
+        default = Options(hyperparameters=AGENTS[agent]())
+        if given := sorted(name for name in changed if getattr(options, name) != getattr(default, name)):
+            raise UsageError(f"--resume goes on with the settings of the run: leave out the flags for {', '.join(given)}")
+    return agent, options
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory: fast weights come and go at every step, and fetching each anew from the kernel
+    costs a third of the training time."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "gnu_get_libc_version"):
+            M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+            libc.mallopt(M_TOP_PAD, 2**28)
+
+
+if __name__ == "__main__":
+    run_main(main, log=lambda: directory)
