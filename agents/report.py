@@ -175,7 +175,7 @@ def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
     axes.set(xlabel="environment steps", ylabel=label, title=", ".join(environments))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.legend(loc="upper left")
+    axes.legend(loc="center left")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from mnm_rl.a2c.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
 from mnm_rl.a2c.policies import LstmPolicy, MnmPolicy, PlasticPolicy, RecurrentActorCriticPolicy, RnnPolicy, State, state_at
+from mnm_rl.vec_env import GymnasiumVecEnv
 
 SelfRecurrentA2C = TypeVar("SelfRecurrentA2C", bound="RecurrentA2C")
 
@@ -41,7 +43,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
     Args:
         policy: ``"MnmPolicy"``, ``"PlasticPolicy"``, ``"LstmPolicy"``, ``"RnnPolicy"``, or a policy class.
-        env: a Gymnasium environment, its id, or a Stable-Baselines3 ``VecEnv``.
+        env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3 ``VecEnv``.
         learning_rate: a number, or a function of the remaining progress (from 1 to 0).
         n_steps: rollout length per environment, and the length of backpropagation through time.
         gamma: discount factor.
@@ -63,6 +65,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
 
     Raises:
+        ValueError: if the environment's spaces cannot be used.
         TrainingDivergedError: from ``learn``, when a reward, observation, loss or gradient is NaN or infinite.
     """
 
@@ -119,7 +122,6 @@ class RecurrentA2C(OnPolicyAlgorithm):
             seed=seed,
             device=device,
             _init_setup_model=False,
-            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         self.normalize_advantage = normalize_advantage
         self.meta_coef = meta_coef
@@ -129,6 +131,13 @@ class RecurrentA2C(OnPolicyAlgorithm):
             self.policy_kwargs["optimizer_kwargs"] = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
         if _init_setup_model:
             self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        if isinstance(env, VectorEnv):
+            env = GymnasiumVecEnv(env)
+        _check_spaces(env.observation_space, env.action_space)
+        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         is_dict = isinstance(self.observation_space, spaces.Dict)
@@ -300,6 +309,27 @@ class RecurrentA2C(OnPolicyAlgorithm):
             TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
         """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    arrays = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    for part in parts:
+        if not isinstance(part, arrays):
+            advice = (
+                "gymnasium.wrappers.FlattenObservation makes one vector of nested spaces"
+                if isinstance(part, spaces.Dict | spaces.Tuple)
+                else "gymnasium.wrappers.TransformObservation can turn it into numbers"
+            )
+            raise ValueError(
+                f"the observation space {observation_space} cannot be used: it must be Box, Discrete, MultiDiscrete, MultiBinary, "
+                f"or a Dict of these; {advice}"
+            )
+    if not isinstance(action_space, arrays):
+        raise ValueError(
+            f"the action space {action_space} cannot be used: it must be Box, Discrete, MultiDiscrete or MultiBinary; "
+            "gymnasium.wrappers.TransformAction can map one of these to it"
+        )
 
 
 def _check_finite(array: Any, what: str, step: int) -> None:

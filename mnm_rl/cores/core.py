@@ -30,6 +30,9 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         """The state at the start of an episode: a NamedTuple of tensors, batch first."""
 
     @abstractmethod
+    def step(self, x: Tensor, state: StateT) -> tuple[Tensor, StateT, Tensor]:
+        """One step: inputs ``[B, F]`` to outputs ``[B, output_size]``, the new state, and the meta-loss ``[B]``."""
+
     def forward(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
         """Run T steps.
 
@@ -43,6 +46,15 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
             outputs ``[T, B, output_size]``, the state after the last step, and the meta-loss ``[T, B]`` (zeros for cores
             that have none).
         """
+        outputs, meta_loss = [], []
+        for t0, t1, reset in segments(episode_starts):
+            if reset:
+                state = self.reset(state, episode_starts[t0])
+            for x in inputs[t0:t1].unbind(0):
+                output, state, loss = self.step(x, state)
+                outputs.append(output)
+                meta_loss.append(loss)
+        return torch.stack(outputs), state, torch.stack(meta_loss)
 
     def __call__(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
         return cast(tuple[Tensor, StateT, Tensor], super().__call__(inputs, state, episode_starts))

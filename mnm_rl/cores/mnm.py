@@ -78,14 +78,20 @@ class MnmCore(RecurrentCore[MnmState]):
         replay = theta.new_zeros(batch_size, self.replay, self.heads, self.hidden_size)
         return MnmState(zeros, zeros, zeros, theta, replay, replay, replay[:, :, 0, 0])
 
+    def step(self, x: Tensor, state: MnmState) -> tuple[Tensor, MnmState, Tensor]:
+        outputs, state, meta_loss = self(x.unsqueeze(0), state, torch.zeros(1, len(x), dtype=torch.bool, device=x.device))
+        return outputs[0], state, meta_loss[0]
+
     def forward(self, inputs: Tensor, state: MnmState, episode_starts: Tensor) -> tuple[Tensor, MnmState, Tensor]:
+        # The base class's loop, but with the layers of theta apart within a segment (stacking them at every step costs a copy
+        # of all fast weights) and with the output map outside of it.
         hidden, read, meta_loss, beta = [], [], [], []
         for t0, t1, reset in segments(episode_starts):
             if reset:
                 state = self.reset(state, episode_starts[t0])
-            theta = state.theta.unbind(1)  # layers stay apart within a segment: stacking them at every step costs a copy
+            theta = state.theta.unbind(1)
             for x in inputs[t0:t1].unbind(0):
-                state, theta, loss_t, beta_t = self._step(x, state, theta)
+                state, theta, loss_t, beta_t = self._write_and_read(x, state, theta)
                 hidden.append(state.h)
                 read.append(state.read)
                 meta_loss.append(loss_t)
@@ -95,7 +101,7 @@ class MnmCore(RecurrentCore[MnmState]):
         outputs: Tensor = self.output(torch.cat([torch.stack(hidden), torch.stack(read)], dim=-1))
         return outputs, state, torch.stack(meta_loss)
 
-    def _step(self, x: Tensor, state: MnmState, theta: FastWeights) -> tuple[MnmState, FastWeights, Tensor, Tensor]:
+    def _write_and_read(self, x: Tensor, state: MnmState, theta: FastWeights) -> tuple[MnmState, FastWeights, Tensor, Tensor]:
         """One step: the new state (but for its ``theta``, which comes apart), the meta-loss ``[B]`` and beta ``[B]``."""
         B, H, D = x.shape[0], self.heads, self.hidden_size
         h, c = self.controller(torch.cat([x, state.read], dim=-1), (state.h, state.c))

@@ -71,20 +71,9 @@ class PlasticCore(RecurrentCore[PlasticState]):
             self.w.new_zeros(batch_size, D), self.w.new_zeros(batch_size, D, D), self.w.new_zeros(batch_size, traced, traced)
         )
 
-    def forward(self, inputs: Tensor, state: PlasticState, episode_starts: Tensor) -> tuple[Tensor, PlasticState, Tensor]:
-        any_start: list[bool] = episode_starts.any(dim=1).tolist()
-        driven = self.input(inputs)
-        outputs = []
-        for t, x in enumerate(driven.unbind(0)):
-            if any_start[t]:
-                state = self.reset(state, episode_starts[t])
-            state = self._step(x, state)
-            outputs.append(state.h)
-        return torch.stack(outputs), state, inputs.new_zeros(inputs.shape[:2])
-
-    def _step(self, x: Tensor, state: PlasticState) -> PlasticState:
+    def step(self, x: Tensor, state: PlasticState) -> tuple[Tensor, PlasticState, Tensor]:
         before, hebb, E = state
-        h = torch.tanh(x + before @ self.w.T + ((self.alpha * hebb) @ before.unsqueeze(-1)).squeeze(-1))
+        h = torch.tanh(self.input(x) + before @ self.w.T + ((self.alpha * hebb) @ before.unsqueeze(-1)).squeeze(-1))
         post, pre = h.unsqueeze(2), before.unsqueeze(1)
         if self.rule == "hebb":
             hebb = torch.clip(torch.baddbmm(hebb, self.eta * post, pre), -1, 1)
@@ -99,4 +88,4 @@ class PlasticCore(RecurrentCore[PlasticState]):
             else:
                 hebb = torch.clip(hebb + m * E, -1, 1)
                 E = torch.baddbmm((1 - self.eta) * E, self.eta * post, pre)
-        return PlasticState(h, hebb, E)
+        return h, PlasticState(h, hebb, E), x.new_zeros(x.shape[0])

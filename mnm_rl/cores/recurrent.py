@@ -1,24 +1,26 @@
-"""The baselines without plastic weights: an LSTM and a vanilla RNN, whole sequences at a time."""
+"""The baselines without plastic weights: an LSTM and a vanilla RNN."""
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import RecurrentCore, segments
+from mnm_rl.cores.core import RecurrentCore
 
 
 class LstmState(NamedTuple):
-    """What an LSTM core carries from step to step: hidden state and cell, each ``[B, D]``."""
+    """What an LSTM core carries from step to step, for B environments."""
 
     h: Tensor
+    """Hidden state, ``[B, D]``."""
     c: Tensor
+    """Cell, ``[B, D]``."""
 
 
 class RnnState(NamedTuple):
-    """What a vanilla RNN core carries from step to step: its hidden state, ``[B, D]``."""
+    """What a vanilla RNN core carries from step to step, for B environments."""
 
     h: Tensor
+    """Hidden state, ``[B, D]``."""
 
 
 class LstmCore(RecurrentCore[LstmState]):
@@ -32,21 +34,15 @@ class LstmCore(RecurrentCore[LstmState]):
     def __init__(self, input_size: int, hidden_size: int = 100) -> None:
         super().__init__()
         self.output_size = hidden_size
-        self.lstm = nn.LSTM(input_size, hidden_size)
+        self.cell = nn.LSTMCell(input_size, hidden_size)
 
     def initial_state(self, batch_size: int) -> LstmState:
-        zeros = next(self.parameters()).new_zeros(batch_size, self.output_size)
+        zeros = self.cell.weight_hh.new_zeros(batch_size, self.output_size)
         return LstmState(zeros, zeros)
 
-    def forward(self, inputs: Tensor, state: LstmState, episode_starts: Tensor) -> tuple[Tensor, LstmState, Tensor]:
-        outputs = []
-        for t0, t1, reset in segments(episode_starts):
-            if reset:
-                state = self.reset(state, episode_starts[t0])
-            out, (h, c) = self.lstm(inputs[t0:t1], (state.h.unsqueeze(0), state.c.unsqueeze(0)))
-            outputs.append(out)
-            state = LstmState(h.squeeze(0), c.squeeze(0))
-        return torch.cat(outputs), state, inputs.new_zeros(inputs.shape[:2])
+    def step(self, x: Tensor, state: LstmState) -> tuple[Tensor, LstmState, Tensor]:
+        h, c = self.cell(x, state)
+        return h, LstmState(h, c), x.new_zeros(x.shape[0])
 
 
 class RnnCore(RecurrentCore[RnnState]):
@@ -60,17 +56,11 @@ class RnnCore(RecurrentCore[RnnState]):
     def __init__(self, input_size: int, hidden_size: int = 100) -> None:
         super().__init__()
         self.output_size = hidden_size
-        self.rnn = nn.RNN(input_size, hidden_size)
+        self.cell = nn.RNNCell(input_size, hidden_size)
 
     def initial_state(self, batch_size: int) -> RnnState:
-        return RnnState(next(self.parameters()).new_zeros(batch_size, self.output_size))
+        return RnnState(self.cell.weight_hh.new_zeros(batch_size, self.output_size))
 
-    def forward(self, inputs: Tensor, state: RnnState, episode_starts: Tensor) -> tuple[Tensor, RnnState, Tensor]:
-        outputs = []
-        for t0, t1, reset in segments(episode_starts):
-            if reset:
-                state = self.reset(state, episode_starts[t0])
-            out, h = self.rnn(inputs[t0:t1], state.h.unsqueeze(0))
-            outputs.append(out)
-            state = RnnState(h.squeeze(0))
-        return torch.cat(outputs), state, inputs.new_zeros(inputs.shape[:2])
+    def step(self, x: Tensor, state: RnnState) -> tuple[Tensor, RnnState, Tensor]:
+        h = self.cell(x, state.h)
+        return h, RnnState(h), x.new_zeros(x.shape[0])

@@ -1,0 +1,131 @@
+"""The neural memory: its two write rules against autograd, and the properties that the mathematics promises."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mnm_rl import NeuralMemory
+from mnm_rl.memory import recall_loss
+
+RULES = ("g", "p")
+B, D = 3, 5
+
+
+def random_write(heads: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    keys, values = torch.randn(2, B, heads, D, generator=generator, dtype=torch.float64)
+    return keys, values, torch.rand(B, generator=generator, dtype=torch.float64)
+
+
+def memory(rule: str, layers: int = 3, **kwargs: object) -> NeuralMemory:
+    return NeuralMemory(D, layers, rule, **kwargs).double()  # type: ignore[arg-type]
+
+
+@given(heads=st.sampled_from([1, 4]), layers=st.sampled_from([1, 2, 3]), seed=st.integers(0, 1000))
+def test_write_g_is_a_gradient_step_on_the_recall_loss(heads: int, layers: int, seed: int) -> None:
+    keys, values, beta = random_write(heads, seed)
+    net = memory("g", layers)
+    theta = tuple(W.clone().requires_grad_() for W in net.initial_memory(B))
+    loss = recall_loss(net.read(theta, keys), values).sum()  # environments are independent: the sum's gradient is each one's own
+    expected = [W - beta.view(-1, 1, 1) * gradient for W, gradient in zip(theta, torch.autograd.grad(loss, theta), strict=True)]
+    torch.testing.assert_close(net.write(theta, keys, values, beta), tuple(expected), rtol=1e-9, atol=1e-12)
+
+
+@given(heads=st.sampled_from([1, 4]), layers=st.sampled_from([1, 3]), seed=st.integers(0, 1000))
+def test_write_p_is_the_perceptron_rule_of_every_layer(heads: int, layers: int, seed: int) -> None:
+    keys, values, beta = random_write(heads, seed)
+    net = memory("p", layers)
+    theta = net.initial_memory(B)
+    written = net.write(theta, keys, values, beta)
+    Q, q = net.feedback.weight.view(layers, D, D), net.feedback.bias.view(layers, D)
+    for b in range(B):
+        update = [torch.zeros(D, D, dtype=torch.float64) for _ in range(layers)]
+        for h in range(heads):
+            z = keys[b, h]
+            for l in range(layers):
+                above = theta[l][b] @ z
+                above = torch.tanh(above) if l < layers - 1 else above
+                update[l] += torch.outer(above - (Q[l] @ values[b, h] + q[l]), z)
+                z = above
+        for l in range(layers):
+            torch.testing.assert_close(written[l][b], theta[l][b] - beta[b] * 2 / (heads * D) * update[l])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("feedback_inputs", ["value", "key_value"])
+def test_gradients_through_a_write_and_a_read_are_right_to_second_order(rule: str, feedback_inputs: str) -> None:
+    net = memory(rule, feedback_inputs=feedback_inputs)
+    keys, values, beta = (x.requires_grad_() for x in random_write(heads=2))
+    theta = tuple(W.clone().detach().requires_grad_() for W in net.initial_memory(B))
+
+    def write_and_read(keys: Tensor, values: Tensor, beta: Tensor, *theta: Tensor) -> Tensor:
+        return net.read(net.write(theta, keys, values, beta), keys)
+
+    assert torch.autograd.gradcheck(write_and_read, (keys, values, beta, *theta))
+    assert torch.autograd.gradgradcheck(write_and_read, (keys, values, beta, *theta))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_slow_weight_receives_gradient_from_what_was_written(rule: str) -> None:
+    net = memory(rule)
+    keys, values, beta = random_write(heads=1)
+    recall_loss(net.read(net.write(net.initial_memory(B), keys, values, beta), keys), values).sum().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(order=st.permutations(range(4)))
+def test_writing_does_not_depend_on_the_order_of_the_heads(rule: str, order: list[int]) -> None:
+    net = memory(rule)
+    keys, values, beta = random_write(heads=4)
+    theta = net.initial_memory(B)
+    torch.testing.assert_close(net.write(theta, keys, values, beta), net.write(theta, keys[:, order], values[:, order], beta))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_write_of_strength_zero_changes_nothing(rule: str) -> None:
+    net = memory(rule)
+    keys, values, beta = random_write(heads=2)
+    theta = net.initial_memory(B)
+    torch.testing.assert_close(net.write(theta, keys, values, 0 * beta), theta, rtol=0, atol=0)
+
+
+def test_an_empty_key_reads_nothing() -> None:
+    net = memory("g")
+    assert not net.read(net.initial_memory(B), torch.zeros(B, 1, D, dtype=torch.float64)).any()
+
+
+@given(seed=st.integers(0, 1000))
+def test_repeated_gradient_writes_make_a_value_recallable(seed: int) -> None:
+    keys, values, _ = random_write(heads=1, seed=seed)
+    net = memory("g")
+    theta = net.initial_memory(B)
+    before = recall_loss(net.read(theta, keys), values)
+    for _ in range(50):
+        theta = net.write(theta, keys, values, torch.full((B,), 0.5, dtype=torch.float64))
+    assert (recall_loss(net.read(theta, keys), values) < 0.5 * before).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_writing_needs_no_autograd(rule: str) -> None:
+    net = memory(rule)
+    keys, values, beta = random_write(heads=1)
+    expected = net.write(net.initial_memory(B), keys, values, beta)
+    with torch.no_grad():
+        torch.testing.assert_close(net.write(net.initial_memory(B), keys, values, beta), expected)
+
+
+def test_a_fixed_initial_memory_is_saved_but_not_trained() -> None:
+    net = memory("p", learn_initial_memory=False)
+    assert "theta_0" in net.state_dict()
+    assert "theta_0" not in dict(net.named_parameters())
+
+
+@pytest.mark.parametrize("wrong", [{"write_rule": "q"}, {"feedback_inputs": "keys"}, {"layers": 0}, {"size": 0}])
+def test_wrong_arguments_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        NeuralMemory(**({"size": D} | wrong))  # type: ignore[arg-type]
