@@ -52,7 +52,7 @@ def parse(drawing: str) -> Walls:
         ValueError: if the rows differ in length, hold another character, have fewer than two free cells, or leave a free
             cell that cannot be reached from the others.
     """
-    rows = [row.strip() for row in drawing.strip().splitlines()]
+    rows = [row.strip() for row in drawing.strip().splitlines() or [""]]
     if unknown := sorted(set("".join(rows)) - set("#.")):
         named = ", ".join(LAYOUTS)
         raise ValueError(

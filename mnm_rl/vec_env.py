@@ -97,7 +97,7 @@ class GymnasiumVecEnv(VecEnv):
             if self._same_step:
                 self._forget(dones)
             elif self._mask_reset:
-                observations, reset_infos = self.env.reset(options={"reset_mask": dones.copy()})
+                observations, reset_infos = self.env.reset(options=_ResetMask(reset_mask=dones.copy()))
                 for i, info in zip(done, np.array(self._split(reset_infos), dtype=object)[done], strict=True):
                     self.reset_infos[i] = info
                 self._forget(dones)
@@ -174,6 +174,13 @@ class GymnasiumVecEnv(VecEnv):
         base = self.env.unwrapped
         envs: Sequence[Any] = base.envs if isinstance(base, SyncVectorEnv) else [None] * self.num_envs
         return [_is_wrapped(envs[i], wrapper_class) for i in self._get_indices(indices)]
+
+
+class _ResetMask(dict[str, Any]):
+    """Options with a mask that stays: ``SyncVectorEnv`` pops it, and wrappers around it look for it afterwards."""
+
+    def pop(self, key: str, *default: Any) -> Any:
+        return self.get(key, *default)
 
 
 def _is_wrapped(env: Any, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:

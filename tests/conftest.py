@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+import envs  # noqa: F401  (registers the mazes)
+
 torch.set_num_threads(1)
 settings.register_profile("tests", deadline=None, max_examples=20, derandomize=True)
 settings.load_profile("tests")

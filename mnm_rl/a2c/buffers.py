@@ -32,7 +32,7 @@ def _sequence(buffer: RolloutBuffer, initial_state: State) -> RolloutSequence:
         {key: buffer.to_torch(obs) for key, obs in observations.items()}
         if isinstance(observations, dict)
         else buffer.to_torch(observations),
-        buffer.to_torch(buffer.actions),
+        buffer.to_torch(buffer.actions).float(),  # MultiBinary's log-probability needs floats
         buffer.to_torch(buffer.advantages),
         buffer.to_torch(buffer.returns),
         buffer.to_torch(buffer.episode_starts).to(torch.bool),

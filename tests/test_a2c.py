@@ -1,0 +1,339 @@
+"""RecurrentA2C as a Stable-Baselines3 algorithm: what it learns, saves, predicts, logs and refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnRewardThreshold
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+
+from mnm_rl import RecurrentA2C, TrainingDivergedError
+from mnm_rl.evaluation import evaluate_episodes
+from tests.counting import Counting, Poisoned, Recall
+
+POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
+    "mnm-p": ("MnmPolicy", {"write_rule": "p", "replay": 2, "heads": 2}),
+    "plastic": ("PlasticPolicy", {}),
+    "retroactive": ("PlasticPolicy", {"rule": "retroactive"}),
+    "lstm": ("LstmPolicy", {}),
+    "rnn": ("RnnPolicy", {}),
+}
+
+
+def a2c(name: str, env: Any, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> RecurrentA2C:
+    policy, core = POLICIES[name]
+    return RecurrentA2C(
+        policy, env, policy_kwargs={"hidden_size": 8} | core | (policy_kwargs or {}), **({"seed": 0, "device": "cpu"} | kwargs)
+    )
+
+
+class Random(gym.Env[Any, Any]):
+    """Random observations and rewards in given spaces; episodes of 7 steps, every other one truncated."""
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+        self.episode = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.t, self.episode = 0, self.episode + 1
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        self.t += 1
+        over, odd = self.t == 7, self.episode % 2 == 1
+        return self.observation_space.sample(), float(self.np_random.normal()), over and odd, over and not odd, {}
+
+
+OBSERVATIONS: dict[str, spaces.Space[Any]] = {
+    "vector": spaces.Box(-1, 1, (3,)),
+    "matrix": spaces.Box(-1, 1, (2, 3)),
+    "image": spaces.Box(0, 255, (36, 36, 1), np.uint8),
+    "discrete": spaces.Discrete(5),
+    "multi-discrete": spaces.MultiDiscrete([3, 4]),
+    "multi-binary": spaces.MultiBinary(4),
+    "dict": spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)}),
+}
+ACTIONS: dict[str, spaces.Space[Any]] = {
+    "discrete": spaces.Discrete(3),
+    "box": spaces.Box(-1, 1, (2,)),
+    "multi-discrete": spaces.MultiDiscrete([2, 3]),
+    "multi-binary": spaces.MultiBinary(2),
+}
+
+
+@pytest.mark.parametrize("policy", ["mnm-p", "lstm"])
+@pytest.mark.parametrize(
+    ("observations", "actions"), [*((o, "discrete") for o in OBSERVATIONS), *(("vector", a) for a in ACTIONS if a != "discrete")]
+)
+def test_every_space_trains_saves_and_predicts(policy: str, observations: str, actions: str, tmp_path: Path) -> None:
+    def env() -> Random:
+        return Random(OBSERVATIONS[observations], ACTIONS[actions])
+
+    model = a2c(policy, make_vec_env(env, n_envs=2), n_steps=10)
+    before = {name: p.clone() for name, p in model.policy.named_parameters()}
+    model.learn(60)
+    assert any(not torch.equal(p, before[name]) for name, p in model.policy.named_parameters())
+    model.save(tmp_path / "model")
+    loaded = RecurrentA2C.load(tmp_path / "model", device="cpu")
+    obs, state, state_2 = env().reset(seed=0)[0], None, None
+    for _ in range(5):
+        action, state = model.predict(obs, state, deterministic=True)
+        action_2, state_2 = loaded.predict(obs, state_2, deterministic=True)
+        assert model.action_space.contains(action)
+        np.testing.assert_array_equal(action, action_2)
+        assert state is not None
+        assert state_2 is not None
+        for one, other in zip(state, state_2, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_log_probabilities_and_values_of_the_rollout_are_those_of_the_update(name: str) -> None:
+    """Across rollouts, with episodes of different lengths that end in the middle of them."""
+    model = a2c(name, DummyVecEnv([lambda n=n: Counting(n) for n in (3, 4, 9)]), n_steps=7, learning_rate=0.0)
+
+    class Check(BaseCallback):
+        checked = 0
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            algorithm = self.model
+            assert isinstance(algorithm, RecurrentA2C)
+            rollout = algorithm.rollout_buffer.sequence()
+            values, log_prob, entropy, _ = algorithm.policy.evaluate_actions(
+                rollout.observations, rollout.actions.long().squeeze(-1), rollout.initial_state, rollout.episode_starts
+            )
+            buffer = algorithm.rollout_buffer
+            np.testing.assert_allclose(log_prob.detach().numpy(), buffer.log_probs, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(values.detach().numpy(), buffer.values, rtol=1e-4, atol=1e-6)
+            assert entropy is not None
+            assert rollout.episode_starts.any(dim=1).sum() > 1
+            self.checked += 1
+
+    check = Check()
+    model.learn(4 * 21, callback=check)
+    assert check.checked == 4
+
+
+@pytest.mark.parametrize("name", ["mnm-g", "mnm-p", "plastic", "lstm", "rnn"])
+def test_learns_to_remember(name: str) -> None:
+    """The cue is seen for one step only: without memory, half the episodes succeed."""
+    model = a2c(
+        name,
+        make_vec_env(Recall, n_envs=32, seed=0),
+        policy_kwargs={"hidden_size": 24, "ortho_init": False, "optimizer_class": torch.optim.Adam},
+        n_steps=8,
+        learning_rate=1e-2,
+        gamma=0.9,
+        normalize_advantage=True,
+        ent_coef=0.01,
+    )
+    model.learn(40_000)
+    mean, _ = evaluate_policy(model, make_vec_env(Recall, n_envs=8, seed=1), 100, deterministic=True)
+    assert mean > 0.95
+
+
+def roll_out(model: RecurrentA2C) -> None:
+    """Collect the first rollout, without an update."""
+    _, callback = model._setup_learn(0)
+    assert model.env is not None
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+
+
+def test_truncated_episodes_are_bootstrapped_in_the_state_they_ended_in() -> None:
+    lengths = (2, 3)
+    model = a2c(
+        "mnm-p", DummyVecEnv([lambda n=n: Counting(n, truncates=True) for n in lengths]), n_steps=6, gamma=0.5, gae_lambda=1.0
+    )
+    state = model.policy.initial_state(1)
+    roll_out(model)
+    for env, length in enumerate(lengths):
+        state = model.policy.initial_state(1)
+        starts = torch.tensor([True])
+        with torch.no_grad():
+            for t in range(length):
+                *_, state = model.policy(torch.tensor([[1.0, t]]), state, starts)
+                starts = torch.tensor([False])
+            value = model.policy.predict_values(torch.tensor([[1.0, length]]), state, starts).item()
+        assert model.rollout_buffer.rewards[length - 1, env] == pytest.approx(length + 0.5 * value, rel=1e-5)
+        assert model.rollout_buffer.rewards[length - 2, env] == length - 1
+
+
+def test_generalized_advantages() -> None:
+    model = a2c("lstm", DummyVecEnv([lambda: Counting(3)]), n_steps=5, gamma=0.9, gae_lambda=0.8)
+    roll_out(model)
+    buffer, V = model.rollout_buffer, model.rollout_buffer.values[:, 0]
+    delta_2 = 3 - V[2]  # the last step of the first episode
+    delta_1 = 2 + 0.9 * V[2] - V[1]
+    assert buffer.advantages[2, 0] == pytest.approx(delta_2, rel=1e-5)
+    assert buffer.advantages[1, 0] == pytest.approx(delta_1 + 0.9 * 0.8 * delta_2, rel=1e-5)
+    np.testing.assert_allclose(buffer.sequence().returns[:, 0], buffer.advantages[:, 0] + V, rtol=1e-5)
+
+
+def test_the_loss_is_the_sum_of_its_parts_with_their_coefficients() -> None:
+    """One step of gradient descent moves the parameters along the gradient of L."""
+    coefficients = {"vf_coef": 0.3, "ent_coef": 0.2, "meta_coef": 0.7}
+    sgd = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
+    model = a2c("mnm-g", make_vec_env(Recall, n_envs=3), sgd, n_steps=6, learning_rate=1.0, max_grad_norm=1e9, **coefficients)
+    roll_out(model)
+    rollout = model.rollout_buffer.sequence()
+    values, log_prob, entropy, meta_loss = model.policy.evaluate_actions(
+        rollout.observations, rollout.actions.long().squeeze(-1), rollout.initial_state, rollout.episode_starts
+    )
+    assert entropy is not None
+    loss = -(rollout.advantages * log_prob).mean() + 0.3 * (values - rollout.returns).pow(2).mean()
+    loss = loss - 0.2 * entropy.mean() + 0.7 * meta_loss.mean()
+    expected = [p - g for p, g in zip(model.policy.parameters(), torch.autograd.grad(loss, model.policy.parameters()), strict=True)]  # type: ignore[arg-type]
+    model.train()
+    torch.testing.assert_close(list(model.policy.parameters()), expected)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_predict_carries_and_resets_the_state(name: str) -> None:
+    model = a2c(name, make_vec_env(Recall, n_envs=2))
+    rng = np.random.default_rng(0)
+    obs = rng.random((6, 5, 3)).astype(np.float32)  # a batch of 5, trained with 2
+    starts = np.zeros((6, 5), bool)
+    starts[3, 1] = True
+    state: Any = None
+    states = []
+    for t in range(6):
+        actions, state = model.predict(obs[t], state, starts[t])
+        assert actions.shape == (5,)
+        assert isinstance(state, tuple)
+        assert all(isinstance(s, np.ndarray) and len(s) == 5 for s in state)
+        states.append(state)
+    alone: Any = None
+    for t in range(3, 6):
+        _, alone = model.predict(obs[t, 1], alone)
+    for whole, single in zip(states[-1], alone, strict=True):
+        np.testing.assert_allclose(whole[1], single[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make_env", [DummyVecEnv, SubprocVecEnv])
+def test_a_seed_makes_the_same_training(make_env: Any) -> None:
+    results = []
+    for _ in range(2):
+        env = make_env([Recall] * 2)
+        model = a2c("mnm-p", env, seed=3, n_steps=6).learn(48)
+        results.append(model.policy.parameters_to_vector())
+        env.close()
+    np.testing.assert_array_equal(*results)
+
+
+def test_training_goes_on_after_loading(tmp_path: Path) -> None:
+    model = a2c("mnm-p", make_vec_env(Recall, n_envs=2), n_steps=6).learn(48)
+    model.save(tmp_path / "model.zip")
+    loaded = RecurrentA2C.load(tmp_path / "model.zip", env=make_vec_env(Recall, n_envs=5), device="cpu")
+    assert loaded.num_timesteps == 48
+    loaded.learn(60, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 48 + 60
+
+
+def test_callbacks_evaluation_and_tensorboard(tmp_path: Path) -> None:
+    stop = StopTrainingOnRewardThreshold(reward_threshold=-1)
+    evaluation = EvalCallback(
+        make_vec_env(Recall, n_envs=2),
+        callback_on_new_best=stop,
+        eval_freq=10,
+        n_eval_episodes=4,
+        log_path=str(tmp_path),
+        verbose=0,
+    )
+    model = a2c("plastic", make_vec_env(Recall, n_envs=2), tensorboard_log=str(tmp_path / "tb"), n_steps=10)
+    model.learn(1000, callback=evaluation, log_interval=1)
+    assert model.num_timesteps == 20  # stopped by the first evaluation
+    assert (tmp_path / "evaluations.npz").exists()
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+@pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
+def test_the_progress_bar_and_the_one_line_of_the_readme() -> None:
+    model = RecurrentA2C("MnmPolicy", "CartPole-v1", policy_kwargs={"write_rule": "p", "hidden_size": 8}, device="cpu")
+    model.learn(50, progress_bar=True)
+    mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=2)  # type: ignore[arg-type]
+    assert mean > 0
+
+
+def test_a_gymnasium_vector_environment_is_taken_as_it_is() -> None:
+    model = RecurrentA2C("LstmPolicy", gym.make_vec("mnm/MazeSmall-v0", num_envs=3, horizon=5), device="cpu").learn(30)
+    assert model.n_envs == 3
+    assert model.ep_info_buffer
+
+
+def test_rewards_and_observations_can_be_normalized_by_stable_baselines3() -> None:
+    env = VecNormalize(make_vec_env(lambda: Counting(4, truncates=True), n_envs=2))
+    a2c("lstm", env, n_steps=6).learn(48)
+
+
+def test_state_dependent_exploration() -> None:
+    env = make_vec_env(lambda: Random(OBSERVATIONS["vector"], ACTIONS["box"]), n_envs=2)
+    a2c("mnm-p", env, use_sde=True, sde_sample_freq=3, n_steps=6).learn(48)
+
+
+def test_evaluate_episodes_reports_each_of_them() -> None:
+    model = a2c("lstm", make_vec_env(lambda: Counting(4), n_envs=2))
+    episodes = evaluate_episodes(model, make_vec_env(lambda: Counting(4), n_envs=3), 7)
+    assert len(episodes) == 7
+    assert {(e["return"], e["length"], e["last_words"]) for e in episodes} == {(10.0, 4, "goodbye")}
+
+
+@pytest.mark.parametrize("what", ["observation", "reward"])
+def test_what_is_not_finite_stops_the_training(what: str) -> None:
+    model = a2c("mnm-p", DummyVecEnv([lambda: Counting(10), lambda: Poisoned(what)]))
+    with pytest.raises(TrainingDivergedError, match=rf"environment 1 gave a {what} that is NaN or infinite at step 8"):
+        model.learn(100)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_parameters_as_they_were() -> None:
+    model = a2c("mnm-p", DummyVecEnv([lambda: Poisoned("loss")]))
+    before = model.policy.parameters_to_vector()
+    with pytest.raises(TrainingDivergedError, match="value_loss became inf at step 5"):
+        model.learn(100)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were() -> None:
+    model = a2c("mnm-p", make_vec_env(Recall, n_envs=2))
+    model.policy.value_net.weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = model.policy.parameters_to_vector()
+    with pytest.raises(TrainingDivergedError, match="gradient norm became nan at step 10"):
+        model.learn(100)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "message"),
+    [
+        (spaces.Text(5), spaces.Discrete(2), "observation space Text.*TransformObservation"),
+        (spaces.Tuple([spaces.Discrete(2)]), spaces.Discrete(2), "observation space Tuple.*FlattenObservation"),
+        (
+            spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)})}),
+            spaces.Discrete(2),
+            "observation space Dict.*FlattenObservation",
+        ),
+        (spaces.Discrete(2), spaces.Tuple([spaces.Discrete(2)]), "action space Tuple.*TransformAction"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_spaces_that_cannot_be_used_are_refused(observations: Any, actions: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RecurrentA2C("LstmPolicy", Random(observations, actions), device="cpu")
+
+
+def test_separate_feature_extractors_are_refused() -> None:
+    with pytest.raises(ValueError, match="share one memory"):
+        a2c("lstm", "CartPole-v1", {"share_features_extractor": False})
