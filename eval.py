@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agents.command_line import Count, at_least, parse, run_main
+from agents.command_line import Count, UsageError, at_least, parse, run_main
 from agents.report import Evaluation, Score, agent_rows, evaluate, learning_curves, probe, record_gif
 from agents.run import Run
 
@@ -42,6 +42,8 @@ class Options:
 
 def main(args: Sequence[str]) -> None:
     options = parse(Options, args, prog="eval.py", description="Evaluate and compare runs.")
+    if not options.runs:
+        raise UsageError("name at least one run directory: eval.py RUN [RUN ...]")
     at_least(1, episodes=options.episodes)
     at_least(0, seed=options.seed)
     runs = [(directory, Run.load(directory)) for directory in options.runs]

@@ -51,6 +51,7 @@ directory: Path | None = None
 
 def main(args: Sequence[str]) -> None:
     global directory
+    directory = None
     agent, options = parse_options(args)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -87,7 +88,8 @@ def main(args: Sequence[str]) -> None:
     table = CSVOutputFormat(str(directory / "progress.csv"))
     for row in history:
         table.write(row, {}, 0)
-    model.set_logger(Logger(str(directory), [table, TensorBoardOutputFormat(str(directory))]))
+    logger = Logger(str(directory), [table, TensorBoardOutputFormat(str(directory))])
+    model.set_logger(logger)
 
     # Train.
     goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
@@ -103,6 +105,7 @@ def main(args: Sequence[str]) -> None:
     finally:
         progress.close()
         stop.restore()
+        logger.close()
     if stop.stopped:
         saver.save()
         again = f"python train.py {agent} --resume {directory}"

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 class Counting(gym.Env[Any, Any]):
     """Observes (episode number, step); rewards the step number; terminates or truncates after ``length`` steps."""
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, length: int = 3, truncates: bool = False, render_mode: str | None = None) -> None:
         self.observation_space = spaces.Box(-1, 1000, (2,), np.float32)

@@ -14,6 +14,9 @@ StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
 class RecurrentCore(nn.Module, ABC, Generic[StateT]):
     """A recurrent network that is called the same way for one rollout step (T = 1) and for a training sequence.
 
+    Args:
+        hidden_size: width of the core and of its outputs.
+
     Attributes:
         output_size: width of the outputs.
         diagnostics: scalars of the last forward pass that are worth logging, detached (such as the mean write strength).
@@ -21,8 +24,11 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
 
     output_size: int
 
-    def __init__(self) -> None:
+    def __init__(self, hidden_size: int) -> None:
         super().__init__()
+        if hidden_size < 1:
+            raise ValueError(f"hidden_size must be at least 1, got {hidden_size}")
+        self.output_size = self.hidden_size = hidden_size
         self.diagnostics: dict[str, Tensor] = {}
 
     @abstractmethod

@@ -61,11 +61,10 @@ class MnmCore(RecurrentCore[MnmState]):
         feedback_inputs: FeedbackInputs = "value",
         learn_initial_memory: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(hidden_size)
         if heads < 1 or replay < 0:
             raise ValueError(f"a core needs heads >= 1 and replay >= 0, got heads={heads}, replay={replay}")
         self.memory = NeuralMemory(hidden_size, memory_layers, write_rule, feedback_inputs, learn_initial_memory)
-        self.output_size = self.hidden_size = hidden_size
         self.heads, self.replay = heads, replay
         self.controller = nn.LSTMCell(input_size + hidden_size, hidden_size)
         self.interaction = nn.Linear(hidden_size, (3 * heads + 1) * hidden_size)  # A, a

@@ -48,12 +48,9 @@ class PlasticCore(RecurrentCore[PlasticState]):
     """
 
     def __init__(self, input_size: int, hidden_size: int = 100, rule: PlasticRule = "hebb") -> None:
-        super().__init__()
+        super().__init__(hidden_size)
         if rule not in get_args(PlasticRule):
             raise ValueError(f"rule must be one of {', '.join(get_args(PlasticRule))}, got {rule!r}")
-        if hidden_size < 1:
-            raise ValueError(f"hidden_size must be at least 1, got {hidden_size}")
-        self.output_size = self.hidden_size = hidden_size
         self.rule = rule
         self.input = nn.Linear(input_size, hidden_size)  # U, u
         self.w = nn.Parameter(0.01 * torch.rand(hidden_size, hidden_size))

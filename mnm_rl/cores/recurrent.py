@@ -32,8 +32,7 @@ class LstmCore(RecurrentCore[LstmState]):
     """
 
     def __init__(self, input_size: int, hidden_size: int = 100) -> None:
-        super().__init__()
-        self.output_size = hidden_size
+        super().__init__(hidden_size)
         self.cell = nn.LSTMCell(input_size, hidden_size)
 
     def initial_state(self, batch_size: int) -> LstmState:
@@ -54,8 +53,7 @@ class RnnCore(RecurrentCore[RnnState]):
     """
 
     def __init__(self, input_size: int, hidden_size: int = 100) -> None:
-        super().__init__()
-        self.output_size = hidden_size
+        super().__init__(hidden_size)
         self.cell = nn.RNNCell(input_size, hidden_size)
 
     def initial_state(self, batch_size: int) -> RnnState:

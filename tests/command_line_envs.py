@@ -1,0 +1,43 @@
+"""Environments that the command line imports by name, as in ``--env command_line_envs:mnm-test/Counting-v0``."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from tests.counting import Counting
+
+
+class Breaking(Counting):
+    """Goes wrong in its tenth step."""
+
+    def __init__(self, what: str, render_mode: str | None = None) -> None:
+        super().__init__(length=1000)
+        self.what = what
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.t >= 10:
+            if self.what == "raises":
+                raise ZeroDivisionError("the ball is gone")
+            if self.what == "nan observation":
+                obs = obs * np.nan
+            reward = {"nan reward": float("nan"), "huge reward": 1e30}.get(self.what, reward)
+        return obs, reward, terminated, truncated, info
+
+
+class Text(Counting):
+    """Observes text, which no agent can use."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.observation_space = spaces.Text(5)
+
+
+gym.register("mnm-test/Counting-v0", Counting)
+gym.register("mnm-test/Text-v0", Text)
+gym.register("mnm-test/NanReward-v0", Breaking, kwargs={"what": "nan reward"})
+gym.register("mnm-test/NanObservation-v0", Breaking, kwargs={"what": "nan observation"})
+gym.register("mnm-test/HugeReward-v0", Breaking, kwargs={"what": "huge reward"})
+gym.register("mnm-test/Raises-v0", Breaking, kwargs={"what": "raises"})

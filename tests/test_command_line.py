@@ -1,0 +1,380 @@
+"""train.py and eval.py as a user meets them: what they write, how they fail, and what survives a kill."""
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from stable_baselines3 import A2C
+
+import eval as eval_
+import train
+from agents import AGENTS
+from agents.command_line import run_main
+from mnm_rl import RecurrentA2C
+from mnm_rl.callbacks import checkpoints
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--env", "mnm/MazeSmall-v0", "--env-kwargs", "horizon=20", "--n-envs", "4", "--threads", "1"]
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(script: str, *args: object) -> Done:
+    """Run train.py or eval.py as from the command line, within this process."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    before = sys.argv
+    sys.argv = [script, *map(str, args)]
+    try:
+        run = run_main if script == "eval.py" else partial(run_main, log=lambda: train.directory)
+        main = eval_.main if script == "eval.py" else train.main
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as exit_:
+            run(main)
+    finally:
+        sys.argv = before
+    code = exit_.value.code
+    assert isinstance(code, int)
+    return Done(code, stdout.getvalue(), stderr.getvalue())
+
+
+def fails(code: int, script: str, *args: object) -> str:
+    """Run a command that must fail with one clear line."""
+    done = command(script, *args)
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr + done.stdout
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == errors[0]
+    return errors[0]
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; tests must leave it as it is."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    done = command("train.py", "mnm-p", *SMALL, "--total-timesteps", 2000, "--checkpoint-interval", 800, "--seed", 3, "--out", run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture
+def unfinished(finished: Path, tmp_path: Path) -> Path:
+    """A run that was killed after its last checkpoint."""
+    run = tmp_path / "unfinished"
+    shutil.copytree(finished, run)
+    (run / "model.zip").unlink()
+    return run
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with open(run / "progress.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_directory_holds_all_that_is_needed(finished: Path) -> None:
+    config = json.loads((finished / "config.json").read_text())
+    assert (config["agent"], config["env"], config["env_kwargs"]) == ("mnm-p", "mnm/MazeSmall-v0", {"horizon": 20})
+    assert (config["seed"], config["n_envs"], config["total_timesteps"]) == (3, 4, 2000)
+    assert config["hyperparameters"]["hidden_size"] == 100
+    assert RecurrentA2C.load(finished / "model.zip", device="cpu").num_timesteps == 2000
+    assert [path.name for path in checkpoints(finished / "checkpoints")] == ["step-000000000800.zip", "step-000000001600.zip"]
+    assert list(finished.glob("events.out.tfevents*"))
+    assert (finished / "learning_curve.png").stat().st_size > 1000
+    last = rows(finished)[-1]
+    for key in ("rollout/ep_rew_mean", "rollout/goals", "time/fps", "time/total_timesteps"):
+        assert float(last[key]) >= 0
+    for key in ("policy_loss", "value_loss", "entropy_loss", "meta_loss", "grad_norm", "beta"):
+        assert last[f"train/{key}"] != ""
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_trains_at_its_defaults(agent: str, tmp_path: Path) -> None:
+    done = command(
+        "train.py", agent, "--total-timesteps", "100", "--n-envs", "2", "--env-kwargs", "horizon=10", "--out", tmp_path / "run"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "oracle" in done.stdout
+    assert (tmp_path / "run" / "model.zip").exists()
+
+
+def test_the_default_directory_names_environment_agent_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = command("train.py", "lstm", *SMALL, "--total-timesteps", "1e2", "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("runs/mnm/MazeSmall-v0/lstm/seed7-*/model.zip"))) == 1
+
+
+def test_any_gymnasium_environment_can_be_trained_on(tmp_path: Path) -> None:
+    for env in ("CartPole-v1", "tests.command_line_envs:mnm-test/Counting-v0"):
+        run = tmp_path / env.split("/")[-1]
+        done = command(
+            "train.py", "rnn", "--env", env, "--total-timesteps", "300", "--n-envs", "2", "--n-steps", "20", "--out", run
+        )
+        assert done.returncode == 0, done.stderr
+        assert env in done.stdout
+    assert command("eval.py", run, "--episodes", "3", "--gif", run / "episode.gif").returncode == 0
+    assert (run / "episode.gif").read_bytes().startswith(b"GIF")
+
+
+def test_numbers_may_be_written_as_people_write_them(tmp_path: Path) -> None:
+    for i, number in enumerate(("1e2", "1_00", "100")):
+        run = tmp_path / str(i)
+        assert command("train.py", "rnn", *SMALL, "--total-timesteps", number, "--out", run).returncode == 0
+        assert json.loads((run / "config.json").read_text())["total_timesteps"] == 100
+
+
+def test_help_lists_options_defaults_and_sources() -> None:
+    done = command("train.py", "mnm-g", "--help")
+    assert done.returncode == 0
+    for text in ("--learning-rate", "--meta-coef", "--env-kwargs", "paper", "default"):
+        assert text in done.stdout
+    assert "mnm-g" in command("train.py", "--help").stdout
+    assert command("eval.py", "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([], "name an agent: mnm-g, mnm-p"),
+        (["mnm"], "unknown agent 'mnm': it must be one of mnm-g, mnm-p"),
+        (["lstm", "--sede", "1"], "--sede"),
+        (["lstm", "--learning-rate", "fast"], "--learning-rate"),
+        (["lstm", "--total-timesteps", "1.5"], "not a whole number"),
+        (["lstm", "--n-envs", "0"], "--n-envs must be at least 1, got 0"),
+        (["lstm", "--total-timesteps", "-5"], "--total-timesteps must be at least 1"),
+        (["lstm", "--seed", "-1"], "--seed must be at least 0"),
+        (["lstm", "--env", "Maze-v7"], "cannot make the environment Maze-v7"),
+        (["lstm", "--env", "nowhere:Maze-v0"], "nowhere"),
+        (["lstm", "--env-kwargs", "size"], "name=value"),
+        (["lstm", "--env-kwargs", "sise=9"], "sise"),
+        (["lstm", "--env-kwargs", "size=8"], "odd and at least 5, got 8"),
+        (["lstm", "--env-kwargs", "size=3"], "odd and at least 5, got 3"),
+        (["lstm", "--env-kwargs", "layout=####"], "two free cells"),
+        (["lstm", "--env-kwargs", "layout=...\n.."], "row 1 has 3 cells, row 2 has 2"),
+        (["lstm", "--env-kwargs", "layout=..#.."], "could not be reached"),
+        (["lstm", "--env", "tests.command_line_envs:mnm-test/Text-v0"], "observation space Text"),
+        (["mnm-p", "--heads", "0"], "heads"),
+        (["lstm", "--hidden-size", "0"], "hidden_size"),
+        (["lstm", "--resume", "nowhere"], "there is no run directory nowhere"),
+        (["lstm", "--out", "pyproject.toml"], "is a file"),
+        (["lstm", "--out", "tests"], "not empty"),
+    ],
+)
+def test_wrong_usage_of_train_is_one_line_and_exit_code_2(args: list[str], expected: str, tmp_path: Path) -> None:
+    out = [] if "--out" in args or "--resume" in args or not args else ["--out", tmp_path / "run"]
+    assert expected in fails(2, "train.py", *args, *out)
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_usage_of_eval_is_one_line_and_exit_code_2(finished: Path, tmp_path: Path) -> None:
+    assert "RUN" in fails(2, "eval.py")
+    assert "there is no run directory" in fails(2, "eval.py", tmp_path / "nowhere")
+    assert "no config.json" in fails(2, "eval.py", tmp_path)
+    assert "--episodes must be at least 1" in fails(2, "eval.py", finished, "--episodes", "0")
+    assert "cannot draw" in fails(2, "eval.py", finished, "--episodes", "2", "--plot", tmp_path / "plot.doc")
+    assert "No such file or directory" in fails(
+        1, "eval.py", finished, "--episodes", "2", "--json", tmp_path / "nowhere" / "x.json"
+    )
+
+
+def test_a_finished_run_is_never_overwritten(finished: Path) -> None:
+    before = (finished / "model.zip").read_bytes()
+    assert "finished run" in fails(2, "train.py", "mnm-p", *SMALL, "--out", finished)
+    assert "finished run" in fails(2, "train.py", "mnm-p", "--resume", finished)
+    assert (finished / "model.zip").read_bytes() == before
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(unfinished: Path) -> None:
+    """Rows after the checkpoint are trained again, those before are kept."""
+    before = rows(unfinished)
+    done = command("train.py", "mnm-p", "--resume", unfinished, "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert RecurrentA2C.load(unfinished / "model.zip", device="cpu").num_timesteps == 2000
+    after = rows(unfinished)
+    steps = [float(row["time/total_timesteps"]) for row in after]
+    assert steps == [float(row["time/total_timesteps"]) for row in before]
+    kept = sum(step <= 1600 for step in steps)
+    assert [float(row["rollout/ep_rew_mean"]) for row in after[:kept]] == [
+        float(row["rollout/ep_rew_mean"]) for row in before[:kept]
+    ]
+
+
+def test_resume_refuses_what_it_cannot_go_on_with(unfinished: Path) -> None:
+    assert "a run of mnm-p, not lstm" in fails(2, "train.py", "lstm", "--resume", unfinished)
+    assert "leave out the flags for n_envs" in fails(2, "train.py", "mnm-p", "--resume", unfinished, "--n-envs", "8")
+    assert "unfinished run; continue it with --resume" in fails(2, "train.py", "mnm-p", *SMALL, "--out", unfinished)
+    last = checkpoints(unfinished / "checkpoints")[-1]
+    whole = last.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", whole[:3000] + bytes(3000) + whole[6000:]):
+        last.write_bytes(damaged)
+        error = fails(1, "train.py", "mnm-p", "--resume", unfinished)
+        assert f"{last} is damaged" in error
+        assert "delete it to go on from step-000000000800.zip" in error
+    last.unlink()
+    assert command("train.py", "mnm-p", "--resume", unfinished).returncode == 0
+
+
+def test_half_written_runs(unfinished: Path) -> None:
+    config = unfinished / "config.json"
+    whole = config.read_text()
+    config.write_text(whole[:50])
+    assert "config.json is damaged" in fails(2, "train.py", "mnm-p", "--resume", unfinished)
+    assert "config.json is damaged" in fails(2, "eval.py", unfinished)
+    config.write_text(whole)
+    shutil.rmtree(unfinished / "checkpoints")
+    assert "no checkpoint" in fails(2, "train.py", "mnm-p", "--resume", unfinished)
+    assert "no model yet" in fails(2, "eval.py", unfinished)
+    config.unlink()
+    assert "no config.json" in fails(2, "eval.py", unfinished)
+
+
+def test_a_model_that_is_not_one_is_named(unfinished: Path) -> None:
+    A2C("MlpPolicy", "CartPole-v1", device="cpu").save(unfinished / "model.zip")
+    assert "model.zip is damaged or not a model" in fails(1, "eval.py", unfinished)
+    (unfinished / "model.zip").write_text("not a zip file")
+    assert "model.zip is damaged or not a model" in fails(1, "eval.py", unfinished)
+
+
+def start(*args: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *map(str, args)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_checkpoint(run: Path) -> None:
+    for _ in range(1200):
+        if checkpoints(run / "checkpoints"):
+            return
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint within a minute")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_exits_with_130(number: signal.Signals, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start("mnm-p", *SMALL, "--total-timesteps", "1e8", "--checkpoint-interval", "100", "--out", run)
+    wait_for_checkpoint(run)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1].startswith("stopped: saved at")
+    assert f"python train.py mnm-p --resume {run}" in stderr
+    steps = RecurrentA2C.load(checkpoints(run / "checkpoints")[-1], device="cpu").num_timesteps
+    assert f"{steps:,}" in stderr.splitlines()[-1]
+
+
+def test_a_kill_at_any_moment_leaves_the_last_complete_checkpoint(tmp_path: Path) -> None:
+    """Checkpoints are written all the time, so some of the kills fall into the writing of one."""
+    for delay in (0.0, 0.013, 0.031, 0.07):
+        run = tmp_path / str(delay)
+        process = start("lstm", *SMALL, "--total-timesteps", "1e8", "--checkpoint-interval", "1", "--out", run)
+        wait_for_checkpoint(run)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        for path in checkpoints(run / "checkpoints"):
+            RecurrentA2C.load(path, device="cpu")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    """Files may not grow beyond a limit between the size of the logs and that of a checkpoint of the second run."""
+    run = tmp_path / "run"
+    script = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); sys.argv[0] = 'train.py';"
+        "runpy.run_path('train.py', run_name='__main__')"
+    )
+    args = ["lstm", *SMALL, "--hidden-size", "100", "--total-timesteps", "1e8", "--checkpoint-interval", "80", "--out", str(run)]
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.rmtree(run)
+    done = subprocess.run([sys.executable, "-c", script, *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert list((run / "checkpoints").iterdir()) == []  # nothing half-written is left behind
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ("NanReward-v0", "environment 0 gave a reward that is NaN or infinite at step 20"),
+        ("NanObservation-v0", "environment 0 gave a observation that is NaN or infinite at step 20"),
+        ("HugeReward-v0", "value_loss became inf at step"),
+        ("Raises-v0", "ZeroDivisionError: the ball is gone"),
+    ],
+)
+def test_a_run_that_diverges_or_breaks_says_why_and_keeps_its_checkpoint(env: str, expected: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    args = ["--env", f"tests.command_line_envs:mnm-test/{env}", "--n-envs", "2", "--n-steps", "4", "--checkpoint-interval", "8"]
+    assert expected in fails(1, "train.py", "lstm", *args, "--total-timesteps", "1000", "--out", run)
+    assert RecurrentA2C.load(checkpoints(run / "checkpoints")[-1], device="cpu").num_timesteps == 16
+    assert (run / "error.log").exists() == (env == "Raises-v0")
+
+
+def test_eval_writes_json_plot_gif_and_probe(finished: Path, tmp_path: Path) -> None:
+    paths = {
+        option: tmp_path / f"out.{kind}" for option, kind in (("json", "json"), ("plot", "svg"), ("gif", "gif"), ("probe", "png"))
+    }
+    options = [x for option, path in paths.items() for x in (f"--{option}", path)]
+    done = command("eval.py", finished, finished, "--episodes", "20", "--deterministic", *options)
+    assert done.returncode == 0, done.stderr
+    for text in ("mnm-p", "random", "explorer", "oracle", "score"):
+        assert text in done.stdout
+    report = json.loads(paths["json"].read_text())
+    assert report["runs"][0] == report["runs"][1]
+    (run, _), (agent,) = report["runs"], report["agents"]
+    assert (run["agent"], run["seed"], run["train_steps"], run["episodes"]) == ("mnm-p", 3, 2000, 20)
+    low, high = run["return_ci95"]
+    assert low <= run["return_mean"] == 10 * run["goals"] <= high
+    assert run["steps_to_first_goal"] <= 20
+    assert set(agent) == {"agent", "env", "seeds", "return_iqm", "return_iqm_ci95", "normalized_iqm"}
+    assert agent["seeds"] == [3, 3]
+    assert agent["return_iqm"] == run["return_mean"]
+    assert agent["normalized_iqm"] == run["normalized_score"]
+    assert all(path.stat().st_size > 500 for path in paths.values())
+
+
+def test_evaluation_is_repeatable(finished: Path, tmp_path: Path) -> None:
+    reports: list[Any] = []
+    for i in range(2):
+        assert command("eval.py", finished, "--episodes", "10", "--seed", "5", "--json", tmp_path / str(i)).returncode == 0
+        reports.append(json.loads((tmp_path / str(i)).read_text()))
+    assert reports[0] == reports[1]
+
+
+def test_figures_that_do_not_apply_are_null(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    args = ["--env", "tests.command_line_envs:mnm-test/Counting-v0", "--n-envs", "2", "--n-steps", "4", "--total-timesteps", "40"]
+    assert command("train.py", "rnn", *args, "--out", run).returncode == 0
+    assert command("eval.py", run, "--episodes", "1", "--json", tmp_path / "json").returncode == 0
+    report = json.loads((tmp_path / "json").read_text())
+    for key in ("normalized_score", "goals", "steps_to_first_goal", "steps_between_goals", "return_ci95"):
+        assert report["runs"][0][key] is None
+    assert report["agents"][0]["normalized_iqm"] is None
+    assert report["agents"][0]["return_iqm_ci95"] is None
+    assert "has none" in fails(2, "eval.py", run, "--episodes", "1", "--probe", tmp_path / "probe.png")
