@@ -1,0 +1,66 @@
+"""Every Python block and every command in the README and in docs/ works."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+
+import eval as eval_
+import train
+from agents.command_line import parse
+from mnm_rl import RecurrentA2C
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn = RecurrentA2C.learn
+
+    def a_little(self: Any, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        return learn(self, min(total_timesteps, 200), *args, **kwargs | {"progress_bar": False})
+
+    monkeypatch.setattr(RecurrentA2C, "learn", a_little)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_commands(page: Path) -> None:
+    for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["make"]:
+            assert words[1].split("=")[0] in re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+            arguments = [shlex.split(word.removeprefix("ARGS=")) for word in words[2:]]
+            words = ["python", "train.py", *arguments[0]] if arguments else []
+        if words[:2] == ["python", "train.py"]:
+            if "--resume" not in words:
+                train.parse_options(words[2:])
+        elif words[:2] == ["python", "eval.py"]:
+            parse(eval_.Options, words[2:], prog="eval.py")
+        elif words[:2] == ["python", "-m"]:
+            assert (ROOT / (words[2].replace(".", "/") + ".py")).exists() or words[2] in ("tensorboard.main", "pip")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_help_of_the_benchmark_runs() -> None:
+    from benchmarks.training_speed import Options, steps_per_second
+
+    assert tyro.cli(Options, args=["--threads", "2"]).threads == 2
+    assert steps_per_second("rnn", 1) > 0
