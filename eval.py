@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agents.command_line import Count, UsageError, at_least, parse, run_main
-from agents.report import Evaluation, Score, agent_rows, evaluate, learning_curves, probe, record_gif
+from agents.report import Evaluation, Score, agent_rows, evaluate, learning_curves, probe, read_progress, record_gif
 from agents.run import Run
 
 console = Console()
@@ -61,11 +61,27 @@ def main(args: Sequence[str]) -> None:
 
 
 def report(directory: Path) -> None:
-    """What a training ends with: its figures beside chance and perfect play, and its learning curve."""
+    """What a training ends with: how it went, its figures beside chance and perfect play, and its learning curve."""
     run = Run.load(directory)
+    print_training(directory)
     print_table([evaluate(directory, run, episodes=512, seed=10_000, deterministic=False)])
     learning_curves([(directory, run)], directory / "learning_curve.png")
-    console.print(f"learning curve: {directory / 'learning_curve.png'}   more: python eval.py {directory} --gif episode.gif")
+    print(f"learning curve: {directory / 'learning_curve.png'}\nan episode:     python eval.py {directory} --gif episode.gif")
+
+
+def print_training(directory: Path, rows: int = 5) -> None:
+    """A table of the training: return and goals at evenly spaced steps."""
+    progress = [row for row in read_progress(directory) if "rollout/ep_rew_mean" in row]
+    if not progress:
+        return  # no episode has ended
+    table = Table(title="while training", box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = {"time/total_timesteps": "steps", "rollout/ep_rew_mean": "return", "rollout/goals": "goals"}
+    shown = {key: title for key, title in columns.items() if all(key in row for row in progress)}
+    for title in shown.values():
+        table.add_column(title, justify="right")
+    for row in progress[:: -max(1, len(progress) // rows)][rows - 1 :: -1]:
+        table.add_row(*(f"{row[key]:,.0f}" if title == "steps" else f"{row[key]:.1f}" for key, title in shown.items()))
+    console.print(table)
 
 
 def print_table(evaluations: Sequence[Evaluation]) -> None:
@@ -73,7 +89,7 @@ def print_table(evaluations: Sequence[Evaluation]) -> None:
     for env in dict.fromkeys(e.run.environment for e in evaluations):
         chosen = sorted((e for e in evaluations if e.run.environment == env), key=lambda e: e.score.mean)
         references = chosen[0].references
-        table = Table(title=env, box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(title=f"{env}, {chosen[0].episodes} episodes", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("agent")
         columns = ["seed", "steps", "return", *(["goals", "first", "again", "score [95%]"] if references else ["[95%]"])]
         for column in columns:
@@ -85,9 +101,7 @@ def print_table(evaluations: Sequence[Evaluation]) -> None:
             table.add_row(name, "", "", *_cells(score, chosen[0]), style="dim")
         console.print(table)
         if references:
-            console.print(
-                "goals an episode; steps to the first goal, and from one to the next; score: 0 random, 1 oracle", style="dim"
-            )
+            console.print("first, again: steps to the first and to each next goal; score: 0 random, 1 oracle", style="dim")
 
 
 def _cells(score: Score, e: Evaluation) -> list[str]:

@@ -17,8 +17,8 @@ class Agent:
 
     hidden_size: int = 100
     """Width of the core (both papers use 100 for the maze)."""
-    learning_rate: float = 1e-3
-    """Step size of Adam."""
+    learning_rate: float = 4e-3
+    """Step size of Adam (tuned, see docs/results.md)."""
     n_steps: int | None = None
     """Rollout length and reach of backpropagation through time; None for a whole episode of the maze, 100 elsewhere."""
     gamma: float = 0.95
@@ -26,13 +26,16 @@ class Agent:
     gae_lambda: float = 0.95
     """Bias against variance of the advantages (Schulman et al. 2016)."""
     ent_coef: float = 0.01
-    """Weight of the entropy bonus (Mnih et al. 2016)."""
+    """Weight of the entropy bonus (Mnih et al. 2016; tuned, see docs/results.md)."""
     vf_coef: float = 0.5
     """Weight of the value loss (Mnih et al. 2016)."""
     max_grad_norm: float = 0.5
     """Gradient norm above which gradients are scaled down (Stable-Baselines3's default)."""
     adam_eps: float = 1e-8
-    """Epsilon of Adam (PyTorch's default; Stable-Baselines3's 1e-5 drowns the small gradients of a memory)."""
+    """Epsilon of Adam (PyTorch's default; Stable-Baselines3's is 1e-5)."""
+    ortho_init: bool = False
+    """Stable-Baselines3's initialization: it shrinks the action head, and the gradients through it, a hundredfold, which holds
+    up the learning of a memory (docs/results.md)."""
     normalize_advantage: bool = True
     """Scale the advantages of each rollout to mean 0 and standard deviation 1."""
     reward_scale: float = 0.1
@@ -67,7 +70,8 @@ class Agent:
             max_grad_norm=self.max_grad_norm,
             normalize_advantage=self.normalize_advantage,
             stats_window_size=max(100, 2 * env.num_envs),
-            policy_kwargs=self.core_kwargs() | {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": self.adam_eps}},
+            policy_kwargs=self.core_kwargs()
+            | {"ortho_init": self.ortho_init, "optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": self.adam_eps}},
             seed=seed,
             device=device,
             **self.algorithm_kwargs(),

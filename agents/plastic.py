@@ -12,8 +12,10 @@ class Plastic(Agent):
 
     policy: ClassVar[str] = "PlasticPolicy"
 
+    learning_rate: float = 2e-3
+    """Step size of Adam (tuned, see docs/results.md)."""
     rule: Literal["hebb", "decay", "oja"] = "hebb"
-    """How the Hebbian trace changes (the paper's maze uses all three; clipped Hebb did best)."""
+    """How the Hebbian trace changes."""
 
     def core_kwargs(self) -> dict[str, Any]:
         return super().core_kwargs() | {"rule": self.rule}
