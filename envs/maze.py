@@ -104,6 +104,8 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         return self._observation(0.0, None), {}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        if not 0 <= action < len(MOVES):
+            raise ValueError(f"actions of a maze are 0 (up), 1 (down), 2 (left) and 3 (right), got {action}")
         reward = 0.0
         row, col = self.position[0] + MOVES[action][0], self.position[1] + MOVES[action][1]
         height, width = self.walls.shape

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from envs import layouts
 from envs.maze import MOVES, MazeTask, Start
-from envs.rendering import rgb_array
+from envs.rendering import ansi, rgb_array
 
 
 class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
@@ -27,7 +27,7 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": ["rgb_array"],
+        "render_modes": ["rgb_array", "ansi"],
         "render_fps": 10,
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
@@ -81,6 +81,8 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         self._goals = np.zeros(num_envs, np.int64)
         self._first_goal = np.zeros(num_envs, np.int64)
         self._last_goal = np.zeros(num_envs, np.int64)
+        self._reward = np.zeros(num_envs)
+        self._action = np.full(num_envs, -1)
         if not self.task.fresh_every_episode:
             for i in range(num_envs):
                 self._set_walls(i, walls)
@@ -113,15 +115,14 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         super().reset(seed=seed)
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
         self._reset(np.flatnonzero(mask))
-        if mask.all():
-            self._reward = np.zeros(self.num_envs)
-            self._action = np.full(self.num_envs, -1)
-        self._reward[mask], self._action[mask] = 0.0, -1
+        self._reward, self._action = np.where(mask, 0.0, self._reward), np.where(mask, -1, self._action)
         return self._observation(), {}
 
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        if actions.min() < 0 or actions.max() >= len(self._moves):
+            raise ValueError(f"actions of a maze are 0 (up), 1 (down), 2 (left) and 3 (right), got {np.unique(actions).tolist()}")
         moved = self._position + self._moves[actions]
         blocked = self._walls.ravel()[self._offsets + moved]
         self._position = np.where(blocked, self._position, moved)
@@ -143,18 +144,17 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
             infos = self._final_infos(observations, terminated)
             done = np.flatnonzero(terminated)
             self._reset(done)
-            self._reward, self._action = rewards.copy(), actions.copy()
-            self._reward[done], self._action[done] = 0.0, -1
+            self._reward, self._action = np.where(terminated, 0.0, rewards), np.where(terminated, -1, actions)
             observations = self._observation()
         return observations, rewards, terminated, np.zeros(self.num_envs, bool), infos
 
-    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+    def render(self) -> tuple[Any, ...] | None:
         if self.render_mode is None:
             return None
-        return tuple(
-            rgb_array(walls, tuple(position), tuple(goal), (), t / self.task.horizon)
-            for walls, position, goal, t in zip(self.walls, self.position, self.goal, self._t, strict=True)
-        )
+        mazes = zip(self.walls, map(tuple, self.position), map(tuple, self.goal), self._t / self.task.horizon, strict=True)
+        if self.render_mode == "ansi":
+            return tuple(ansi(walls, position, goal) for walls, position, goal, _ in mazes)
+        return tuple(rgb_array(walls, position, goal, (), time) for walls, position, goal, time in mazes)
 
     def _row_col(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.stack(np.divmod(cells, self._width), axis=-1) - self._margin

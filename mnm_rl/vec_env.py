@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -23,10 +24,11 @@ class GymnasiumVecEnv(VecEnv):
       with ``reset(options={"reset_mask": ...})``. No step is wasted.
     - *next step* for other vector environments, which can only be reset by one more step: that step becomes the last of
       the episode, with reward 0 and an action that does nothing. For episodes that terminate this changes no return. Where
-      an episode is truncated, the value of its final observation is discounted once more than it should be.
+      an episode is truncated, the value of its final observation is discounted once more than it should be, and a recurrent
+      policy sees that observation twice.
 
-    ``info["episode"]`` holds the return ``r``, the length ``l`` and the seconds ``t`` of an episode that ended, as with
-    Stable-Baselines3's ``Monitor``; statistics from ``RecordEpisodeStatistics`` are kept where there are any.
+    ``info["episode"]`` holds the return ``r`` and the length ``l`` of an episode that ended, as with Stable-Baselines3's
+    ``Monitor``, and the seconds ``t`` that it took; statistics from ``RecordEpisodeStatistics`` are kept where there are any.
     ``info["TimeLimit.truncated"]`` tells whether it was cut short.
 
     Args:
@@ -56,13 +58,15 @@ class GymnasiumVecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         options = self._options[0] or None
+        if any(other != self._options[0] for other in self._options):
+            raise ValueError("a Gymnasium vector environment takes one set of reset options for all its environments")
         observations, infos = self.env.reset(seed=self._seeds[0], options=options)
         self.reset_infos = self._split(infos)
         self._returns[:], self._lengths[:], self._started[:] = 0, 0, time.perf_counter()
         self._ending.clear()
         self._reset_seeds()
         self._reset_options()
-        return observations  # type: ignore[no-any-return]
+        return deepcopy(observations)  # type: ignore[no-any-return]
 
     def step_async(self, actions: NDArray[Any]) -> None:
         self._actions = actions
@@ -97,7 +101,7 @@ class GymnasiumVecEnv(VecEnv):
             if self._same_step:
                 self._forget(dones)
             elif self._mask_reset:
-                observations, reset_infos = self.env.reset(options=_ResetMask(reset_mask=dones.copy()))
+                observations, reset_infos = self.env.reset(options=_ResetMask(dones))
                 for i, info in zip(done, np.array(self._split(reset_infos), dtype=object)[done], strict=True):
                     self.reset_infos[i] = info
                 self._forget(dones)
@@ -106,7 +110,7 @@ class GymnasiumVecEnv(VecEnv):
                     self._ending[i], infos[i] = infos[i], {}
         if not self._same_step and not self._mask_reset:
             dones = ended
-        return observations, np.asarray(rewards, dtype=np.float32), dones, infos
+        return deepcopy(observations), np.array(rewards, dtype=np.float32), dones, infos
 
     def _final_infos(self, vector_infos: dict[str, Any], infos: list[dict[str, Any]], done: list[int]) -> list[dict[str, Any]]:
         """Same-step mode: the infos of the episodes that ended; those of the new episodes go to ``reset_infos``."""
@@ -163,12 +167,14 @@ class GymnasiumVecEnv(VecEnv):
         base.set_attr(attr_name, values)
 
     def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
-        base = self.env.unwrapped
-        if isinstance(base, SyncVectorEnv | AsyncVectorEnv):
-            results = list(base.call(method_name, *method_args, **method_kwargs))
-        else:
-            results = [getattr(base, method_name)(*method_args, **method_kwargs)] * self.num_envs
-        return [results[i] for i in self._get_indices(indices)]
+        base, chosen = self.env.unwrapped, list(self._get_indices(indices))
+        if isinstance(base, SyncVectorEnv):
+            return [base.envs[i].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for i in chosen]
+        if chosen != list(range(self.num_envs)):
+            raise ValueError(f"{type(base).__name__} can only call {method_name!r} for all environments, with indices=None")
+        if isinstance(base, AsyncVectorEnv):
+            return list(base.call(method_name, *method_args, **method_kwargs))
+        return [getattr(base, method_name)(*method_args, **method_kwargs)] * self.num_envs
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None) -> list[bool]:
         base = self.env.unwrapped
@@ -177,10 +183,23 @@ class GymnasiumVecEnv(VecEnv):
 
 
 class _ResetMask(dict[str, Any]):
-    """Options with a mask that stays: ``SyncVectorEnv`` pops it, and wrappers around it look for it afterwards."""
+    """Reset options that hold a mask, however often it is popped, and are otherwise empty.
+
+    ``SyncVectorEnv`` pops the mask and hands the rest to the environments; wrappers around it look for the mask afterwards.
+    """
+
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def __contains__(self, key: object) -> bool:
+        return key == "reset_mask"
+
+    def __getitem__(self, key: str) -> Any:
+        return self.mask.copy()
 
     def pop(self, key: str, *default: Any) -> Any:
-        return self.get(key, *default)
+        return self.mask.copy()
 
 
 def _is_wrapped(env: Any, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:

@@ -234,6 +234,28 @@ def test_a_seed_makes_the_same_training(make_env: Any) -> None:
     np.testing.assert_array_equal(*results)
 
 
+def test_a_callback_that_stops_the_training_loses_no_step() -> None:
+    class StopAt(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.num_timesteps != 4
+
+    model = a2c("mnm-p", DummyVecEnv([lambda: Counting(4)]), n_steps=6)
+    model.learn(6, callback=StopAt())  # stops with the episode
+    model.learn(6, reset_num_timesteps=False)
+    buffer = model.rollout_buffer
+    assert buffer.observations[:, 0].tolist() == [[2, 0], [2, 1], [2, 2], [2, 3], [3, 0], [3, 1]]
+    assert buffer.episode_starts[:, 0].tolist() == [1, 0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_can_be_saved_alone(name: str, tmp_path: Path) -> None:
+    policy = a2c(name, make_vec_env(Recall, n_envs=2)).policy
+    policy.save(str(tmp_path / "policy"))
+    loaded = type(policy).load(str(tmp_path / "policy"), device="cpu")
+    observation = np.ones((2, 3), np.float32)
+    np.testing.assert_equal(policy.predict(observation, deterministic=True), loaded.predict(observation, deterministic=True))
+
+
 def test_training_goes_on_after_loading(tmp_path: Path) -> None:
     model = a2c("mnm-p", make_vec_env(Recall, n_envs=2), n_steps=6).learn(48)
     model.save(tmp_path / "model.zip")
@@ -304,6 +326,13 @@ def test_a_loss_that_is_not_finite_leaves_the_parameters_as_they_were() -> None:
     with pytest.raises(TrainingDivergedError, match="value_loss became inf at step 5"):
         model.learn(100)
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+
+
+def test_outputs_that_are_not_finite_stop_the_training() -> None:
+    model = a2c("lstm", make_vec_env(Recall, n_envs=2), n_steps=3)
+    model.policy.action_net.bias.data.fill_(float("nan"))
+    with pytest.raises(TrainingDivergedError, match="policy's outputs became NaN or infinite at step 0"):
+        model.learn(100)
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were() -> None:

@@ -223,6 +223,8 @@ def test_a_picture_shows_agent_goal_path_and_time() -> None:
     frames = MazeVectorEnv(2, render_mode="rgb_array")
     frames.reset(seed=0)
     assert len(frames.render() or ()) == 2
+    frames.render_mode = "ansi"
+    assert all(text.count("A") == 1 for text in frames.render() or ())
 
 
 @pytest.mark.parametrize(
@@ -235,6 +237,7 @@ def test_a_picture_shows_agent_goal_path_and_time() -> None:
         ({"start": "corner"}, "start"),
         ({"goal_reward": float("nan")}, "goal_reward"),
         ({"render_mode": "human"}, "render_mode"),
+        ({"layout": "..x.."}, "found 'x'"),
         ({"layout": "maze"}, "pillars, open, perfect"),
         ({"layout": "###\n###"}, "two free cells"),
         ({"layout": "#.#"}, "two free cells"),
@@ -247,6 +250,36 @@ def test_wrong_arguments_are_refused_with_what_is_wrong(wrong: dict[str, object]
     for make in (MazeEnv, MazeVectorEnv):
         with pytest.raises(ValueError, match=message):
             make(**wrong)  # type: ignore[arg-type]
+
+
+def test_actions_that_do_not_exist_are_refused() -> None:
+    single, batched = MazeEnv(), MazeVectorEnv(2)
+    single.reset()
+    batched.reset()
+    for action in (-1, 4):
+        with pytest.raises(ValueError, match="actions of a maze"):
+            single.step(np.int64(action))
+        with pytest.raises(ValueError, match="actions of a maze"):
+            batched.step(np.array([0, action]))
+
+
+def test_what_a_step_returned_stays_as_it_was() -> None:
+    env = MazeVectorEnv(3, horizon=2, layout="..\n..", wall_penalty=1)
+    kept, copies, actions = [], [], np.zeros(3, np.int64)
+    env.reset(seed=0)
+    for _ in range(5):
+        result = [*env.step(actions)[:4], actions]
+        kept.append(result)
+        copies.append([array.copy() for array in result])
+    env.reset(options={"reset_mask": np.array([True, False, False])})
+    for result, copy in zip(kept, copies, strict=True):
+        np.testing.assert_equal(result, copy)
+
+
+def test_chance_draws_goals_and_actions_independently() -> None:
+    """In a corridor of three, the first step of half the episodes finds the goal."""
+    played = reference_episodes("random", 2000, layout="...", horizon=1)["goals"]
+    assert played.mean() == pytest.approx(1 / 4, abs=0.04)  # two of four actions move, one of them to the goal
 
 
 def test_moves_are_up_down_left_right() -> None:

@@ -146,6 +146,44 @@ def test_attributes_and_methods_of_the_environments() -> None:
     assert not maze.has_attr("nothing_of_that_name")
 
 
+def test_methods_are_called_where_they_are_asked_for() -> None:
+    env = GymnasiumVecEnv(SyncVectorEnv(makers(False)))
+    env.reset()
+    env.env_method("reset", indices=[1])
+    assert env.get_attr("episode") == [1, 2, 1]
+    with pytest.raises(ValueError, match="indices=None"):
+        GymnasiumVecEnv(gym.make_vec("mnm/Maze-v0", num_envs=2)).env_method("render", indices=[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_environments_that_use_their_arrays_again_do_not_change_what_was_returned(mode: AutoresetMode) -> None:
+    history = play(GymnasiumVecEnv(SyncVectorEnv(makers(False), copy=False, autoreset_mode=mode)))
+    theirs = play(DummyVecEnv(makers(False)))
+    np.testing.assert_array_equal(history[0], theirs[0])
+    for ours, other in zip(history[1:], theirs[1:], strict=True):
+        np.testing.assert_array_equal(ours[0], other[0])
+        np.testing.assert_array_equal(ours[1], other[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_reset_options_are_the_users(mode: AutoresetMode) -> None:
+    class Optional(Counting):
+        seen: list[Any] = []  # noqa: RUF012
+
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+            self.seen.append(options or None)
+            return super().reset(seed=seed, options=options)
+
+    env = GymnasiumVecEnv(RecordEpisodeStatistics(SyncVectorEnv([Optional], autoreset_mode=mode)))
+    env.set_options({"goal": 3})
+    play(env, steps=4)
+    assert Optional.seen == [{"goal": 3}, None]
+    two = GymnasiumVecEnv(SyncVectorEnv([Counting, Counting]))
+    two.set_options([{"a": 1}, {"a": 2}])
+    with pytest.raises(ValueError, match="one set of reset options"):
+        two.reset()
+
+
 def test_pictures_are_tiled() -> None:
     env = GymnasiumVecEnv(gym.make_vec("mnm/MazeSmall-v0", num_envs=4, render_mode="rgb_array"))
     env.reset()

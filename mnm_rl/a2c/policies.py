@@ -1,13 +1,12 @@
 """Actor-critic policies around a recurrent core: Stable-Baselines3's feature extractors below it, its heads above."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
@@ -39,7 +38,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             the space (flatten, CNN for images, combined for Dict) unless ``features_extractor_class`` is given.
         action_space: Discrete, Box, MultiDiscrete or MultiBinary.
         lr_schedule: learning rate as a function of the remaining progress (from 1 to 0).
-        make_core: builds the core from the width of its inputs.
+        core_class: the core, built as ``core_class(input_size, **core_kwargs)``.
+        core_kwargs: arguments of the core.
 
     Raises:
         ValueError: if ``share_features_extractor`` is false: actor and critic share one memory, so one extractor feeds it.
@@ -50,7 +50,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
-        make_core: Callable[[int], RecurrentCore[Any]],
+        core_class: type[RecurrentCore[Any]],
+        core_kwargs: dict[str, Any] | None = None,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         share_features_extractor: bool = True,
@@ -58,7 +59,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     ) -> None:
         if not share_features_extractor:
             raise ValueError("share_features_extractor=False is not possible: actor and critic share one memory and its input")
-        self._make_core = make_core
+        self.core_class, self.core_kwargs = core_class, core_kwargs or {}
         if features_extractor_class is None:
             if isinstance(observation_space, spaces.Dict):
                 features_extractor_class = CombinedExtractor
@@ -76,8 +77,14 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         )
 
     def _build_mlp_extractor(self) -> None:
-        self.core = self._make_core(self.features_dim)
+        self.core = self.core_class(self.features_dim, **self.core_kwargs)
         self.mlp_extractor = MlpExtractor(self.core.output_size, self.net_arch, self.activation_fn, self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        if type(self) is RecurrentActorCriticPolicy:
+            return data | {"core_class": self.core_class, "core_kwargs": self.core_kwargs}
+        return data | self.core_kwargs  # the subclasses below take the core's arguments as their own
 
     def initial_state(self, n_envs: int) -> State:
         """The recurrent state of ``n_envs`` environments at the start of an episode, without gradient."""
@@ -122,6 +129,13 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         """Values ``[B, 1]`` of observations ``[B, ...]`` seen in ``state``."""
         latent, _ = self._one_step(obs, state, episode_starts)
         return cast(Tensor, self.value_net(self.mlp_extractor.forward_critic(latent)))
+
+    def get_distribution(  # type: ignore[override]
+        self, obs: PyTorchObs, state: State, episode_starts: Tensor
+    ) -> tuple[Distribution, State]:
+        """The action distribution for observations ``[B, ...]`` seen in ``state``, and the new state."""
+        latent, state = self._one_step(obs, state, episode_starts)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent)), state
 
     def evaluate_actions(  # type: ignore[override]
         self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor
@@ -170,9 +184,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         tensors = like if state is None else make_state(like, (torch.as_tensor(s, device=self.device) for s in state))
         starts = np.zeros(B, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(B)
         with torch.no_grad():
-            latent, new_state = self._one_step(obs, tensors, torch.as_tensor(starts, device=self.device))
-            latent_pi = self.mlp_extractor.forward_actor(latent)
-            actions = self._get_action_dist_from_latent(latent_pi).get_actions(deterministic=deterministic)
+            distribution, new_state = self.get_distribution(obs, tensors, torch.as_tensor(starts, device=self.device))
+            actions = distribution.get_actions(deterministic=deterministic)
         shape = cast(tuple[int, ...], self.action_space.shape)
         out: NDArray[Any] = actions.cpu().numpy().reshape((-1, *shape))
         if isinstance(self.action_space, spaces.Box):
@@ -197,8 +210,7 @@ class MnmPolicy(RecurrentActorCriticPolicy):
         learn_initial_memory: bool = True,
         **kwargs: Any,
     ) -> None:
-        make_core = partial(
-            MnmCore,
+        core_kwargs = dict(
             hidden_size=hidden_size,
             write_rule=write_rule,
             memory_layers=memory_layers,
@@ -207,7 +219,7 @@ class MnmPolicy(RecurrentActorCriticPolicy):
             feedback_inputs=feedback_inputs,
             learn_initial_memory=learn_initial_memory,
         )
-        super().__init__(observation_space, action_space, lr_schedule, make_core, **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, MnmCore, core_kwargs, **kwargs)
 
 
 class PlasticPolicy(RecurrentActorCriticPolicy):
@@ -223,7 +235,7 @@ class PlasticPolicy(RecurrentActorCriticPolicy):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            observation_space, action_space, lr_schedule, partial(PlasticCore, hidden_size=hidden_size, rule=rule), **kwargs
+            observation_space, action_space, lr_schedule, PlasticCore, dict(hidden_size=hidden_size, rule=rule), **kwargs
         )
 
 
@@ -238,7 +250,7 @@ class LstmPolicy(RecurrentActorCriticPolicy):
         hidden_size: int = 100,
         **kwargs: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, lr_schedule, partial(LstmCore, hidden_size=hidden_size), **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, LstmCore, dict(hidden_size=hidden_size), **kwargs)
 
 
 class RnnPolicy(RecurrentActorCriticPolicy):
@@ -252,7 +264,7 @@ class RnnPolicy(RecurrentActorCriticPolicy):
         hidden_size: int = 100,
         **kwargs: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, lr_schedule, partial(RnnCore, hidden_size=hidden_size), **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, RnnCore, dict(hidden_size=hidden_size), **kwargs)
 
 
 def state_at(state: State, index: NDArray[np.int64]) -> State:

@@ -1,5 +1,7 @@
 """Advantage actor-critic for recurrent policies, as a Stable-Baselines3 algorithm."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -146,7 +148,8 @@ class RecurrentA2C(OnPolicyAlgorithm):
         self._last_state = None
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_last_state"]
+        # A loaded model begins with new episodes: their observations go with the recurrent state, which is large.
+        return [*super()._excluded_save_params(), "_last_state", "_last_obs", "_last_episode_starts"]
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(*args, **kwargs)
@@ -175,7 +178,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
-            with torch.no_grad():
+            with torch.no_grad(), self._divergence_named():
                 obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
                 actions_tensor, values, log_probs, state = self.policy(obs_tensor, state, self._episode_starts_tensor())
             actions = actions_tensor.cpu().numpy()
@@ -194,6 +197,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
             callback.update_locals(locals())
             if not callback.on_step():
+                self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state  # type: ignore[assignment]
                 return False
             self._update_info_buffer(infos, dones)
 
@@ -216,6 +220,16 @@ class RecurrentA2C(OnPolicyAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    @contextmanager
+    def _divergence_named(self) -> Iterator[None]:
+        """Say what it means when torch refuses the parameters of an action distribution."""
+        try:
+            yield
+        except ValueError as error:
+            if "Expected parameter" not in str(error):
+                raise
+            raise TrainingDivergedError(f"the policy's outputs became NaN or infinite at step {self.num_timesteps:,}") from error
 
     def _episode_starts_tensor(self) -> torch.Tensor:
         return torch.as_tensor(self._last_episode_starts, device=self.device, dtype=torch.bool)
@@ -255,9 +269,10 @@ class RecurrentA2C(OnPolicyAlgorithm):
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().squeeze(-1)
 
-        values, log_prob, entropy, meta_loss = self.policy.evaluate_actions(
-            rollout.observations, actions, rollout.initial_state, rollout.episode_starts
-        )
+        with self._divergence_named():
+            values, log_prob, entropy, meta_loss = self.policy.evaluate_actions(
+                rollout.observations, actions, rollout.initial_state, rollout.episode_starts
+            )
         advantages = rollout.advantages
         if self.normalize_advantage:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
