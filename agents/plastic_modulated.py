@@ -12,8 +12,6 @@ class PlasticModulated(Agent):
 
     policy: ClassVar[str] = "PlasticPolicy"
 
-    learning_rate: float = 2e-3
-    """Step size of Adam (tuned, see docs/results.md)."""
     rule: Literal["modulated", "retroactive"] = "modulated"
     """Simple neuromodulation, or retroactive with an eligibility trace."""
 
