@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agents.command_line import Count, UsageError, at_least, parse, run_main
+from agents.command_line import Count, UsageError, at_least, at_most, parse, run_main
 from agents.report import Evaluation, Score, agent_rows, evaluate, learning_curves, probe, read_progress, record_gif
-from agents.run import Run
+from agents.run import MAX_SEED, Run
 
 console = Console()
 
@@ -26,7 +26,7 @@ class Options:
     """Run directories, finished or not."""
     episodes: Count = 512
     """Episodes to play with each."""
-    seed: int = 10_000
+    seed: Count = 10_000
     """Seed of the episodes; those of training start from the run's seed."""
     deterministic: bool = False
     """Take the most likely action instead of a sample."""
@@ -46,18 +46,33 @@ def main(args: Sequence[str]) -> None:
         raise UsageError("name at least one run directory: eval.py RUN [RUN ...]")
     at_least(1, episodes=options.episodes)
     at_least(0, seed=options.seed)
+    at_most(MAX_SEED, seed=options.seed)
+    check_output("json", options.json)
+    check_output("plot", options.plot, ".png", ".svg", ".pdf")
+    check_output("gif", options.gif, ".gif")
+    check_output("probe", options.probe, ".png", ".svg", ".pdf")
     runs = [(directory, Run.load(directory)) for directory in options.runs]
     evaluations = [evaluate(d, run, options.episodes, options.seed, options.deterministic) for d, run in runs]
     print_table(evaluations)
     if options.json is not None:
         rows = {"runs": [e.row() for e in evaluations], "agents": agent_rows(evaluations)}
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+        options.json.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
     if options.plot is not None:
         learning_curves(runs, options.plot)
     if options.gif is not None:
         record_gif(*runs[0], options.gif, options.seed, options.deterministic)
     if options.probe is not None:
         probe(runs, options.probe, options.seed)
+
+
+def check_output(option: str, path: Path | None, *endings: str) -> None:
+    """Check, before any work is done, that a file can be written."""
+    if path is None:
+        return
+    if endings and path.suffix not in endings:
+        raise UsageError(f"--{option} must name a file that ends in {' or '.join(endings)}, got {str(path)!r}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--{option} {path}: {'is a directory' if path.is_dir() else f'there is no directory {path.parent}'}")
 
 
 def report(directory: Path) -> None:

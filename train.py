@@ -12,9 +12,9 @@ import tyro
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 
 from agents import AGENTS, Agent
-from agents.command_line import Count, InterruptedRun, UsageError, at_least, key_values, parse, run_main
+from agents.command_line import Count, InterruptedRun, UsageError, at_least, at_most, key_values, parse, run_main
 from agents.report import read_progress
-from agents.run import Run, load_model, new_directory
+from agents.run import MAX_SEED, Run, check_unchanged, load_model, new_directory
 from eval import report
 from mnm_rl.callbacks import AtomicCheckpoints, EpisodeMeans, ProgressBar, StopOnSignal, checkpoints, save_atomically
 
@@ -32,7 +32,7 @@ class Options(Generic[AgentT]):
     """Environment steps to train for."""
     n_envs: Count = 64
     """Environments at once."""
-    seed: int = 0
+    seed: Count = 0
     """Seed of the weights, the environments and the actions."""
     out: Path | None = None
     """Run directory (default: runs/<env>/<agent>/seed<S>-<date>)."""
@@ -42,7 +42,7 @@ class Options(Generic[AgentT]):
     """Environment steps between two checkpoints."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where the model is (small recurrent models are fastest on the CPU)."""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads (default: all cores)."""
 
 
@@ -77,8 +77,9 @@ def main(args: Sequence[str]) -> None:
         run.save(directory)
     else:
         directory = options.resume
-        model = load_model(checkpoints(directory / "checkpoints")[-1], env, options.device)
-        model.set_random_seed(run.seed + model.num_timesteps)  # other episodes than those it has seen
+        configured, model = model, load_model(checkpoints(directory / "checkpoints")[-1], env, options.device)
+        check_unchanged(model, configured, directory)
+        model.set_random_seed((run.seed + model.num_timesteps) % MAX_SEED)  # other episodes than those it has seen
     print(
         f"{agent} on {run.env}, {sum(p.numel() for p in model.policy.parameters()):,} parameters, in {directory}", file=sys.stderr
     )
@@ -130,6 +131,9 @@ def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
     at_least(1, total_timesteps=options.total_timesteps, n_envs=options.n_envs, threads=options.threads)
     at_least(1, checkpoint_interval=options.checkpoint_interval)
     at_least(0, seed=options.seed)
+    at_most(MAX_SEED, seed=options.seed)
+    at_most(256, threads=options.threads)
+    at_most(2**20, n_envs=options.n_envs)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this machine has no GPU that PyTorch can use; take cpu or auto")
     if options.resume is not None:

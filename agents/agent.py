@@ -1,11 +1,12 @@
 """What all agents have in common: the hyperparameters of the algorithm, and how a model is built from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.command_line import Count, check_types
 from mnm_rl import RecurrentA2C
 
 
@@ -15,11 +16,11 @@ class Agent:
 
     policy: ClassVar[str]
 
-    hidden_size: int = 100
+    hidden_size: Count = 100
     """Width of the core (both papers use 100 for the maze)."""
     learning_rate: float = 4e-3
     """Step size of Adam (tuned, see docs/results.md)."""
-    n_steps: int | None = None
+    n_steps: Count | None = None
     """Rollout length and reach of backpropagation through time; None for a whole episode of the maze, 100 elsewhere."""
     gamma: float = 0.95
     """Discount factor."""
@@ -40,6 +41,24 @@ class Agent:
     """Scale the advantages of each rollout to mean 0 and standard deviation 1."""
     reward_scale: float = 0.1
     """What rewards are multiplied by for training, so that value targets are near 1; returns are reported unscaled."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        ranges = {
+            "hidden_size": (1, 10_000),
+            "learning_rate": (0, 1),
+            "n_steps": (1, 1_000_000),
+            "gamma": (0, 1),
+            "gae_lambda": (0, 1),
+            "adam_eps": (1e-30, 1),
+            "max_grad_norm": (1e-30, 1e30),
+            "reward_scale": (1e-30, 1e30),
+        }
+        for field in fields(self):
+            value = getattr(self, field.name)
+            low, high = ranges.get(field.name, (0, 1e30))
+            if isinstance(value, int | float) and not low <= value <= high:
+                raise ValueError(f"--{field.name.replace('_', '-')} must be from {low:,} to {high:,}, got {value}")
 
     def core_kwargs(self) -> dict[str, Any]:
         """Arguments of the policy's core."""

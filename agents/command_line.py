@@ -5,11 +5,13 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
@@ -33,7 +35,7 @@ class InterruptedRun(Exception):
 
 def _count(text: str) -> int:
     number = float(text)  # takes 1e6 and 1_000_000
-    if number != int(number):
+    if not number.is_integer() or abs(number) >= 2**53:
         raise ValueError(f"{text} is not a whole number")
     return int(number)
 
@@ -62,12 +64,19 @@ def parse(options: type[OptionsT], args: Sequence[str], prog: str, description: 
     try:
         with contextlib.redirect_stderr(explanation):
             return tyro.cli(options, args=args, prog=prog, description=description)
+    except ValueError as error:  # from the checks of a dataclass
+        raise UsageError(str(error)) from None
     except SystemExit as exit_:
         if exit_.code == 0:
             raise
-        lines = (re.sub(r"^[│╭╰].?|[│╮╯]$", "", line).strip(" ─") for line in explanation.getvalue().splitlines())
-        useful = [line for line in lines if line and not line.startswith("For full helptext")]
-        raise UsageError(f"{' '.join(useful)} (all options: {prog} --help)") from None
+        raise UsageError(f"{_message(explanation.getvalue())} (all options: {prog} --help)") from None
+
+
+def _message(box: str) -> str:
+    """The message in one of tyro's boxes, on one line."""
+    lines = [re.sub(r"^[│|╭╰+]|[│|╮╯+]$", "", line.strip()).strip(" ─-") for line in box.splitlines()]
+    sentences = [line for line in lines[1:] if line and not line.startswith("For full helptext")]  # the first line is the title
+    return " ".join(sentences).removeprefix("Error parsing hyperparameters: ")
 
 
 def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | None] = lambda: None) -> NoReturn:
@@ -76,6 +85,7 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
     Errors are one line on the standard error output. An error that nobody foresaw, such as one in the user's environment,
     leaves its traceback in ``error.log`` of the directory that ``log`` names.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main(sys.argv[1:])
         sys.exit(0)
@@ -109,6 +119,28 @@ def _exit(code: int, message: str) -> NoReturn:
     sys.exit(code)
 
 
+def check_types(instance: Any) -> None:
+    """Check the types of a dataclass's fields, for values that come from a file.
+
+    Raises:
+        ValueError: if a value is of another type than its field.
+    """
+    for name, hint in get_type_hints(type(instance)).items():
+        value = getattr(instance, name)
+        allowed = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
+        if not any(_is_of(value, kind) for kind in allowed):
+            raise ValueError(f"{name} cannot be {value!r}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is ClassVar:
+        return True
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    kind = get_origin(kind) or kind
+    return type(value) is kind or (kind is float and type(value) is int) or (kind not in (int, bool) and isinstance(value, kind))
+
+
 def at_least(minimum: int, **options: int | None) -> None:
     """Check numbers of the command line.
 
@@ -118,6 +150,17 @@ def at_least(minimum: int, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < minimum:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {minimum}, got {value}")
+
+
+def at_most(maximum: int, **options: int | None) -> None:
+    """Check numbers of the command line.
+
+    Raises:
+        UsageError: if one is above the maximum.
+    """
+    for name, value in options.items():
+        if value is not None and value > maximum:
+            raise UsageError(f"--{name.replace('_', '-')} must be at most {maximum:,}, got {value:,}")
 
 
 def key_values(pairs: Sequence[str]) -> dict[str, Any]:

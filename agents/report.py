@@ -1,7 +1,9 @@
 """What is said about trained agents: figures with intervals, learning curves, animations, and a look into the memory."""
 
+import contextlib
 import csv
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +21,7 @@ from scipy import stats
 from stable_baselines3.common.utils import set_random_seed
 from torch import Tensor, nn
 
-from agents.command_line import UsageError, first_line
+from agents.command_line import RunError, UsageError, first_line
 from agents.run import Run, load_model, newest_model
 from envs import MazeVectorEnv
 from envs.references import REFERENCES, reference_episodes
@@ -97,19 +99,28 @@ def evaluate(directory: Path, run: Run, episodes: int, seed: int, deterministic:
     model = load_model(newest_model(directory), env, "cpu")
     set_random_seed(seed)
     env.seed(seed)
-    played = evaluate_episodes(model, env, episodes, deterministic)
+    print(f"playing {episodes:,} episodes with {directory}", file=sys.stderr)
+    try:
+        played = evaluate_episodes(model, env, episodes, deterministic)
+    except RuntimeError as error:
+        raise RunError(f"{run.environment}: {first_line(error)}") from error
+    returns = np.array([episode["return"] for episode in played])
+    if not np.isfinite(returns).all():
+        raise RunError(f"{run.environment} gave rewards that are NaN or infinite")
     score = Score.of(
-        np.array([episode["return"] for episode in played]),
+        returns,
         {key: [episode[key] for episode in played if key in episode] for episode in played[:1] for key in episode},
     )
-    references = maze_references(run) if isinstance(env.env.unwrapped, MazeVectorEnv) else {}
     env.close()
-    return Evaluation(directory, run, model.num_timesteps, episodes, score, references)
+    return Evaluation(directory, run, model.num_timesteps, episodes, score, references(run))
 
 
-def maze_references(run: Run) -> dict[str, Score]:
-    """Scores of the reference policies on the maze of a run, on the same layout and horizon."""
-    return _maze_references(json.dumps(gym.spec(run.env).kwargs | run.env_kwargs, sort_keys=True))
+def references(run: Run) -> dict[str, Score]:
+    """Scores of the reference policies on the maze of a run, on the same layout and horizon; none for other environments."""
+    env = run.make_env(1)
+    maze = env.env.unwrapped
+    env.close()
+    return _maze_references(json.dumps(maze.task.arguments)) if isinstance(maze, MazeVectorEnv) else {}
 
 
 @cache
@@ -144,12 +155,14 @@ def agent_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
 
 
 def read_progress(directory: Path, up_to: float = np.inf) -> list[dict[str, float]]:
-    """The rows of a run's ``progress.csv``, none where there is no such file."""
+    """The rows of a run's ``progress.csv``, none where there is no such file; without those that a crash has garbled."""
     path = directory / "progress.csv"
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        rows = [{key: float(value) for key, value in row.items() if key and value} for row in csv.DictReader(file)]
+    rows = []
+    for row in csv.DictReader(path.read_text(errors="replace").replace("\0", "").splitlines()):
+        with contextlib.suppress(ValueError, TypeError):
+            rows.append({key: float(value) for key, value in row.items() if key and value})
     return [row for row in rows if row.get("time/total_timesteps", np.inf) <= up_to]
 
 
@@ -164,10 +177,12 @@ def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
     for (_, run), rows in zip(runs, progress, strict=True):
         points = [(row["time/total_timesteps"], row[key]) for row in rows if key in row]
         first = run is next(r for _, r in runs if r.agent == run.agent)
+        if not points:
+            continue
         axes.plot(*zip(*points, strict=True), color=f"C{agents.index(run.agent)}", alpha=0.8, label=run.agent if first else None)
     environments = list(dict.fromkeys(run.environment for _, run in runs))
     if key == "rollout/goals" and len(environments) == 1:
-        for name, score in maze_references(runs[0][1]).items():
+        for name, score in references(runs[0][1]).items():
             axes.axhline(score.goals or 0, color="gray", linestyle="--", linewidth=1)
             axes.annotate(
                 name, (1, score.goals or 0), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray", fontsize=9
@@ -175,7 +190,8 @@ def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
     axes.set(xlabel="environment steps", ylabel=label, title=", ".join(environments))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.legend(loc="center left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 

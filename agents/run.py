@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import pickle
 import platform
 import time
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,12 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
 
 import envs  # noqa: F401  (registers the mazes)
 from agents import AGENTS, Agent
-from agents.command_line import RunError, UsageError, first_line
+from agents.command_line import RunError, UsageError, check_types, first_line
 from mnm_rl import GymnasiumVecEnv, RecurrentA2C
 from mnm_rl.callbacks import checkpoints
+
+MAX_SEED = 2**32 - 1
+"""The largest seed that NumPy takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,12 @@ class Run:
     total_timesteps: int
     n_envs: int
     seed: int
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, low, high in (("total_timesteps", 1, 2**53), ("n_envs", 1, 2**20), ("seed", 0, MAX_SEED)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} cannot be {getattr(self, name)}")
 
     @property
     def environment(self) -> str:
@@ -71,7 +82,7 @@ class Run:
         horizon = getattr(env.env.unwrapped, "horizon", 100)
         try:
             return self.hyperparameters.build(env, n_steps=horizon, seed=self.seed, device=device)
-        except (ValueError, NotImplementedError, AssertionError) as error:
+        except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError, MemoryError) as error:
             raise UsageError(f"{self.agent} cannot be trained on {self.env}: {first_line(error)}") from error
 
     def save(self, directory: Path) -> None:
@@ -140,7 +151,10 @@ def new_directory(out: Path | None, run: Run) -> Path:
         raise UsageError(f"{out} holds an unfinished run; continue it with --resume {out}, or give --out another name")
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; give --out another name")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the directory --out {out}: {error.strerror}") from error
     return out
 
 
@@ -160,13 +174,34 @@ def load_model(path: Path, env: GymnasiumVecEnv | None, device: str) -> Recurren
     """Load a model or checkpoint.
 
     Raises:
-        RunError: if the file is damaged.
+        RunError: if the file is damaged, or holds something else.
+        UsageError: if it was trained on other observations or actions than the environment's.
     """
     try:
-        if (member := zipfile.ZipFile(path).testzip()) is not None:
-            raise ValueError(f"{member} in it does not match its checksum")
-        return RecurrentA2C.load(path, env=env, device=device)
-    except (OSError, ValueError, RuntimeError, KeyError, AssertionError, EOFError, zipfile.BadZipFile) as error:
-        older = [other for other in checkpoints(path.parent) if other != path]
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        damaged = first_line(error)
+    if damaged is not None:
+        older = [other for other in checkpoints(path.parent) if other < path]
         advice = f"; delete it to go on from {older[-1].name}" if path.parent.name == "checkpoints" and older else ""
-        raise RunError(f"{path} is damaged or not a model ({first_line(error)}){advice}") from error
+        raise RunError(f"{path} is damaged ({damaged}){advice}")
+    try:
+        return RecurrentA2C.load(path, env=env, device=device)
+    except (ValueError, TypeError, RuntimeError, KeyError, AssertionError, AttributeError, pickle.UnpicklingError) as error:
+        if "spaces do not match" in str(error):
+            raise UsageError(f"{path} was trained on another environment than config.json names ({first_line(error)})") from error
+        raise RunError(f"{path} is not a model of this version of mnm_rl ({first_line(error)})") from error
+
+
+def check_unchanged(model: RecurrentA2C, configured: RecurrentA2C, directory: Path) -> None:
+    """Check that a checkpoint was made with the hyperparameters that ``config.json`` holds now.
+
+    Raises:
+        UsageError: if one differs.
+    """
+    shared = ("policy_kwargs", "n_envs", "n_steps", "learning_rate", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
+    for name in (*shared, "normalize_advantage", "meta_coef"):
+        before, now = getattr(model, name), getattr(configured, name)
+        if before != now:
+            raise UsageError(f"{directory / 'config.json'} was changed: the run was trained with {name} {before}, not {now}")

@@ -41,7 +41,7 @@ def steps_per_second(agent: str, rollouts: int) -> float:
         hyperparameters=AGENTS[agent](),
         env="mnm/MazeSmall-v0",
         env_kwargs={},
-        total_timesteps=0,
+        total_timesteps=1,
         n_envs=64,
         seed=0,
     )

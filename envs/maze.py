@@ -160,6 +160,11 @@ class MazeTask:
     def __init__(
         self, size: int, horizon: int, view: int, goal_reward: float, wall_penalty: float, start: Start, layout: str
     ) -> None:
+        for name, number in (("size", size), ("horizon", horizon), ("view", view)):
+            if not isinstance(number, int | np.integer):
+                raise ValueError(f"the {name} of a maze must be a whole number, got {number!r}")
+        if not isinstance(layout, str):
+            raise ValueError(f"the layout of a maze must be a name or a drawing, got {layout!r}")
         if size < 5 or size % 2 == 0:
             raise ValueError(f"the size of a maze must be odd and at least 5, got {size}")
         if horizon < 1:
@@ -169,8 +174,11 @@ class MazeTask:
         if start not in ("center", "random"):
             raise ValueError(f"the start in a maze must be 'center' or 'random', got {start!r}")
         for name, value in (("goal_reward", goal_reward), ("wall_penalty", wall_penalty)):
-            if not np.isfinite(value):
+            if not isinstance(value, int | float) or not np.isfinite(np.float32(value)):
                 raise ValueError(f"the {name} of a maze must be a finite number, got {value}")
+        self.arguments: dict[str, Any] = dict(
+            size=size, horizon=horizon, view=view, goal_reward=goal_reward, wall_penalty=wall_penalty, start=start, layout=layout
+        )
         self.horizon, self.view, self.start = horizon, view, start
         self.goal_reward, self.wall_penalty = goal_reward, wall_penalty
         self.size = size

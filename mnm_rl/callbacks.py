@@ -7,6 +7,7 @@ import time
 from collections import deque
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -80,6 +81,7 @@ class StopOnSignal(BaseCallback):
     def __init__(self) -> None:
         super().__init__()
         self.stopped = False
+        self._before: dict[signal.Signals, Any] = {}
 
     def _on_training_start(self) -> None:
         self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -140,11 +142,11 @@ class ProgressBar(BaseCallback):
         super().__init__()
         self.episode_means = episode_means
         self.interval = interval
+        self._bar: Progress | None = None
 
     def _on_training_start(self) -> None:
         self._total = self.locals["total_timesteps"]
         self._first, self._since = self.num_timesteps, time.perf_counter()
-        self._bar: Progress | None = None
         self._last_line = self._since
         if sys.stderr.isatty():
             self._bar = Progress(

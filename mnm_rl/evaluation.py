@@ -7,7 +7,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 
-def evaluate_episodes(model: BaseAlgorithm, env: VecEnv, episodes: int, deterministic: bool = False) -> list[dict[str, Any]]:
+def evaluate_episodes(
+    model: BaseAlgorithm, env: VecEnv, episodes: int, deterministic: bool = False, max_length: int = 100_000
+) -> list[dict[str, Any]]:
     """Play episodes, recurrent state included, shared out evenly over the environments.
 
     Args:
@@ -16,9 +18,13 @@ def evaluate_episodes(model: BaseAlgorithm, env: VecEnv, episodes: int, determin
             Stable-Baselines3's ``Monitor`` give it.
         episodes: how many.
         deterministic: take the most likely action instead of a sample.
+        max_length: steps after which an episode is taken for endless.
 
     Returns:
         The final ``info`` of each episode, with ``return`` and ``length``.
+
+    Raises:
+        RuntimeError: if an episode does not end within ``max_length`` steps.
     """
     finished: list[dict[str, Any]] = []
 
@@ -26,6 +32,8 @@ def evaluate_episodes(model: BaseAlgorithm, env: VecEnv, episodes: int, determin
         if local["done"]:
             episode = local["info"]["episode"]
             finished.append(local["info"] | {"return": float(episode["r"]), "length": int(episode["l"])})
+        elif local["current_lengths"][local["i"]] >= max_length:
+            raise RuntimeError(f"an episode has not ended after {max_length:,} steps: limit it with gymnasium.wrappers.TimeLimit")
 
     evaluate_policy(model, env, episodes, deterministic=deterministic, callback=record, warn=False)
     return finished

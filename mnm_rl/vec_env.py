@@ -110,7 +110,8 @@ class GymnasiumVecEnv(VecEnv):
                     self._ending[i], infos[i] = infos[i], {}
         if not self._same_step and not self._mask_reset:
             dones = ended
-        return deepcopy(observations), np.array(rewards, dtype=np.float32), dones, infos
+        with np.errstate(over="ignore"):
+            return deepcopy(observations), np.array(rewards, dtype=np.float32), dones, infos
 
     def _final_infos(self, vector_infos: dict[str, Any], infos: list[dict[str, Any]], done: list[int]) -> list[dict[str, Any]]:
         """Same-step mode: the infos of the episodes that ended; those of the new episodes go to ``reset_infos``."""

@@ -68,7 +68,8 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
     Raises:
         ValueError: if the environment's spaces cannot be used.
-        TrainingDivergedError: from ``learn``, when a reward, observation, loss or gradient is NaN or infinite.
+        TrainingDivergedError: from ``learn``, when a reward, observation, output, loss, gradient or parameter is NaN or
+            infinite.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -216,7 +217,8 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
         with torch.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, self._episode_starts_tensor())  # type: ignore[arg-type]
-        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        with np.errstate(all="ignore"):  # what overflows is named when it reaches the loss
+            rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -260,7 +262,8 @@ class RecurrentA2C(OnPolicyAlgorithm):
         """One gradient step on the whole rollout.
 
         Raises:
-            TrainingDivergedError: if the loss or the gradient is NaN or infinite; the parameters are left as they were.
+            TrainingDivergedError: if the loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
+            they were.
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -297,7 +300,13 @@ class RecurrentA2C(OnPolicyAlgorithm):
         grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         if not torch.isfinite(grad_norm):
             raise TrainingDivergedError(f"the gradient norm became {grad_norm.item()} at step {self.num_timesteps:,}")
+        parameters = list(self.policy.parameters())
+        before = [p.detach().clone() for p in parameters]
         self.policy.optimizer.step()
+        if not torch.isfinite(torch.nn.utils.get_total_norm(parameters)):
+            for p, good in zip(parameters, before, strict=True):
+                p.data.copy_(good)
+            raise TrainingDivergedError(f"the parameters became NaN or infinite at step {self.num_timesteps:,}")
 
         self._n_updates += 1
         buffer = self.rollout_buffer
@@ -340,6 +349,16 @@ def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spa
                 f"the observation space {observation_space} cannot be used: it must be Box, Discrete, MultiDiscrete, MultiBinary, "
                 f"or a Dict of these; {advice}"
             )
+        if isinstance(part, spaces.Discrete) and part.start != 0:
+            raise ValueError(f"the observation space {part} cannot be used: shift it to start at 0 with TransformObservation")
+    if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
+        raise ValueError(f"the action space {action_space} cannot be used: shift it to start at 0 with TransformAction")
+    if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim > 1:
+        raise ValueError(f"the action space {action_space} cannot be used: make it one-dimensional with TransformAction")
+    if isinstance(action_space, spaces.Box) and not action_space.is_bounded("both"):
+        raise ValueError(
+            f"the action space {action_space} cannot be used: give it bounds with gymnasium.wrappers.RescaleAction or ClipAction"
+        )
     if not isinstance(action_space, arrays):
         raise ValueError(
             f"the action space {action_space} cannot be used: it must be Box, Discrete, MultiDiscrete or MultiBinary; "
