@@ -159,11 +159,13 @@ def read_progress(directory: Path, up_to: float = np.inf) -> list[dict[str, floa
     path = directory / "progress.csv"
     if not path.exists():
         return []
-    rows = []
+    rows: list[dict[str, float]] = []
     for row in csv.DictReader(path.read_text(errors="replace").replace("\0", "").splitlines()):
         with contextlib.suppress(ValueError, TypeError):
-            rows.append({key: float(value) for key, value in row.items() if key and value})
-    return [row for row in rows if row.get("time/total_timesteps", np.inf) <= up_to]
+            numbers = {key: float(value) for key, value in row.items() if key and value}
+            if (rows[-1]["time/total_timesteps"] if rows else 0) < numbers.get("time/total_timesteps", 0) <= up_to:
+                rows.append(numbers)
+    return rows
 
 
 def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:

@@ -200,7 +200,7 @@ def check_unchanged(model: RecurrentA2C, configured: RecurrentA2C, directory: Pa
     Raises:
         UsageError: if one differs.
     """
-    shared = ("policy_kwargs", "n_envs", "n_steps", "learning_rate", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
+    shared = ("policy_kwargs", "n_steps", "learning_rate", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
     for name in (*shared, "normalize_advantage", "meta_coef"):
         before, now = getattr(model, name), getattr(configured, name)
         if before != now:

@@ -27,6 +27,20 @@ class Breaking(Counting):
         return obs, reward, terminated, truncated, info
 
 
+class BrokenAtReset(Counting):
+    """Goes wrong before its first step."""
+
+    def __init__(self, what: str, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.what = what
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if self.what == "raises":
+            raise LookupError("the box is empty")
+        obs, info = super().reset(seed=seed, options=options)
+        return obs * np.nan, info
+
+
 class Text(Counting):
     """Observes text, which no agent can use."""
 
@@ -40,4 +54,6 @@ gym.register("mnm-test/Text-v0", Text)
 gym.register("mnm-test/NanReward-v0", Breaking, kwargs={"what": "nan reward"})
 gym.register("mnm-test/NanObservation-v0", Breaking, kwargs={"what": "nan observation"})
 gym.register("mnm-test/HugeReward-v0", Breaking, kwargs={"what": "huge reward"})
+gym.register("mnm-test/RaisesAtReset-v0", BrokenAtReset, kwargs={"what": "raises"})
+gym.register("mnm-test/NanAtReset-v0", BrokenAtReset, kwargs={"what": "nan"})
 gym.register("mnm-test/Raises-v0", Breaking, kwargs={"what": "raises"})

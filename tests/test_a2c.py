@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from mnm_rl import RecurrentA2C, TrainingDivergedError
@@ -328,6 +329,20 @@ def test_a_loss_that_is_not_finite_leaves_the_parameters_as_they_were() -> None:
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
 
 
+def test_parameters_that_become_not_finite_are_taken_back() -> None:
+    model = a2c("mnm-p", make_vec_env(Recall, n_envs=2), learning_rate=float("inf"))
+    before = model.policy.parameters_to_vector()
+    with pytest.raises(TrainingDivergedError, match="parameters became NaN or infinite at step 10"):
+        model.learn(100)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+
+
+def test_an_evaluation_of_endless_episodes_ends() -> None:
+    model = a2c("lstm", make_vec_env(Counting, n_envs=2))
+    with pytest.raises(RuntimeError, match=r"not ended after 50 steps.*TimeLimit"):
+        evaluate_episodes(model, make_vec_env(lambda: Counting(10**9), n_envs=2), 2, max_length=50)
+
+
 def test_outputs_that_are_not_finite_stop_the_training() -> None:
     model = a2c("lstm", make_vec_env(Recall, n_envs=2), n_steps=3)
     model.policy.action_net.bias.data.fill_(float("nan"))
@@ -354,6 +369,10 @@ def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were() -> N
             spaces.Discrete(2),
             "observation space Dict.*FlattenObservation",
         ),
+        (spaces.Discrete(3, start=1), spaces.Discrete(2), "start at 0 with TransformObservation"),
+        (spaces.Discrete(2), spaces.Discrete(3, start=1), "start at 0 with TransformAction"),
+        (spaces.Discrete(2), spaces.MultiDiscrete([[2, 2]]), "one-dimensional"),
+        (spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), "give it bounds"),
         (spaces.Discrete(2), spaces.Tuple([spaces.Discrete(2)]), "action space Tuple.*TransformAction"),
     ],
 )
@@ -361,6 +380,11 @@ def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were() -> N
 def test_spaces_that_cannot_be_used_are_refused(observations: Any, actions: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RecurrentA2C("LstmPolicy", Random(observations, actions), device="cpu")
+
+
+def test_a_policy_without_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a recurrent policy"):
+        RecurrentA2C(ActorCriticPolicy, "CartPole-v1", device="cpu")  # type: ignore[arg-type]
 
 
 def test_separate_feature_extractors_are_refused() -> None:

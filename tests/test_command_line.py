@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import pytest
 from stable_baselines3 import A2C
 
@@ -173,7 +174,20 @@ def test_help_lists_options_defaults_and_sources() -> None:
         (["lstm", "--env-kwargs", "layout=..#.."], "could not be reached"),
         (["lstm", "--env", "tests.command_line_envs:mnm-test/Text-v0"], "observation space Text"),
         (["mnm-p", "--heads", "0"], "heads"),
-        (["lstm", "--hidden-size", "0"], "hidden_size"),
+        (["lstm", "--hidden-size", "0"], "--hidden-size must be from 1 to 10,000, got 0"),
+        (["lstm", "--hidden-size", "1e9"], "--hidden-size must be from 1"),
+        (["lstm", "--learning-rate", "inf"], "--learning-rate must be from 0 to 1, got inf"),
+        (["lstm", "--gamma", "nan"], "--gamma must be from 0 to 1, got nan"),
+        (["lstm", "--gamma", "2"], "--gamma must be from 0 to 1, got 2"),
+        (["lstm", "--n-steps", "0"], "--n-steps must be from 1"),
+        (["lstm", "--adam-eps", "0"], "--adam-eps must be from"),
+        (["mnm-p", "--meta-coef", "-1"], "--meta-coef must be from 0"),
+        (["lstm", "--total-timesteps", "inf"], "not a whole number"),
+        (["lstm", "--threads", "100000"], "--threads must be at most 256"),
+        (["lstm", "--seed", "5e9"], "--seed must be at most 4,294,967,295"),
+        (["lstm", "--env-kwargs", "horizon=2.5"], "whole number, got 2.5"),
+        (["lstm", "--env-kwargs", "layout=1"], "a name or a drawing, got 1"),
+        (["lstm", "--env-kwargs", "goal_reward=1e300"], "finite number"),
         (["lstm", "--resume", "nowhere"], "there is no run directory nowhere"),
         (["lstm", "--out", "pyproject.toml"], "is a file"),
         (["lstm", "--out", "tests"], "not empty"),
@@ -190,10 +204,15 @@ def test_wrong_usage_of_eval_is_one_line_and_exit_code_2(finished: Path, tmp_pat
     assert "there is no run directory" in fails(2, "eval.py", tmp_path / "nowhere")
     assert "no config.json" in fails(2, "eval.py", tmp_path)
     assert "--episodes must be at least 1" in fails(2, "eval.py", finished, "--episodes", "0")
-    assert "cannot draw" in fails(2, "eval.py", finished, "--episodes", "2", "--plot", tmp_path / "plot.doc")
-    assert "No such file or directory" in fails(
-        1, "eval.py", finished, "--episodes", "2", "--json", tmp_path / "nowhere" / "x.json"
-    )
+    for option, value, expected in (
+        ("--plot", tmp_path / "plot.doc", "ends in .png or .svg or .pdf"),
+        ("--plot", tmp_path, "ends in .png"),
+        ("--gif", tmp_path / "movie.mp4", "ends in .gif"),
+        ("--json", tmp_path / "nowhere" / "x.json", "there is no directory"),
+        ("--json", tmp_path, "is a directory"),
+        ("--seed", 2**32, "--seed must be at most"),
+    ):
+        assert expected in fails(2, "eval.py", finished, option, value)
 
 
 def test_a_finished_run_is_never_overwritten(finished: Path) -> None:
@@ -248,10 +267,50 @@ def test_half_written_runs(unfinished: Path) -> None:
 
 
 def test_a_model_that_is_not_one_is_named(unfinished: Path) -> None:
+    A2C("MlpPolicy", gym.make("mnm/MazeSmall-v0", horizon=20), device="cpu").save(unfinished / "model.zip")
+    assert "model.zip is not a model of this version" in fails(1, "eval.py", unfinished)
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(unfinished / "model.zip")
-    assert "model.zip is damaged or not a model" in fails(1, "eval.py", unfinished)
+    assert "model.zip was trained on another environment" in fails(2, "eval.py", unfinished)
     (unfinished / "model.zip").write_text("not a zip file")
-    assert "model.zip is damaged or not a model" in fails(1, "eval.py", unfinished)
+    assert "model.zip is damaged" in fails(1, "eval.py", unfinished)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"env_kwargs": {"horizon": 20, "view": 5}}, "trained on another environment than config.json names"),
+        ({"hyperparameters": {"gamma": 0.5}}, "trained with gamma 0.95, not 0.5"),
+        ({"hyperparameters": {"hidden_size": "100"}}, "hidden_size cannot be '100'"),
+        ({"hyperparameters": {"gamma": None}}, "gamma cannot be None"),
+        ({"hyperparameters": {"rule": "hebb"}}, "rule"),
+        ({"total_timesteps": -1}, "total_timesteps cannot be -1"),
+        ({"seed": 1.5}, "seed cannot be 1.5"),
+        ({"env": None}, "env cannot be None"),
+        ({"env_kwargs": []}, "env_kwargs cannot be []"),
+        ({"agent": "human"}, "human"),
+    ],
+)
+def test_a_config_that_was_changed_is_refused(change: dict[str, Any], expected: str, unfinished: Path) -> None:
+    before = checkpoints(unfinished / "checkpoints")
+    path = unfinished / "config.json"
+    config = json.loads(path.read_text())
+    hyperparameters = config["hyperparameters"] | change.get("hyperparameters", {})
+    path.write_text(json.dumps(config | change | {"hyperparameters": hyperparameters}))
+    error = fails(2, "train.py", "mnm-p", "--resume", unfinished)
+    assert expected in error
+    assert "delete" not in error
+    assert checkpoints(unfinished / "checkpoints") == before
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xfe\n", b"abc\n", b"\0" * 500, b"1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20\n"])
+def test_a_garbled_progress_table_is_read_as_far_as_it_goes(garbage: bytes, unfinished: Path, tmp_path: Path) -> None:
+    with open(unfinished / "progress.csv", "ab") as file:
+        file.write(garbage)
+    assert command("eval.py", unfinished, "--episodes", "2", "--plot", tmp_path / "plot.png").returncode == 0
+    assert command("train.py", "mnm-p", "--resume", unfinished).returncode == 0
+    assert len(rows(unfinished)) == 25
+    (unfinished / "progress.csv").unlink()
+    assert command("eval.py", unfinished, "--episodes", "2", "--plot", tmp_path / "plot.png").returncode == 0
 
 
 def start(*args: object) -> subprocess.Popen[str]:
@@ -334,6 +393,43 @@ def test_a_run_that_diverges_or_breaks_says_why_and_keeps_its_checkpoint(env: st
     assert expected in fails(1, "train.py", "lstm", *args, "--total-timesteps", "1000", "--out", run)
     assert RecurrentA2C.load(checkpoints(run / "checkpoints")[-1], device="cpu").num_timesteps == 16
     assert (run / "error.log").exists() == (env == "Raises-v0")
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [("RaisesAtReset-v0", "the box is empty"), ("NanAtReset-v0", "observation that is NaN or infinite at step 0")],
+)
+@pytest.mark.filterwarnings("ignore:.*not within the observation space")
+def test_what_breaks_before_the_first_step_is_named(env: str, expected: str, tmp_path: Path) -> None:
+    args = [
+        "--env",
+        f"tests.command_line_envs:mnm-test/{env}",
+        "--n-envs",
+        "2",
+        "--total-timesteps",
+        "100",
+        "--out",
+        tmp_path / "run",
+    ]
+    assert expected in fails(1, "train.py", "lstm", *args)
+
+
+def test_a_maze_may_be_named_with_its_module(tmp_path: Path) -> None:
+    args = [
+        "--env",
+        "envs:mnm/MazeSmall-v0",
+        "--n-envs",
+        "2",
+        "--total-timesteps",
+        "100",
+        "--threads",
+        "1",
+        "--out",
+        tmp_path / "run",
+    ]
+    done = command("train.py", "rnn", *args)
+    assert done.returncode == 0, done.stderr
+    assert "oracle" in done.stdout
 
 
 def test_eval_writes_json_plot_gif_and_probe(finished: Path, tmp_path: Path) -> None:

@@ -143,6 +143,9 @@ class RecurrentA2C(OnPolicyAlgorithm):
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
+        if not issubclass(self.policy_class, RecurrentActorCriticPolicy):
+            names = ", ".join(self.policy_aliases)
+            raise ValueError(f"RecurrentA2C needs a recurrent policy ({names}, or your own), not {self.policy_class.__name__}")
         is_dict = isinstance(self.observation_space, spaces.Dict)
         self.rollout_buffer_class = RecurrentDictRolloutBuffer if is_dict else RecurrentRolloutBuffer
         super()._setup_model()
