@@ -110,13 +110,13 @@ def print_table(evaluations: Sequence[Evaluation]) -> None:
         for column in columns:
             table.add_column(escape(column), justify="right")
         for e in chosen:
-            table.add_row(e.run.agent, str(e.run.seed), EngFormatter(sep="")(e.steps), *_cells(e.score, e))
+            table.add_row(e.run.agent, str(e.run.seed), EngFormatter(places=1, sep="")(e.steps), *_cells(e.score, e))
         table.add_section()
         for name, score in references.items():
             table.add_row(name, "", "", *_cells(score, chosen[0]), style="dim")
         console.print(table)
         if references:
-            console.print("first, again: steps to the first and to each next goal; score: 0 random, 1 oracle", style="dim")
+            console.print("first, again: steps to the first and each next goal; score: random 0, oracle 1", style="dim")
 
 
 def _cells(score: Score, e: Evaluation) -> list[str]:
@@ -124,11 +124,11 @@ def _cells(score: Score, e: Evaluation) -> list[str]:
         return [f"{score.mean:.1f}", _interval(score.ci95)]
     counts = ["" if count is None else f"{count:.1f}" for count in (score.mean, score.goals, score.first_goal, score.between)]
     interval = None if score.ci95 is None else tuple(e.normalized(bound) for bound in score.ci95)
-    return [*counts, f"{e.normalized(score.mean):.2f}{_interval(interval)}"]
+    return [*counts, f"{e.normalized(score.mean):z.2f}{_interval(interval)}"]
 
 
 def _interval(interval: Sequence[float | None] | None) -> str:
-    return "" if interval is None else escape(" [{:.2f}, {:.2f}]".format(*interval))
+    return "" if interval is None else escape(" [{:z.2f}, {:z.2f}]".format(*interval))
 
 
 if __name__ == "__main__":
