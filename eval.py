@@ -1,5 +1,10 @@
 """Evaluate and compare runs: python eval.py RUN [RUN ...] [options]."""
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,5 +1,10 @@
 """Train an agent: python train.py AGENT [options]. Read from top to bottom; the pieces are in agents/ and mnm_rl/."""
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import ctypes
 import sys
 from collections.abc import Sequence

@@ -85,7 +85,8 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
     Errors are one line on the standard error output. An error that nobody foresaw, such as one in the user's environment,
     leaves its traceback in ``error.log`` of the directory that ``log`` names.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         main(sys.argv[1:])
         sys.exit(0)
