@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: train test format clean
 
 train: $(VENV)/installed
-	$(BIN)/python train.py $(or $(ARGS),mnm-p --env mnm/MazeSmall-v0 --total-timesteps 1.2e6)
+	$(BIN)/python train.py $(or $(ARGS),mnm-p --env mnm/MazeSmall-v0 --total-timesteps 1.5e6)
 
 test: $(VENV)/installed
 	$(BIN)/ruff format --check .
