@@ -169,31 +169,34 @@ def read_progress(directory: Path, up_to: float = np.inf) -> list[dict[str, floa
 
 
 def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
-    """Draw goals (or returns, where an environment has no goals) over steps: a line a seed, a colour an agent."""
+    """Draw goals (or returns, where an environment has no goals) over steps: an agent's mean, and thinly each of its seeds."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    agents = list(dict.fromkeys(run.agent for _, run in runs))
     key, label = "rollout/goals", "goals an episode"
     progress = [read_progress(directory) for directory, _ in runs]
     if not all(any(key in row for row in rows) for rows in progress):
         key, label = "rollout/ep_rew_mean", "return"
+    curves: dict[str, list[NDArray[Any]]] = {run.agent: [] for _, run in runs}
     for (_, run), rows in zip(runs, progress, strict=True):
-        points = [(row["time/total_timesteps"], row[key]) for row in rows if key in row]
-        first = run is next(r for _, r in runs if r.agent == run.agent)
-        if not points:
-            continue
-        axes.plot(*zip(*points, strict=True), color=f"C{agents.index(run.agent)}", alpha=0.8, label=run.agent if first else None)
+        if points := [(row["time/total_timesteps"], row[key]) for row in rows if key in row]:
+            curves[run.agent].append(np.array(points).T)
+    for i, (agent, seeds) in enumerate(curves.items()):
+        if seeds:
+            steps = np.linspace(max(x[0] for x, _ in seeds), min(x[-1] for x, _ in seeds), 500)
+            axes.plot(steps, np.mean([np.interp(steps, x, y) for x, y in seeds], axis=0), color=f"C{i}", label=agent)
+        if len(seeds) > 1:
+            for x, y in seeds:
+                axes.plot(x, y, color=f"C{i}", linewidth=0.7, alpha=0.3)
     environments = list(dict.fromkeys(run.environment for _, run in runs))
     if key == "rollout/goals" and len(environments) == 1:
         for name, score in references(runs[0][1]).items():
-            axes.axhline(score.goals or 0, color="gray", linestyle="--", linewidth=1)
-            axes.annotate(
-                name, (1, score.goals or 0), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray", fontsize=9
-            )
+            goals = score.goals or 0.0
+            axes.axhline(goals, color="gray", linestyle="--", linewidth=1)
+            axes.annotate(name, (1, goals), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray", fontsize=9)
     axes.set(xlabel="environment steps", ylabel=label, title=", ".join(environments))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="center left")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
@@ -250,7 +253,7 @@ def probe(runs: Sequence[tuple[Path, Run]], path: Path, seed: int, episodes: int
     )
     axes.set_ylim(-0.1, 1)
     axes.axhline(0, color="gray", linewidth=0.5)
-    axes.legend(loc="upper left")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
