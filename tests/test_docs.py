@@ -59,8 +59,9 @@ def test_links_and_pictures_are_there(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_the_help_of_the_benchmark_runs() -> None:
-    from benchmarks.training_speed import Options, steps_per_second
+def test_the_benchmark_runs() -> None:
+    from benchmarks.training_speed import Options, maze_steps_per_second, steps_per_second
 
     assert tyro.cli(Options, args=["--threads", "2"]).threads == 2
     assert steps_per_second("rnn", 1) > 0
+    assert maze_steps_per_second(2, 3) > 0
