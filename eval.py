@@ -94,7 +94,8 @@ def print_training(directory: Path, rows: int = 5) -> None:
     progress = [row for row in read_progress(directory) if "rollout/ep_rew_mean" in row]
     if not progress:
         return  # no episode has ended
-    table = Table(title="while training", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    console.print("while training", style="bold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     columns = {"time/total_timesteps": "steps", "rollout/ep_rew_mean": "return", "rollout/goals": "goals"}
     shown = {key: title for key, title in columns.items() if all(key in row for row in progress)}
     for title in shown.values():
@@ -109,7 +110,8 @@ def print_table(evaluations: Sequence[Evaluation]) -> None:
     for env in dict.fromkeys(e.run.environment for e in evaluations):
         chosen = sorted((e for e in evaluations if e.run.environment == env), key=lambda e: e.score.mean)
         references = chosen[0].references
-        table = Table(title=f"{env}, {chosen[0].episodes} episodes", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        console.print(f"{escape(env)}, {chosen[0].episodes} episodes", style="bold", soft_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         table.add_column("agent")
         columns = ["seed", "steps", "return", *(["goals", "first", "again", "score [95%]"] if references else ["[95%]"])]
         for column in columns:
