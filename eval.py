@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agents.command_line import Count, UsageError, at_least, at_most, parse, run_main
+from agents.command_line import Count, UsageError, check_range, parse, run_main
 from agents.report import Evaluation, Score, agent_rows, evaluate, learning_curves, probe, read_progress, record_gif
 from agents.run import MAX_SEED, Run
 
@@ -49,9 +49,8 @@ def main(args: Sequence[str]) -> None:
     options = parse(Options, args, prog="eval.py", description="Evaluate and compare runs.")
     if not options.runs:
         raise UsageError("name at least one run directory: eval.py RUN [RUN ...]")
-    at_least(1, episodes=options.episodes)
-    at_least(0, seed=options.seed)
-    at_most(MAX_SEED, seed=options.seed)
+    check_range(1, 2**53, episodes=options.episodes)
+    check_range(0, MAX_SEED, seed=options.seed)
     check_output("json", options.json)
     check_output("plot", options.plot, ".png", ".svg", ".pdf")
     check_output("gif", options.gif, ".gif")

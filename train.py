@@ -17,7 +17,7 @@ import tyro
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 
 from agents import AGENTS, Agent
-from agents.command_line import Count, InterruptedRun, UsageError, at_least, at_most, key_values, parse, run_main
+from agents.command_line import Count, InterruptedRun, UsageError, check_range, key_values, parse, run_main
 from agents.report import read_progress
 from agents.run import MAX_SEED, Run, check_unchanged, load_model, new_directory
 from eval import report
@@ -133,12 +133,10 @@ def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
     if agent not in AGENTS:
         raise UsageError(f"unknown agent {agent!r}: it must be one of {names}")
     options = parse(Options[AGENTS[agent]], args[1:], prog=f"train.py {agent}", description=AGENTS[agent].__doc__ or "")  # type: ignore[misc]
-    at_least(1, total_timesteps=options.total_timesteps, n_envs=options.n_envs, threads=options.threads)
-    at_least(1, checkpoint_interval=options.checkpoint_interval)
-    at_least(0, seed=options.seed)
-    at_most(MAX_SEED, seed=options.seed)
-    at_most(256, threads=options.threads)
-    at_most(2**20, n_envs=options.n_envs)
+    check_range(1, 2**53, total_timesteps=options.total_timesteps, checkpoint_interval=options.checkpoint_interval)
+    check_range(1, 2**20, n_envs=options.n_envs)
+    check_range(1, 256, threads=options.threads)
+    check_range(0, MAX_SEED, seed=options.seed)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this machine has no GPU that PyTorch can use; take cpu or auto")
     if options.resume is not None:

@@ -142,26 +142,18 @@ def _is_of(value: Any, kind: Any) -> bool:
     return type(value) is kind or (kind is float and type(value) is int) or (kind not in (int, bool) and isinstance(value, kind))
 
 
-def at_least(minimum: int, **options: int | None) -> None:
-    """Check numbers of the command line.
+def check_range(low: int, high: int, **options: int | None) -> None:
+    """Check numbers of the command line; None is an option that was left out.
 
     Raises:
-        UsageError: if one is below the minimum.
+        UsageError: if one is out of range.
     """
     for name, value in options.items():
-        if value is not None and value < minimum:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {minimum}, got {value}")
-
-
-def at_most(maximum: int, **options: int | None) -> None:
-    """Check numbers of the command line.
-
-    Raises:
-        UsageError: if one is above the maximum.
-    """
-    for name, value in options.items():
-        if value is not None and value > maximum:
-            raise UsageError(f"--{name.replace('_', '-')} must be at most {maximum:,}, got {value:,}")
+        flag = f"--{name.replace('_', '-')}"
+        if value is not None and value < low:
+            raise UsageError(f"{flag} must be at least {low}, got {value}")
+        if value is not None and value > high:
+            raise UsageError(f"{flag} must be at most {high:,}, got {value:,}")
 
 
 def key_values(pairs: Sequence[str]) -> dict[str, Any]:

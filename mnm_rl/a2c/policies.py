@@ -270,6 +270,3 @@ class RnnPolicy(RecurrentActorCriticPolicy):
 def state_at(state: State, index: NDArray[np.int64]) -> State:
     """The recurrent state of some of the environments."""
     return make_state(state, (s[torch.as_tensor(index, device=s.device)] for s in state))
-
-
-__all__ = ["LstmPolicy", "MnmPolicy", "PlasticPolicy", "RecurrentActorCriticPolicy", "RnnPolicy", "State", "state_at"]
