@@ -1,12 +1,12 @@
-"""Rollout buffers that give back the whole rollout in time order, with the recurrent state it started from."""
+"""Rollout buffers that give back the whole rollout in time order, with the recorded steps of the core."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
-from mnm_rl.a2c.policies import State
+from mnm_rl.cores.core import Recording
 
 
 class RolloutSequence(NamedTuple):
@@ -22,11 +22,11 @@ class RolloutSequence(NamedTuple):
     """TD(lambda) targets of the value function, ``[T, B]``."""
     episode_starts: Tensor
     """``[T, B]`` bool."""
-    initial_state: State
-    """Recurrent state before the first step, batch first."""
+    recording: Recording[Any]
+    """The steps of the core."""
 
 
-def _sequence(buffer: RolloutBuffer, initial_state: State) -> RolloutSequence:
+def _sequence(buffer: RolloutBuffer, recording: Recording[Any]) -> RolloutSequence:
     observations = buffer.observations
     return RolloutSequence(
         {key: buffer.to_torch(obs) for key, obs in observations.items()}
@@ -36,25 +36,25 @@ def _sequence(buffer: RolloutBuffer, initial_state: State) -> RolloutSequence:
         buffer.to_torch(buffer.advantages),
         buffer.to_torch(buffer.returns),
         buffer.to_torch(buffer.episode_starts).to(torch.bool),
-        initial_state,
+        recording,
     )
 
 
 class RecurrentRolloutBuffer(RolloutBuffer):
     """Stable-Baselines3's rollout buffer, read as one sequence."""
 
-    initial_state: State
+    recording: Recording[Any]
 
     def sequence(self) -> RolloutSequence:
         """The whole rollout in time order; see :class:`RolloutSequence`."""
-        return _sequence(self, self.initial_state)
+        return _sequence(self, self.recording)
 
 
 class RecurrentDictRolloutBuffer(DictRolloutBuffer):
     """Stable-Baselines3's rollout buffer for Dict observations, read as one sequence."""
 
-    initial_state: State
+    recording: Recording[Any]
 
     def sequence(self) -> RolloutSequence:
         """The whole rollout in time order; see :class:`RolloutSequence`."""
-        return _sequence(self, self.initial_state)
+        return _sequence(self, self.recording)

@@ -1,6 +1,6 @@
 """Actor-critic policies around a recurrent core: Stable-Baselines3's feature extractors below it, its heads above."""
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from mnm_rl.cores import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
-from mnm_rl.cores.core import make_state
+from mnm_rl.cores.core import Recording, make_state
 from mnm_rl.cores.plastic import PlasticRule
 from mnm_rl.memory.neural_memory import FeedbackInputs, WriteRule
 
 State = tuple[Tensor, ...]
+StateT = TypeVar("StateT", State, Recording[Any])
 
 
 class RecurrentActorCriticPolicy(ActorCriticPolicy):
@@ -91,27 +92,34 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         with torch.no_grad():
             return cast(State, self.core.initial_state(n_envs))
 
-    def _latent(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State, Tensor]:
+    def _latent(
+        self, obs: PyTorchObs, state: State | Recording[Any], episode_starts: Tensor
+    ) -> tuple[Tensor, State | Recording[Any], Tensor]:
         """Run extractor and core on ``[T, B, ...]`` observations: latents ``[T * B, ...]``, state, meta-loss ``[T, B]``."""
         T, B = episode_starts.shape
         flat = {key: o.flatten(0, 1) for key, o in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
-        features = cast(Tensor, self.extract_features(flat))
-        outputs, state, meta_loss = self.core(features.view(T, B, -1), state, episode_starts)
+        features = cast(Tensor, self.extract_features(flat)).view(T, B, -1)
+        if isinstance(state, Recording):
+            outputs, meta_loss = state.replay(features, episode_starts)
+        else:
+            outputs, state, meta_loss = self.core(features, state, episode_starts)
         return outputs.flatten(0, 1), state, meta_loss
 
-    def _one_step(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
-        obs = {key: o.unsqueeze(0) for key, o in obs.items()} if isinstance(obs, dict) else obs.unsqueeze(0)
-        latent, state, _ = self._latent(obs, state, episode_starts.unsqueeze(0))
-        return latent, state
+    def _one_step(self, obs: PyTorchObs, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT]:
+        features = cast(Tensor, self.extract_features(obs))
+        if isinstance(state, Recording):
+            return state.step(features, episode_starts), state
+        outputs, state, _ = self.core(features.unsqueeze(0), state, episode_starts.unsqueeze(0))
+        return outputs[0], state
 
     def forward(  # type: ignore[override]
-        self, obs: PyTorchObs, state: State, episode_starts: Tensor, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        self, obs: PyTorchObs, state: StateT, episode_starts: Tensor, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, StateT]:
         """One rollout step.
 
         Args:
             obs: ``[B, ...]``.
-            state: recurrent state before the step, batch first.
+            state: recurrent state before the step, batch first, or a recording of the core, which goes on by this step.
             episode_starts: ``[B]`` bool.
             deterministic: take the most likely action instead of a sample.
 
@@ -138,14 +146,14 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent)), state
 
     def evaluate_actions(  # type: ignore[override]
-        self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor
+        self, obs: PyTorchObs, actions: Tensor, state: State | Recording[Any], episode_starts: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Values, log-probabilities and entropies of a rollout, recomputed with gradient.
+        """Values, log-probabilities and entropies of a rollout, with gradient.
 
         Args:
             obs: ``[T, B, ...]``.
             actions: ``[T, B, action_dim]``, or ``[T, B]`` for Discrete.
-            state: recurrent state before the first step.
+            state: recurrent state before the first step, or the recording of these steps.
             episode_starts: ``[T, B]`` bool.
 
         Returns:

@@ -174,7 +174,8 @@ class RecurrentA2C(OnPolicyAlgorithm):
         rollout_buffer.reset()
         if self._last_state is None:
             self._last_state = self.policy.initial_state(env.num_envs)
-        self.rollout_buffer.initial_state = state = self._last_state
+        recording = self.policy.core.record(self._last_state, n_rollout_steps)
+        self.rollout_buffer.recording = recording
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
@@ -184,7 +185,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
                 self.policy.reset_noise(env.num_envs)
             with torch.no_grad(), self._divergence_named():
                 obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
-                actions_tensor, values, log_probs, state = self.policy(obs_tensor, state, self._episode_starts_tensor())
+                actions_tensor, values, log_probs, _ = self.policy(obs_tensor, recording, self._episode_starts_tensor())
             actions = actions_tensor.cpu().numpy()
 
             clipped_actions = actions
@@ -201,11 +202,11 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
             callback.update_locals(locals())
             if not callback.on_step():
-                self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state  # type: ignore[assignment]
+                self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, recording.state  # type: ignore[assignment]
                 return False
             self._update_info_buffer(infos, dones)
 
-            rewards = self._bootstrap_truncated(rewards, dones, infos, state)
+            rewards = self._bootstrap_truncated(rewards, dones, infos, recording.state)
             rollout_buffer.add(
                 cast(Any, self._last_obs),
                 actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
@@ -216,8 +217,8 @@ class RecurrentA2C(OnPolicyAlgorithm):
             )
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-            self._last_state = state
 
+        self._last_state = state = recording.state
         with torch.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, self._episode_starts_tensor())  # type: ignore[arg-type]
         with np.errstate(all="ignore"):  # what overflows is named when it reaches the loss
@@ -277,7 +278,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
         with self._divergence_named():
             values, log_prob, entropy, meta_loss = self.policy.evaluate_actions(
-                rollout.observations, actions, rollout.initial_state, rollout.episode_starts
+                rollout.observations, actions, rollout.recording, rollout.episode_starts
             )
         advantages = rollout.advantages
         if self.normalize_advantage:

@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
+Path = Literal["auto", "fused", "plain"]
 
 
 class RecurrentCore(nn.Module, ABC, Generic[StateT]):
@@ -20,9 +22,13 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
     Attributes:
         output_size: width of the outputs.
         diagnostics: scalars of the last forward pass that are worth logging, detached (such as the mean write strength).
+        path: ``"fused"`` for the Numba kernels, ``"plain"`` for plain PyTorch, or ``"auto"`` (default): fused where it can be, see
+            :meth:`why_plain`. Both give the same numbers, but for rounding.
     """
 
     output_size: int
+    path: Path = "auto"
+    _has_fused_path: ClassVar[bool] = False
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -62,6 +68,38 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
                 meta_loss.append(loss)
         return torch.stack(outputs), state, torch.stack(meta_loss)
 
+    def record(self, state: StateT, steps: int) -> "Recording[StateT]":
+        """Go on from a state step by step without gradient, keeping what the gradient of these steps will need.
+
+        Args:
+            state: the state before the first step, batch first.
+            steps: how many steps there will be at most.
+        """
+        return Recording(self, state)
+
+    def why_plain(self) -> str | None:
+        """Why this core runs in plain PyTorch, in words, or None if the fused path runs."""
+        if not self._has_fused_path:
+            return "there is no fused path for it"
+        if self.path == "plain":
+            return "asked for"
+        tensors = [*self.parameters(), *self.buffers()]
+        if any(tensor.device.type != "cpu" for tensor in tensors):
+            return "the fused path is for CPUs"
+        if any(tensor.dtype != tensors[0].dtype for tensor in tensors) or tensors[0].dtype not in (torch.float32, torch.float64):
+            return "the fused path is for float32 and float64"
+        return _numba_problem()
+
+    def _fused(self) -> bool:
+        reason = self.why_plain()
+        if reason is not None and self.path == "fused":
+            raise RuntimeError(f"path='fused' is not possible: {reason}")
+        return reason is None
+
+    def extra_repr(self) -> str:
+        reason = self.why_plain()
+        return "path=fused" if reason is None else f"path=plain: {reason}"
+
     def __call__(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
         return cast(tuple[Tensor, StateT, Tensor], super().__call__(inputs, state, episode_starts))
 
@@ -71,6 +109,52 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         return make_state(
             state, (torch.where(starts.view(-1, *[1] * (new.ndim - 1)), new, old) for new, old in zip(initial, state, strict=True))
         )
+
+
+class Recording(Generic[StateT]):
+    """Steps of a core that were run one by one, from which a gradient can be had. This one runs them again for it.
+
+    Attributes:
+        initial_state: the state before the first step.
+        state: the state after the last step. Its tensors may be overwritten by the next step.
+    """
+
+    def __init__(self, core: RecurrentCore[StateT], initial_state: StateT) -> None:
+        self.core, self.initial_state = core, initial_state
+        self._state = initial_state
+
+    @property
+    def state(self) -> StateT:
+        return self._state
+
+    @torch.no_grad()
+    def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
+        """One step: inputs ``[B, F]`` and episode starts ``[B]`` to outputs ``[B, output_size]``, without gradient."""
+        outputs, self._state, _ = self.core(x.unsqueeze(0), self._state, episode_starts.unsqueeze(0))
+        return outputs[0]
+
+    def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:
+        """All steps again, with gradient.
+
+        Args:
+            inputs: those of the steps, ``[T, B, F]``, with the gradient they may have.
+            episode_starts: those of the steps, ``[T, B]``.
+
+        Returns:
+            outputs ``[T, B, output_size]`` and meta-loss ``[T, B]``.
+        """
+        outputs, _, meta_loss = self.core(inputs, self.initial_state, episode_starts)
+        return outputs, meta_loss
+
+
+@cache
+def _numba_problem() -> str | None:
+    """Why the kernels cannot be had on this machine."""
+    try:
+        import mnm_rl.simd  # noqa: F401  (Numba takes a second to import)
+    except (ImportError, AttributeError, RuntimeError) as error:
+        return f"Numba cannot be used here ({error})"
+    return None
 
 
 def segments(episode_starts: Tensor) -> Iterator[tuple[int, int, bool]]:

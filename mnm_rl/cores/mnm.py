@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import RecurrentCore, segments
+from mnm_rl.cores.core import Recording, RecurrentCore, segments
 from mnm_rl.memory import NeuralMemory, recall_loss
 from mnm_rl.memory.neural_memory import FastWeights, FeedbackInputs, WriteRule
 
@@ -46,9 +46,13 @@ class MnmCore(RecurrentCore[MnmState]):
         feedback_inputs: what rule p's feedback maps see, ``"value"`` or ``"key_value"``.
         learn_initial_memory: train ``theta_0``, or keep a fixed random draw.
 
+    On CPUs a whole sequence is one fused operation (:mod:`mnm_rl.cores.fused_mnm`), except with ``replay``.
+
     Raises:
         ValueError: if an argument is out of range.
     """
+
+    _has_fused_path = True
 
     def __init__(
         self,
@@ -81,7 +85,21 @@ class MnmCore(RecurrentCore[MnmState]):
         outputs, state, meta_loss = self(x.unsqueeze(0), state, torch.zeros(1, len(x), dtype=torch.bool, device=x.device))
         return outputs[0], state, meta_loss[0]
 
+    def why_plain(self) -> str | None:
+        return super().why_plain() or ("there is no fused path for replay" if self.replay else None)
+
+    def record(self, state: MnmState, steps: int) -> Recording[MnmState]:
+        if not self._fused():
+            return super().record(state, steps)
+        from mnm_rl.cores.fused_mnm import FusedMnm  # needs Numba
+
+        return FusedMnm(self, state, steps)
+
     def forward(self, inputs: Tensor, state: MnmState, episode_starts: Tensor) -> tuple[Tensor, MnmState, Tensor]:
+        if self._fused():
+            from mnm_rl.cores.fused_mnm import FusedMnm  # needs Numba
+
+            return FusedMnm(self, state, len(inputs)).sequence(inputs, episode_starts)
         # The base class's loop, but with the layers of theta apart within a segment (stacking them at every step costs a copy
         # of all fast weights) and with the output map outside of it.
         hidden, read, meta_loss, beta = [], [], [], []

@@ -1,0 +1,267 @@
+"""The step of the neural memory for one environment, forward and backward, as Numba kernels.
+
+The equations are those of :mod:`mnm_rl.memory.neural_memory`, in the same symbols; the rows of every array are padded with
+zeros to ``P`` numbers (and those of the fast weights to ``R`` rows, a multiple of 4), see :mod:`mnm_rl.simd`.
+
+``theta``: fast weights ``W^1 ... W^L``, ``[L, R, P]``, changed in place. ``G``: the gradient with respect to them, likewise.
+``z``: activations ``z^0 ... z^L`` of three groups of H keys, ``[3, H, L + 1, P]``: the written keys before the write
+(:data:`WRITTEN`), the read keys (:data:`READ`), and the written keys after the write (:data:`CHECKED`). ``gz``: the gradient with
+respect to them. ``delta``: the error signals ``delta^1 ... delta^L``, ``[H, L, P]``. ``scale``: ``beta * 2/(H D)``.
+
+A write is undone in the backward pass by adding what it subtracted, so no fast weights are kept from the forward pass.
+"""
+
+from typing import Any
+
+from mnm_rl.simd import LANES, fma, kernel, load, splat, store, tanh_, total
+
+WRITTEN, READ, CHECKED = 0, 1, 2
+
+
+@kernel
+def _add_product(W: Any, x: Any, y: Any) -> None:
+    """``y += W x``."""
+    for i in range(0, W.shape[0], 4):
+        a = b = c = d = splat(W.dtype.type(0))
+        for j in range(0, W.shape[1], LANES):
+            v = load(x, j)
+            a, b = fma(load(W[i], j), v, a), fma(load(W[i + 1], j), v, b)
+            c, d = fma(load(W[i + 2], j), v, c), fma(load(W[i + 3], j), v, d)
+        y[i] += total(a)
+        y[i + 1] += total(b)
+        y[i + 2] += total(c)
+        y[i + 3] += total(d)
+
+
+@kernel
+def _add_transposed_product(W: Any, x: Any, y: Any) -> None:
+    """``y += W^T x``."""
+    for i in range(0, W.shape[0], 4):
+        a, b, c, d = splat(x[i]), splat(x[i + 1]), splat(x[i + 2]), splat(x[i + 3])
+        for j in range(0, W.shape[1], LANES):
+            v = fma(a, load(W[i], j), fma(b, load(W[i + 1], j), load(y, j)))
+            store(y, j, fma(c, load(W[i + 2], j), fma(d, load(W[i + 3], j), v)))
+
+
+@kernel
+def _add_outer_product(W: Any, factor: Any, x: Any, y: Any) -> None:
+    """``W += factor * x y^T``."""
+    for i in range(0, W.shape[0], 4):
+        a, b, c, d = splat(factor * x[i]), splat(factor * x[i + 1]), splat(factor * x[i + 2]), splat(factor * x[i + 3])
+        for j in range(0, W.shape[1], LANES):
+            v = load(y, j)
+            store(W[i], j, fma(a, v, load(W[i], j)))
+            store(W[i + 1], j, fma(b, v, load(W[i + 1], j)))
+            store(W[i + 2], j, fma(c, v, load(W[i + 2], j)))
+            store(W[i + 3], j, fma(d, v, load(W[i + 3], j)))
+
+
+@kernel
+def _times_derivative(g: Any, z: Any) -> None:
+    """``g *= 1 - z^2``: back through ``z = tanh(.)``."""
+    one = z.dtype.type(1)
+    for i in range(z.shape[0]):
+        g[i] *= one - z[i] * z[i]
+
+
+@kernel
+def write(theta: Any, scale: Any, z: Any, delta: Any) -> None:
+    """``W^l -= scale * sum_h delta^l_h (z^(l-1)_h)^T`` for every layer: a write whose factors are known."""
+    for l in range(theta.shape[0]):
+        for h in range(z.shape[1]):
+            _add_outer_product(theta[l], -scale, delta[h, l], z[WRITTEN, h, l])
+
+
+@kernel
+def _write_and_run(W: Any, scale: Any, l: int, z: Any, delta: Any) -> None:
+    """Write layer l, and run it on the read keys and the written keys, in one pass over its weights."""
+    H = z.shape[1]
+    zero = splat(W.dtype.type(0))
+    for i in range(0, W.shape[0], 2):
+        W0, W1 = W[i], W[i + 1]
+        for h in range(H - 1):
+            x = z[WRITTEN, h, l]
+            d0, d1 = splat(-scale * delta[h, l, i]), splat(-scale * delta[h, l, i + 1])
+            for j in range(0, W.shape[1], LANES):
+                v = load(x, j)
+                store(W0, j, fma(d0, v, load(W0, j)))
+                store(W1, j, fma(d1, v, load(W1, j)))
+        h = H - 1  # the last update and the first products, so that one head takes one pass
+        x, x_r, x_c = z[WRITTEN, h, l], z[READ, h, l], z[CHECKED, h, l]
+        d0, d1 = splat(-scale * delta[h, l, i]), splat(-scale * delta[h, l, i + 1])
+        r0 = r1 = c0 = c1 = zero
+        for j in range(0, W.shape[1], LANES):
+            v, v_r, v_c = load(x, j), load(x_r, j), load(x_c, j)
+            w0, w1 = fma(d0, v, load(W0, j)), fma(d1, v, load(W1, j))
+            store(W0, j, w0)
+            store(W1, j, w1)
+            r0, r1, c0, c1 = fma(w0, v_r, r0), fma(w1, v_r, r1), fma(w0, v_c, c0), fma(w1, v_c, c1)
+        z[READ, h, l + 1, i], z[READ, h, l + 1, i + 1] = total(r0), total(r1)
+        z[CHECKED, h, l + 1, i], z[CHECKED, h, l + 1, i + 1] = total(c0), total(c1)
+        for h in range(H - 1):
+            x_r, x_c = z[READ, h, l], z[CHECKED, h, l]
+            r0 = r1 = c0 = c1 = zero
+            for j in range(0, W.shape[1], LANES):
+                w0, w1, v_r, v_c = load(W0, j), load(W1, j), load(x_r, j), load(x_c, j)
+                r0, r1, c0, c1 = fma(w0, v_r, r0), fma(w1, v_r, r1), fma(w0, v_c, c0), fma(w1, v_c, c1)
+            z[READ, h, l + 1, i], z[READ, h, l + 1, i + 1] = total(r0), total(r1)
+            z[CHECKED, h, l + 1, i], z[CHECKED, h, l + 1, i + 1] = total(c0), total(c1)
+
+
+@kernel
+def write_and_read(theta: Any, gradient_rule: bool, scale: Any, values: Any, targets: Any, z: Any, q: Any, delta: Any) -> None:
+    """One step: ``f_theta`` of the written keys, the write, and ``f_theta`` of the read keys and the written keys after it.
+
+    Args:
+        theta: changed in place.
+        gradient_rule: rule g, else rule p.
+        scale: ``beta * 2/(H D)``.
+        values: ``v^w``, ``[H, P]``, for rule g.
+        targets: ``zhat^1 ... zhat^L``, ``[H, L, P]``, for rule p.
+        z: with ``z^0`` set; the rest is filled in.
+        q: filled in by rule g: ``q^l = (W^(l+1))^T delta^(l+1)`` for l = 1 ... L-1, ``[H, L - 1, P]``, zeros before.
+        delta: filled in.
+    """
+    L, H = theta.shape[0], z.shape[1]
+    for h in range(H):
+        for l in range(L):
+            z[WRITTEN, h, l + 1] = theta.dtype.type(0)
+            _add_product(theta[l], z[WRITTEN, h, l], z[WRITTEN, h, l + 1])
+            if l < L - 1:
+                tanh_(z[WRITTEN, h, l + 1])
+        if gradient_rule:
+            delta[h, L - 1] = z[WRITTEN, h, L] - values[h]
+            for l in range(L - 2, -1, -1):
+                _add_transposed_product(theta[l + 1], delta[h, l + 1], q[h, l])
+                delta[h, l] = q[h, l]
+                _times_derivative(delta[h, l], z[WRITTEN, h, l + 1])
+        else:
+            delta[h] = z[WRITTEN, h, 1:] - targets[h]
+    for l in range(L):
+        _write_and_run(theta[l], scale, l, z, delta)
+        if l < L - 1:
+            for h in range(H):
+                tanh_(z[READ, h, l + 1])
+                tanh_(z[CHECKED, h, l + 1])
+
+
+@kernel
+def _unwrite_backward(W: Any, G: Any, scale: Any, l: int, z: Any, delta: Any, gz: Any, gdelta: Any) -> Any:
+    """Back through the reads and the write of layer l, undoing the write; returns the gradient with respect to ``scale``.
+
+    ``gz^l`` of the reads is the gradient before tanh here. What the write itself read comes later, in :func:`_run_backward`.
+    """
+    H = z.shape[1]
+    gscale = zero = W.dtype.type(0)
+    for i in range(0, W.shape[0], 2):
+        W0, W1, G0, G1 = W[i], W[i + 1], G[i], G[i + 1]
+        for h in range(1, H):
+            x_r, x_c, gx_r, gx_c = z[READ, h, l], z[CHECKED, h, l], gz[READ, h, l], gz[CHECKED, h, l]
+            r0, r1 = splat(gz[READ, h, l + 1, i]), splat(gz[READ, h, l + 1, i + 1])
+            c0, c1 = splat(gz[CHECKED, h, l + 1, i]), splat(gz[CHECKED, h, l + 1, i + 1])
+            for j in range(0, W.shape[1], LANES):
+                v_r, v_c, w0, w1 = load(x_r, j), load(x_c, j), load(W0, j), load(W1, j)
+                store(G0, j, fma(r0, v_r, fma(c0, v_c, load(G0, j))))
+                store(G1, j, fma(r1, v_r, fma(c1, v_c, load(G1, j))))
+                store(gx_r, j, fma(r0, w0, fma(r1, w1, load(gx_r, j))))
+                store(gx_c, j, fma(c0, w0, fma(c1, w1, load(gx_c, j))))
+        # The last read and the first write, so that one head takes one pass.
+        x_r, x_c, gx_r, gx_c = z[READ, 0, l], z[CHECKED, 0, l], gz[READ, 0, l], gz[CHECKED, 0, l]
+        r0, r1 = splat(gz[READ, 0, l + 1, i]), splat(gz[READ, 0, l + 1, i + 1])
+        c0, c1 = splat(gz[CHECKED, 0, l + 1, i]), splat(gz[CHECKED, 0, l + 1, i + 1])
+        x, gx = z[WRITTEN, 0, l], gz[WRITTEN, 0, l]
+        s0, s1 = scale * delta[0, l, i], scale * delta[0, l, i + 1]
+        d0, d1, n0, n1 = splat(s0), splat(s1), splat(-s0), splat(-s1)
+        a0 = a1 = splat(zero)
+        for j in range(0, W.shape[1], LANES):
+            v, v_r, v_c, w0, w1 = load(x, j), load(x_r, j), load(x_c, j), load(W0, j), load(W1, j)
+            g0, g1 = fma(r0, v_r, fma(c0, v_c, load(G0, j))), fma(r1, v_r, fma(c1, v_c, load(G1, j)))
+            store(G0, j, g0)
+            store(G1, j, g1)
+            store(gx_r, j, fma(r0, w0, fma(r1, w1, load(gx_r, j))))
+            store(gx_c, j, fma(c0, w0, fma(c1, w1, load(gx_c, j))))
+            store(gx, j, fma(n0, g0, fma(n1, g1, load(gx, j))))
+            a0, a1 = fma(g0, v, a0), fma(g1, v, a1)
+            store(W0, j, fma(d0, v, w0))
+            store(W1, j, fma(d1, v, w1))
+        t0, t1 = total(a0), total(a1)
+        gdelta[0, l, i], gdelta[0, l, i + 1] = -scale * t0, -scale * t1
+        gscale -= delta[0, l, i] * t0 + delta[0, l, i + 1] * t1
+        for h in range(1, H):
+            x, gx = z[WRITTEN, h, l], gz[WRITTEN, h, l]
+            s0, s1 = scale * delta[h, l, i], scale * delta[h, l, i + 1]
+            d0, d1, n0, n1 = splat(s0), splat(s1), splat(-s0), splat(-s1)
+            a0 = a1 = splat(zero)
+            for j in range(0, W.shape[1], LANES):
+                v, g0, g1 = load(x, j), load(G0, j), load(G1, j)
+                store(gx, j, fma(n0, g0, fma(n1, g1, load(gx, j))))
+                a0, a1 = fma(g0, v, a0), fma(g1, v, a1)
+                store(W0, j, fma(d0, v, load(W0, j)))
+                store(W1, j, fma(d1, v, load(W1, j)))
+            t0, t1 = total(a0), total(a1)
+            gdelta[h, l, i], gdelta[h, l, i + 1] = -scale * t0, -scale * t1
+            gscale -= delta[h, l, i] * t0 + delta[h, l, i + 1] * t1
+    return gscale
+
+
+@kernel
+def _run_backward(W: Any, G: Any, g: Any, x: Any, gx: Any) -> None:
+    """Back through ``W x``, given the gradient g with respect to it: ``gx += W^T g``, ``G += g x^T``."""
+    for i in range(0, W.shape[0], 4):
+        W0, W1, W2, W3, G0, G1, G2, G3 = W[i], W[i + 1], W[i + 2], W[i + 3], G[i], G[i + 1], G[i + 2], G[i + 3]
+        a, b, c, d = splat(g[i]), splat(g[i + 1]), splat(g[i + 2]), splat(g[i + 3])
+        for j in range(0, W.shape[1], LANES):
+            v = load(x, j)
+            store(gx, j, fma(a, load(W0, j), fma(b, load(W1, j), fma(c, load(W2, j), fma(d, load(W3, j), load(gx, j))))))
+            store(G0, j, fma(a, v, load(G0, j)))
+            store(G1, j, fma(b, v, load(G1, j)))
+            store(G2, j, fma(c, v, load(G2, j)))
+            store(G3, j, fma(d, v, load(G3, j)))
+
+
+@kernel
+def write_and_read_backward(
+    theta: Any, G: Any, gradient_rule: bool, scale: Any, z: Any, q: Any, delta: Any, gz: Any, gq: Any, gdelta: Any
+) -> Any:
+    """Back through :func:`write_and_read`.
+
+    Args:
+        theta: ``theta_t``, made ``theta_(t-1)``.
+        G: the gradient with respect to ``theta_t``, made that with respect to ``theta_(t-1)``.
+        gradient_rule, scale, z, q, delta: as they were.
+        gz: with the gradient with respect to the outputs ``z^L`` of the reads, zeros elsewhere; the gradients with respect to the
+            keys ``z^0`` are filled in.
+        gq: scratch, like q.
+        gdelta: filled in; of rule g, ``gdelta^L`` is minus the gradient with respect to the values, of rule p, ``gdelta`` is
+            minus that with respect to the targets.
+
+    Returns:
+        The gradient with respect to ``scale``.
+    """
+    L, H = theta.shape[0], z.shape[1]
+    gscale = theta.dtype.type(0)
+    for l in range(L - 1, -1, -1):
+        if l < L - 1:
+            for h in range(H):
+                _times_derivative(gz[READ, h, l + 1], z[READ, h, l + 1])
+                _times_derivative(gz[CHECKED, h, l + 1], z[CHECKED, h, l + 1])
+        gscale += _unwrite_backward(theta[l], G[l], scale, l, z, delta, gz, gdelta)
+    if gradient_rule:
+        two = theta.dtype.type(2)
+        for h in range(H):
+            for l in range(L - 1):  # delta^l = q^l * (1 - z^l^2), q^l = W^(l+1)^T delta^(l+1)
+                for i in range(z.shape[3]):
+                    gz[WRITTEN, h, l + 1, i] -= two * gdelta[h, l, i] * q[h, l, i] * z[WRITTEN, h, l + 1, i]
+                gq[h, l] = gdelta[h, l]
+                _times_derivative(gq[h, l], z[WRITTEN, h, l + 1])
+                _add_product(theta[l + 1], gq[h, l], gdelta[h, l + 1])
+                _add_outer_product(G[l + 1], theta.dtype.type(1), delta[h, l + 1], gq[h, l])
+            gz[WRITTEN, h, L] += gdelta[h, L - 1]
+    for l in range(L - 1, -1, -1):
+        for h in range(H):
+            if not gradient_rule:
+                gz[WRITTEN, h, l + 1] += gdelta[h, l]
+            if l < L - 1:
+                _times_derivative(gz[WRITTEN, h, l + 1], z[WRITTEN, h, l + 1])
+            _run_backward(theta[l], G[l], gz[WRITTEN, h, l + 1], z[WRITTEN, h, l], gz[WRITTEN, h, l])
+    return gscale

@@ -1,0 +1,209 @@
+"""What the fused kernels are built from: vectors of 16 numbers in Numba, and matrix products and tanh on padded rows.
+
+Numba leaves vectorization to LLVM, which gives up where it cannot prove that rows do not overlap. :func:`load`, :func:`store`,
+:func:`splat`, :func:`fma` and :func:`total` say what is meant; LLVM makes whatever registers the machine has of them.
+Rows are padded with zeros to a multiple of :data:`LANES`, so that there are no remainders.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+LANES = 16
+ROWS = 4
+"""Matrix products take rows in fours: batches are padded to a multiple of this."""
+
+
+def _source_stamp() -> tuple[int, int]:
+    stats = [path.stat() for path in Path(__file__).parent.rglob("*.py")]
+    return max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats)
+
+
+_SOURCE_STAMP = _source_stamp()
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function, at its first call with arguments of some types; kept on disk for the next process.
+
+    NaN and infinity keep their meaning in kernels: a network that diverges must show.
+    """
+    compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
+    with suppress(AttributeError):
+        # Numba compiles again when the file of a function has changed; this, when that of any kernel it may call has.
+        compiled._cache._cache_file._source_stamp = _SOURCE_STAMP
+    return compiled  # type: ignore[no-any-return]
+
+
+def padded(size: int, multiple: int = LANES) -> int:
+    """The next multiple."""
+    return -(-size // multiple) * multiple
+
+
+class _Vector(types.Type):
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        super().__init__(f"vector({dtype})")
+
+
+def _llvm_vector(dtype: types.Float) -> ir.VectorType:
+    return ir.VectorType(ir.FloatType() if dtype == types.float32 else ir.DoubleType(), LANES)
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: _Vector) -> None:
+        super().__init__(dmm, fe_type, _llvm_vector(fe_type.dtype))
+
+
+def _pointer(context: Any, builder: Any, row_type: Any, row: Any, i: Any) -> Any:
+    array = context.make_array(row_type)(context, builder, row)
+    item = cgutils.get_item_pointer(context, builder, row_type, array, [i], wraparound=False, boundscheck=False)
+    return builder.bitcast(item, _llvm_vector(row_type.dtype).as_pointer())
+
+
+@intrinsic
+def load(typingctx: Any, row: Any, i: Any) -> Any:
+    """``row[i : i + LANES]`` as a vector."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, row, args[0], args[1]), align=row.dtype.bitwidth // 8)
+
+    return _Vector(row.dtype)(row, types.intp), generate
+
+
+@intrinsic
+def store(typingctx: Any, row: Any, i: Any, vector: Any) -> Any:
+    """``row[i : i + LANES] = vector``."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(context, builder, row, args[0], args[1]), align=row.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp, vector), generate
+
+
+@intrinsic
+def splat(typingctx: Any, x: Any) -> Any:
+    """A vector of one number."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        undefined = ir.Constant(_llvm_vector(x), ir.Undefined)
+        first = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+
+    return _Vector(x)(x), generate
+
+
+@intrinsic
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c``."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        product = builder.fmul(args[0], args[1], flags=("contract",))
+        return builder.fadd(product, args[2], flags=("contract",))
+
+    return c(a, b, c), generate
+
+
+@intrinsic
+def total(typingctx: Any, vector: Any) -> Any:
+    """The sum of a vector's numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rest, n = args[0], LANES
+        while n > 1:
+            n //= 2
+            undefined = ir.Constant(rest.type, ir.Undefined)
+            halves = [ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(start, start + n))) for start in (0, n)]
+            rest = builder.fadd(*(builder.shuffle_vector(rest, undefined, half) for half in halves))
+        return builder.extract_element(rest, ir.Constant(ir.IntType(32), 0))
+
+    return vector.dtype(vector), generate
+
+
+def tanh(x: float) -> float:
+    """tanh in kernels. In float32 a rational function that LLVM can vectorize, absolute error below 4e-7."""
+    return math.tanh(x)
+
+
+@overload(tanh)
+def _overload_tanh(x: Any) -> Any:
+    if x != types.float32:
+
+        def tanh64(x: Any) -> Any:
+            return math.tanh(x)
+
+        return tanh64
+    # Minimax fit on [-8, 8], beyond which tanh is within 3e-7 of 1: x P(x^2) / Q(x^2), both of degree 4.
+    limit = np.float32(8)
+    p0, p1, p2, p3, p4 = (np.float32(p) for p in (0.9999999701, 0.13438223218, 3.5641941231e-3, 2.1773870618e-5, 1.5062679842e-8))
+    q0, q1, q2, q3, q4 = (np.float32(q) for q in (1.0, 0.46771544027, 2.6136160447e-2, 3.3992414735e-4, 8.4540167537e-7))
+
+    def tanh32(x: Any) -> Any:
+        x = limit if x > limit else x
+        x = -limit if x < -limit else x
+        y = x * x
+        return x * (p0 + y * (p1 + y * (p2 + y * (p3 + y * p4)))) / (q0 + y * (q1 + y * (q2 + y * (q3 + y * q4))))
+
+    return tanh32
+
+
+@kernel
+def tanh_(x: Any) -> None:
+    """``x = tanh(x)``, for a row."""
+    for i in range(x.shape[0]):
+        x[i] = tanh(x[i])
+
+
+@kernel
+def sigmoid_(x: Any) -> None:
+    """``x = sigmoid(x)``, for a row."""
+    half = x.dtype.type(0.5)
+    for i in range(x.shape[0]):
+        x[i] = half + half * tanh(half * x[i])
+
+
+@kernel
+def add_product(y: Any, x: Any, M: Any) -> None:
+    """``y += x M``: y ``[S, N]``, x ``[S, K]``, M ``[K, N]``, with S a multiple of ``ROWS`` and N of ``LANES``."""
+    K, N = M.shape
+    for s in range(0, y.shape[0], 4):
+        x0, x1, x2, x3 = x[s], x[s + 1], x[s + 2], x[s + 3]
+        y0, y1, y2, y3 = y[s], y[s + 1], y[s + 2], y[s + 3]
+        i = 0
+        while i + 2 * LANES <= N:  # sums of four rows and two vectors stay in registers
+            a0, a1, a2, a3 = load(y0, i), load(y1, i), load(y2, i), load(y3, i)
+            k = i + LANES
+            b0, b1, b2, b3 = load(y0, k), load(y1, k), load(y2, k), load(y3, k)
+            for j in range(K):
+                m, n = load(M[j], i), load(M[j], k)
+                v0, v1, v2, v3 = splat(x0[j]), splat(x1[j]), splat(x2[j]), splat(x3[j])
+                a0, a1, a2, a3 = fma(v0, m, a0), fma(v1, m, a1), fma(v2, m, a2), fma(v3, m, a3)
+                b0, b1, b2, b3 = fma(v0, n, b0), fma(v1, n, b1), fma(v2, n, b2), fma(v3, n, b3)
+            store(y0, i, a0)
+            store(y1, i, a1)
+            store(y2, i, a2)
+            store(y3, i, a3)
+            store(y0, k, b0)
+            store(y1, k, b1)
+            store(y2, k, b2)
+            store(y3, k, b3)
+            i += 2 * LANES
+        if i < N:
+            a0, a1, a2, a3 = load(y0, i), load(y1, i), load(y2, i), load(y3, i)
+            for j in range(K):
+                m = load(M[j], i)
+                v0, v1, v2, v3 = splat(x0[j]), splat(x1[j]), splat(x2[j]), splat(x3[j])
+                a0, a1, a2, a3 = fma(v0, m, a0), fma(v1, m, a1), fma(v2, m, a2), fma(v3, m, a3)
+            store(y0, i, a0)
+            store(y1, i, a1)
+            store(y2, i, a2)
+            store(y3, i, a3)
