@@ -114,6 +114,30 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def clip(typingctx: Any, vector: Any) -> Any:
+    """Every number clipped to [-1, 1]; NaN stays."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        low, high = (ir.Constant(args[0].type, [limit] * LANES) for limit in (-1.0, 1.0))
+        below = builder.select(builder.fcmp_ordered(">", args[0], high), high, args[0])
+        return builder.select(builder.fcmp_ordered("<", args[0], low), low, below)
+
+    return vector(vector), generate
+
+
+@intrinsic
+def where_inside(typingctx: Any, vector: Any, chosen: Any) -> Any:
+    """``chosen`` where ``vector`` is in [-1, 1], zero elsewhere: back through :func:`clip`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        low, zero, high = (ir.Constant(args[0].type, [limit] * LANES) for limit in (-1.0, 0.0, 1.0))
+        inside = builder.and_(builder.fcmp_ordered(">=", args[0], low), builder.fcmp_ordered("<=", args[0], high))
+        return builder.select(inside, args[1], zero)
+
+    return chosen(vector, chosen), generate
+
+
+@intrinsic
 def total(typingctx: Any, vector: Any) -> Any:
     """The sum of a vector's numbers."""
 
@@ -207,3 +231,36 @@ def add_product(y: Any, x: Any, M: Any) -> None:
             store(y1, i, a1)
             store(y2, i, a2)
             store(y3, i, a3)
+
+
+@kernel
+def add_matvec(W: Any, x: Any, y: Any) -> None:
+    """``y += W x``."""
+    for i in range(0, W.shape[0], 4):
+        a = b = c = d = splat(W.dtype.type(0))
+        for j in range(0, W.shape[1], LANES):
+            v = load(x, j)
+            a, b = fma(load(W[i], j), v, a), fma(load(W[i + 1], j), v, b)
+            c, d = fma(load(W[i + 2], j), v, c), fma(load(W[i + 3], j), v, d)
+        y[i] += total(a)
+        y[i + 1] += total(b)
+        y[i + 2] += total(c)
+        y[i + 3] += total(d)
+
+
+@kernel
+def add_matvec_transposed(W: Any, x: Any, y: Any) -> None:
+    """``y += W^T x``."""
+    for i in range(0, W.shape[0], 4):
+        a, b, c, d = splat(x[i]), splat(x[i + 1]), splat(x[i + 2]), splat(x[i + 3])
+        for j in range(0, W.shape[1], LANES):
+            v = fma(a, load(W[i], j), fma(b, load(W[i + 1], j), load(y, j)))
+            store(y, j, fma(c, load(W[i + 2], j), fma(d, load(W[i + 3], j), v)))
+
+
+@kernel
+def times_derivative(g: Any, z: Any) -> None:
+    """``g *= 1 - z^2``: back through ``z = tanh(.)``."""
+    one = z.dtype.type(1)
+    for i in range(z.shape[0]):
+        g[i] *= one - z[i] * z[i]

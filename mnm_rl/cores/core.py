@@ -4,10 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mnm_rl.cores.fused import FusedRecording
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
 Path = Literal["auto", "fused", "plain"]
@@ -58,6 +61,8 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
             outputs ``[T, B, output_size]``, the state after the last step, and the meta-loss ``[T, B]`` (zeros for cores
             that have none).
         """
+        if self._fused():
+            return self._fused_recording(state, len(inputs)).sequence(inputs, episode_starts)
         outputs, meta_loss = [], []
         for t0, t1, reset in segments(episode_starts):
             if reset:
@@ -73,9 +78,12 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
 
         Args:
             state: the state before the first step, batch first.
-            steps: how many steps there will be at most.
+            steps: how many steps there will be.
         """
-        return Recording(self, state)
+        return self._fused_recording(state, steps) if self._fused() else Recording(self, state)
+
+    def _fused_recording(self, state: StateT, steps: int) -> "FusedRecording[StateT]":
+        raise NotImplementedError
 
     def why_plain(self) -> str | None:
         """Why this core runs in plain PyTorch, in words, or None if the fused path runs."""

@@ -9,16 +9,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import Recording
+from mnm_rl.cores.fused import (
+    Array,
+    FusedRecording,
+    array,
+    gather,
+    gather_rows,
+    lstm_cell,
+    lstm_cell_backward,
+    spread,
+    spread_rows,
+)
 from mnm_rl.cores.mnm import MnmCore, MnmState
 from mnm_rl.memory.kernels import CHECKED, READ, WRITTEN, write, write_and_read, write_and_read_backward
 from mnm_rl.parallel import run
 from mnm_rl.simd import ROWS, add_product, kernel, padded, sigmoid_, tanh_
-
-Array = NDArray[Any]
 
 
 class Weights(NamedTuple):
@@ -99,40 +106,6 @@ class Working(NamedTuple):
 
 
 @kernel
-def _cell(gates: Any, c: Any, h: Any) -> None:
-    """LSTM: gates ``[4P]`` before and after their nonlinearities, ``c`` before and after the step, ``h`` after it."""
-    P = c.shape[0]
-    sigmoid_(gates[: 2 * P])
-    tanh_(gates[2 * P : 3 * P])
-    sigmoid_(gates[3 * P :])
-    for i in range(P):
-        c[i] = gates[P + i] * c[i] + gates[i] * gates[2 * P + i]
-        h[i] = c[i]
-    tanh_(h)
-    for i in range(P):
-        h[i] *= gates[3 * P + i]
-
-
-@kernel
-def _cell_backward(gates: Any, c: Any, gh: Any, gc: Any, g: Any) -> None:
-    """Back through :func:`_cell`: c before the step, gh; gc after and before it; g, with respect to the gates, filled in."""
-    P = c.shape[0]
-    one = c.dtype.type(1)
-    tanh_c = g[:P]
-    for k in range(P):
-        tanh_c[k] = gates[P + k] * c[k] + gates[k] * gates[2 * P + k]
-    tanh_(tanh_c)
-    for k in range(P):
-        i, f, n, o, t = gates[k], gates[P + k], gates[2 * P + k], gates[3 * P + k], g[k]
-        gc_k = gc[k] + gh[k] * o * (one - t * t)
-        g[k] = gc_k * n * i * (one - i)
-        g[P + k] = gc_k * c[k] * f * (one - f)
-        g[2 * P + k] = gc_k * i * (one - n * n)
-        g[3 * P + k] = gh[k] * t * o * (one - o)
-        gc[k] = gc_k * f
-
-
-@kernel
 def _forward(
     first: int, last: int, t0: int, t1: int, D: int, gradient_rule: bool, starts: Any, weights: Any, state: Any, trace: Any
 ) -> None:
@@ -160,7 +133,7 @@ def _forward(
                 trace.u[t, b] = weights.a
             add_product(trace.gates[t, b0:b1], trace.x[t, b0:b1], weights.gates)
             for b in range(b0, b1):
-                _cell(trace.gates[t, b], state.c[b], state.h[b])
+                lstm_cell(trace.gates[t, b], state.c[b], state.h[b])
             add_product(trace.u[t, b0:b1], state.h[b0:b1], weights.A)
             for b in range(b0, b1):
                 tanh_(trace.u[t, b])
@@ -273,7 +246,7 @@ def _backward(
                     g.h[b, i] += g_out[t, b, i]
             add_product(g.h[b0:b1], g.u[t, b0:b1], weights.A_back)
             for b in range(b0, b1):
-                _cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g.gates[t, b])
+                lstm_cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g.gates[t, b])
             g_before[:] = zero
             add_product(g_before, g.gates[t, b0:b1], weights.gates_back)
             for b in range(b0, b1):
@@ -309,32 +282,6 @@ class Parameters(NamedTuple):
     theta_0: Tensor
 
 
-def _spread(matrix: Tensor, n: int, m: int, D: int) -> Tensor:
-    """Pad a matrix ``[n D, m D]`` of n times m blocks to ``[n P, m P]``."""
-    P = padded(D)
-    out = matrix.new_zeros(n, P, m, P)
-    out[:, :D, :, :D] = matrix.view(n, D, m, D)
-    return out.view(n * P, m * P)
-
-
-def _gather(matrix: Tensor, n: int, m: int, D: int) -> Tensor:
-    """The inverse of :func:`_spread`."""
-    P = padded(D)
-    return matrix.view(n, P, m, P)[:, :D, :, :D].reshape(n * D, m * D)
-
-
-def _spread_rows(matrix: Tensor, n: int, D: int) -> Tensor:
-    """Pad a matrix ``[n D, k]`` of n blocks to ``[n P, k]``; a vector likewise."""
-    out = matrix.new_zeros(n, padded(D), *matrix.shape[1:])
-    out[:, :D] = matrix.view(n, D, *matrix.shape[1:])
-    return out.flatten(0, 1)
-
-
-def _gather_rows(matrix: Tensor, n: int, D: int) -> Tensor:
-    """The inverse of :func:`_spread_rows`."""
-    return matrix.view(n, padded(D), *matrix.shape[1:])[:, :D].flatten(0, 1)
-
-
 def _pad_memory(theta: Tensor) -> Tensor:
     """Fast weights ``[..., D, D]`` with rows and columns of zeros, ``[..., R, P]``."""
     D = theta.shape[-1]
@@ -348,22 +295,13 @@ def pack(parameters: Parameters) -> Weights:
     p = Parameters(*(parameter.detach() for parameter in parameters))
     D = p.weight_hh.shape[1]
     F = p.weight_ih.shape[1] - D
-    before = _spread(torch.cat([p.weight_ih[:, F:], p.weight_hh], dim=1), 4, 2, D)
-    gates = torch.cat([_spread_rows(p.weight_ih[:, :F], 4, D), before], dim=1)
-    A = _spread(p.A, len(p.A) // D, 1, D)
-    Q = _spread(p.Q, len(p.Q) // D, p.Q.shape[1] // D, D)
-    packed = [gates.T, before, _spread_rows(p.bias_ih + p.bias_hh, 4, D), A.T, A, _spread_rows(p.a, len(p.a) // D, D)]
-    packed += [_spread_rows(p.b[0], 1, D), p.b_0, Q.T, Q, _spread_rows(p.q, len(p.q) // D, D), _pad_memory(p.theta_0)]
+    before = spread(torch.cat([p.weight_ih[:, F:], p.weight_hh], dim=1), 4, 2, D)
+    gates = torch.cat([spread_rows(p.weight_ih[:, :F], 4, D), before], dim=1)
+    A = spread(p.A, len(p.A) // D, 1, D)
+    Q = spread(p.Q, len(p.Q) // D, p.Q.shape[1] // D, D)
+    packed = [gates.T, before, spread_rows(p.bias_ih + p.bias_hh, 4, D), A.T, A, spread_rows(p.a, len(p.a) // D, D)]
+    packed += [spread_rows(p.b[0], 1, D), p.b_0, Q.T, Q, spread_rows(p.q, len(p.q) // D, D), _pad_memory(p.theta_0)]
     return Weights(*(tensor.contiguous().numpy() for tensor in packed))
-
-
-def working_state(h: Tensor, c: Tensor, read: Tensor, theta: Tensor) -> Working:
-    """A copy of a state that the kernels may change."""
-    B, D = h.shape
-    rows = np.zeros((3, padded(B, ROWS), padded(D)), h.detach().numpy().dtype)
-    for row, tensor in zip(rows, (h, c, read), strict=True):
-        row[:B, :D] = tensor.detach().numpy()
-    return Working(h=rows[0], c=rows[1], read=rows[2], theta=_pad_memory(theta.detach()).numpy())
 
 
 def new_trace(T: int, B: int, F: int, D: int, L: int, H: int, gradient_rule: bool, dtype: np.dtype[Any]) -> Trace:
@@ -383,170 +321,125 @@ def new_trace(T: int, B: int, F: int, D: int, L: int, H: int, gradient_rule: boo
     )
 
 
-class FusedMnm(Recording[MnmState]):
-    """Steps of an MNM core and their backward pass, by the kernels.
+class FusedMnm(FusedRecording[MnmState]):
+    """Steps of an MNM core, see :class:`~mnm_rl.cores.fused.FusedRecording`."""
 
-    Args:
-        core: must not change until the last step.
-        state: the state before the first step.
-        steps: how many steps there is room for.
-    """
-
-    core: MnmCore
+    carried = 4
 
     def __init__(self, core: MnmCore, state: MnmState, steps: int) -> None:
-        super().__init__(core, state)
-        memory = core.memory
-        none = core.output.weight.new_zeros(0, 0)
-        feedback = (memory.feedback.weight, memory.feedback.bias) if memory.write_rule == "p" else (none, none.flatten())
-        self.parameters = Parameters(
-            *(core.controller.weight_ih, core.controller.weight_hh, core.controller.bias_ih, core.controller.bias_hh),
-            *(core.interaction.weight, core.interaction.bias, core.write_strength.weight, core.write_strength.bias),
-            *feedback,
-            memory.theta_0,
-        )
-        self.versions = [parameter._version for parameter in core.parameters()]
-        self.weights = pack(self.parameters)
+        memory, controller, D = core.memory, core.controller, core.hidden_size
         self.gradient_rule = memory.write_rule == "g"
-        F = core.controller.input_size - core.hidden_size
-        B, self.D = state.h.shape
-        dtype = self.weights.theta_0.dtype
-        self.trace = new_trace(steps, B, F, self.D, memory.layers, core.heads, self.gradient_rule, dtype)
-        self.starts = np.zeros((steps, B), dtype=bool)
-        self.now = working_state(*state[:4])
-        self.steps = 0
+        none = core.output.weight.new_zeros(0, 0)
+        parameters = Parameters(
+            weight_ih=controller.weight_ih,
+            weight_hh=controller.weight_hh,
+            bias_ih=controller.bias_ih,
+            bias_hh=controller.bias_hh,
+            A=core.interaction.weight,
+            a=core.interaction.bias,
+            b=core.write_strength.weight,
+            b_0=core.write_strength.bias,
+            Q=none if self.gradient_rule else memory.feedback.weight,
+            q=none.flatten() if self.gradient_rule else memory.feedback.bias,
+            theta_0=memory.theta_0,
+        )
+        self.output = core.output
+        self.heads = core.heads
+        self.F = controller.input_size - D
+        self.weights = pack(parameters)
+        B, dtype = len(state.h), self.weights.theta_0.dtype
+        self.trace = new_trace(steps, B, self.F, D, memory.layers, core.heads, self.gradient_rule, dtype)
+        rows = (padded(B, ROWS), padded(D))
+        self.now = Working(
+            h=array(state.h, rows, dtype),
+            c=array(state.c, rows, dtype),
+            read=array(state.read, rows, dtype),
+            theta=_pad_memory(state.theta.detach()).numpy(),
+        )
+        super().__init__(core, state, parameters, self.trace.x)
+        with torch.no_grad():
+            self._padded_output = self._pad_output()
 
     @property
     def state(self) -> MnmState:
-        D, B = self.D, len(self.now.theta)
+        B, D = self.B, self.D
         h, c, read, theta = map(torch.from_numpy, self.now)
         return self.initial_state._replace(h=h[:B, :D], c=c[:B, :D], read=read[:B, :D], theta=theta[..., :D, :D])
 
-    def run(self, inputs: Tensor, episode_starts: Tensor) -> Tensor:
-        """Some more steps: inputs ``[T, B, F]``, episode starts ``[T, B]`` to ``[h_t; v^r_t]``, padded, without gradient."""
-        t0, t1 = self.steps, self.steps + len(inputs)
-        _, B, F = inputs.shape
-        self.trace.x[t0:t1, :B, :F] = inputs.detach().numpy()
-        self.starts[t0:t1] = episode_starts.numpy()
+    def run(self, t0: int, t1: int) -> Tensor:
         fours = len(self.now.h) // ROWS
-        run(_forward, fours, t0, t1, self.D, self.gradient_rule, self.starts, self.weights, self.now, self.trace)
-        self.steps = t1
+        rule, starts = self.gradient_rule, self.episode_starts
+        run(_forward, fours, t0, t1, self.D, rule, starts, self.weights, self.now, self.trace)
         return torch.from_numpy(self.trace.out[t0:t1])
 
-    def _output(self, out: Tensor) -> Tensor:
-        """``C [h; v^r] + c``, ``[T, B, D]``, of padded rows."""
-        D, room = self.D, padded(self.D) - self.D
-        weight = self.core.output.weight
-        C = torch.cat([nn.functional.pad(half, (0, room)) for half in (weight[:, :D], weight[:, D:])], dim=1)
-        return nn.functional.linear(out, C, self.core.output.bias)[:, : len(self.now.theta)]
+    def _pad_output(self) -> Tensor:
+        """``C``, for padded rows ``[h; v^r]``: ``[D, 2P]``."""
+        D, C = self.D, self.output.weight
+        return torch.cat([nn.functional.pad(half, (0, padded(D) - D)) for half in (C[:, :D], C[:, D:])], dim=1)
 
-    @torch.no_grad()
-    def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
-        return self._output(self.run(x.unsqueeze(0), episode_starts.unsqueeze(0)))[0]
+    def outputs(self, raw: Tensor) -> Tensor:
+        C = self._pad_output() if torch.is_grad_enabled() else self._padded_output
+        return nn.functional.linear(raw, C, self.output.bias)[:, : self.B]
 
-    def sequence(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, MnmState, Tensor]:
-        """All steps at once, with gradient: what the core's ``forward`` returns."""
-        self.run(inputs, episode_starts)
-        return self._differentiable(inputs)
+    def results(self) -> tuple[Tensor | None, ...]:
+        trace = self.trace
+        self.core.diagnostics = {"beta": torch.tensor(trace.beta[:, : self.B].mean())}
+        return torch.from_numpy(trace.out), torch.from_numpy(trace.meta_loss)[:, : self.B], *self.state[:4]
 
-    def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:
-        if not self._still_holds(inputs, episode_starts):
-            return super().replay(inputs, episode_starts)
-        outputs, _, meta_loss = self._differentiable(inputs)
-        return outputs, meta_loss
-
-    def _still_holds(self, inputs: Tensor, episode_starts: Tensor) -> bool:
-        """Whether running the steps again would give the same: it does not if something changed the parameters or the inputs."""
-        T, B, F = inputs.shape
-        recorded = torch.from_numpy(self.trace.x)[:, :B, :F]
-        return (
-            [parameter._version for parameter in self.core.parameters()] == self.versions
-            and recorded.shape == inputs.shape
-            and self.steps == T
-            and torch.equal(torch.from_numpy(self.starts), episode_starts)
-            and torch.allclose(recorded, inputs, rtol=1e-4, atol=1e-5)
-        )
-
-    def _differentiable(self, inputs: Tensor) -> tuple[Tensor, MnmState, Tensor]:
-        outputs = _Sequence.apply(self, inputs, *self.initial_state[:4], *self.parameters)  # type: ignore[no-untyped-call]
-        out, meta_loss, h, c, read, theta = outputs
-        beta = self.trace.beta[: self.steps, : len(self.now.theta)]
-        self.core.diagnostics = {"beta": torch.tensor(beta.mean())}
-        return self._output(out), self.initial_state._replace(h=h, c=c, read=read, theta=theta), meta_loss
-
-
-class _Sequence(torch.autograd.Function):
-    """``[h_t; v^r_t]`` (padded), meta-loss and last state, as a function of inputs, first state and parameters."""
-
-    @staticmethod
-    def forward(ctx: Any, steps: FusedMnm, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        state = steps.state
-        ctx.save_for_backward(inputs, *tensors)  # so that PyTorch sees if they are changed before the backward pass
-        ctx.steps, ctx.theta = steps, steps.now.theta
-        ctx.set_materialize_grads(False)
-        B = steps.starts.shape[1]
-        return torch.from_numpy(steps.trace.out), torch.from_numpy(steps.trace.meta_loss)[:, :B], *state[:4]
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *g_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        steps: FusedMnm = ctx.steps
-        _, _, _, _, theta_first, *_ = ctx.saved_tensors
-        weights, trace, D = steps.weights, steps.trace, steps.D
-        g_out, g_meta_loss, g_h, g_c, g_read, g_theta = g_outputs
-        T, B = steps.starts.shape
-        _, fours, K = trace.x.shape
-        H, L = trace.delta.shape[2:4]
-        P, F, n = padded(D), K - 2 * padded(D), 3 * H + 1
-
-        like = np.zeros_like
-        theta = steps.now.theta.copy()
-        rows = np.zeros((3, fours, P), trace.x.dtype)
+    def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        g_out, g_meta_loss, g_h, g_c, g_read, g_theta = given
+        weights, trace, D, F, H = self.weights, self.trace, self.D, self.F, self.heads
+        T, B, L, P, dtype = *trace.x.shape[:2], len(weights.theta_0), padded(D), trace.x.dtype
+        theta = self.now.theta.copy()
         g = Gradients(
-            gates=like(trace.gates),
-            u=like(trace.u),
-            strength=like(trace.beta),
-            targets=np.zeros((T, fours, H, weights.Q.shape[1]), trace.x.dtype),
-            h=rows[0],
-            c=rows[1],
-            read=rows[2],
-            theta=like(theta),
-            theta_0=np.zeros((fours // ROWS, *weights.theta_0.shape), trace.x.dtype),
+            gates=np.zeros_like(trace.gates),
+            u=np.zeros_like(trace.u),
+            strength=np.zeros_like(trace.beta),
+            targets=np.zeros((T, B, H, weights.Q.shape[1]), dtype),
+            h=array(g_h, (B, P), dtype),
+            c=array(g_c, (B, P), dtype),
+            read=array(g_read, (B, P), dtype),
+            theta=array(g_theta, theta.shape, dtype),
+            theta_0=np.zeros((B // ROWS, *weights.theta_0.shape), dtype),
         )
-        for carried, given in ((g.h[:B, :D], g_h), (g.c[:B, :D], g_c), (g.read[:B, :D], g_read), (g.theta[..., :D, :D], g_theta)):
-            if given is not None:
-                carried[:] = given.numpy()
-        g_losses = like(trace.meta_loss)
-        if g_meta_loss is not None:
-            g_losses[:, :B] = g_meta_loss.numpy()
-        g_outs = like(trace.out) if g_out is None else g_out.contiguous().numpy()
-        first = _pad_memory(theta_first).numpy()
-        run(_backward, fours // ROWS, D, steps.gradient_rule, steps.starts, weights, theta, first, trace, g_outs, g_losses, g)
+        run(
+            _backward,
+            B // ROWS,
+            D,
+            self.gradient_rule,
+            self.episode_starts,
+            weights,
+            theta,
+            _pad_memory(self.initial_state.theta.detach()).numpy(),
+            trace,
+            array(g_out, trace.out.shape, dtype),
+            array(g_meta_loss, trace.meta_loss.shape, dtype),
+            g,
+        )
 
         # The weights' gradients are a few large products over all steps.
-        x, out, u, gates, g_u, targets = (
-            torch.from_numpy(array).flatten(0, 1) for array in (trace.x, trace.out, trace.u, g.gates, g.u, g.targets)
+        x, out, u, g_gates, g_u, g_targets = (
+            torch.from_numpy(a).flatten(0, 1) for a in (trace.x, trace.out, trace.u, g.gates, g.u, g.targets)
         )
-        targets, strength = targets.flatten(0, 1), torch.from_numpy(g.strength).flatten()
-        g_gates = gates.T @ x
-        recurrent = _gather(g_gates[:, F:], 4, 2, D)
-        bias = _gather_rows(gates.sum(0), 4, D)
+        g_targets, g_strength = g_targets.flatten(0, 1), torch.from_numpy(g.strength).flatten()
+        weight, bias = g_gates.T @ x, gather_rows(g_gates.sum(0), 4, D)
+        recurrent = gather(weight[:, F:], 4, 2, D)
+        n, m = 3 * H + 1, weights.Q.shape[0] // P  # the feedback maps see values, or values and keys; there are none in rule g
         heads = u[:, P:].reshape(-1, 3, P)
-        m = weights.Q.shape[0] // P  # what the feedback maps see: values, or values and keys, or nothing
         seen = torch.cat([heads[:, 1], heads[:, 0]], dim=1)[:, : m * P]
         parameters = Parameters(
-            weight_ih=torch.cat([_gather_rows(g_gates[:, :F], 4, D), recurrent[:, :D]], dim=1),
+            weight_ih=torch.cat([gather_rows(weight[:, :F], 4, D), recurrent[:, :D]], dim=1),
             weight_hh=recurrent[:, D:],
             bias_ih=bias,
             bias_hh=bias,
-            A=_gather(g_u.T @ out[:, :P], n, 1, D),
-            a=_gather_rows(g_u.sum(0), n, D),
-            b=_gather_rows(strength @ u[:, :P], 1, D).unsqueeze(0),
-            b_0=strength.sum().view(1),
-            Q=_gather(targets.T @ seen, L if m else 0, m, D),
-            q=_gather_rows(targets.sum(0), L if m else 0, D),
+            A=gather(g_u.T @ out[:, :P], n, 1, D),
+            a=gather_rows(g_u.sum(0), n, D),
+            b=gather_rows(g_strength @ u[:, :P], 1, D).unsqueeze(0),
+            b_0=g_strength.sum().view(1),
+            Q=gather(g_targets.T @ seen, L if m else 0, m, D),
+            q=gather_rows(g_targets.sum(0), L if m else 0, D),
             theta_0=torch.from_numpy(g.theta_0).sum(0)[:, :D, :D],
         )
-        inputs = (gates @ torch.from_numpy(weights.gates[:F]).T).view(T, fours, F)[:, :B] if ctx.needs_input_grad[1] else None
-        h, c, read = torch.from_numpy(rows)[:, :B, :D]
-        return None, inputs, h, c, read, torch.from_numpy(g.theta)[..., :D, :D], *parameters
+        g_inputs = (g_gates @ torch.from_numpy(weights.gates[:F]).T).view(T, B, F)[:, : self.B] if inputs else None
+        state = (torch.from_numpy(row)[: self.B, :D] for row in (g.h, g.c, g.read))
+        return g_inputs, *state, torch.from_numpy(g.theta)[..., :D, :D], *parameters

@@ -1,13 +1,16 @@
 """Metalearned neural memory: an LSTM controller around a neural memory (Munkhdalai et al. 2019, section 3)."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import Recording, RecurrentCore, segments
+from mnm_rl.cores.core import RecurrentCore, segments
 from mnm_rl.memory import NeuralMemory, recall_loss
 from mnm_rl.memory.neural_memory import FastWeights, FeedbackInputs, WriteRule
+
+if TYPE_CHECKING:
+    from mnm_rl.cores.fused_mnm import FusedMnm
 
 
 class MnmState(NamedTuple):
@@ -88,18 +91,14 @@ class MnmCore(RecurrentCore[MnmState]):
     def why_plain(self) -> str | None:
         return super().why_plain() or ("there is no fused path for replay" if self.replay else None)
 
-    def record(self, state: MnmState, steps: int) -> Recording[MnmState]:
-        if not self._fused():
-            return super().record(state, steps)
+    def _fused_recording(self, state: MnmState, steps: int) -> "FusedMnm":
         from mnm_rl.cores.fused_mnm import FusedMnm  # needs Numba
 
         return FusedMnm(self, state, steps)
 
     def forward(self, inputs: Tensor, state: MnmState, episode_starts: Tensor) -> tuple[Tensor, MnmState, Tensor]:
         if self._fused():
-            from mnm_rl.cores.fused_mnm import FusedMnm  # needs Numba
-
-            return FusedMnm(self, state, len(inputs)).sequence(inputs, episode_starts)
+            return self._fused_recording(state, len(inputs)).sequence(inputs, episode_starts)
         # The base class's loop, but with the layers of theta apart within a segment (stacking them at every step costs a copy
         # of all fast weights) and with the output map outside of it.
         hidden, read, meta_loss, beta = [], [], [], []

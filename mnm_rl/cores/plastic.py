@@ -4,12 +4,15 @@ Miconi, Stanley and Clune (2018) for the rules ``hebb``, ``decay`` and ``oja``; 
 ``modulated`` and ``retroactive``.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import RecurrentCore
+
+if TYPE_CHECKING:
+    from mnm_rl.cores.fused_plastic import FusedPlastic
 
 PlasticRule = Literal["hebb", "decay", "oja", "modulated", "retroactive"]
 
@@ -38,6 +41,8 @@ class PlasticCore(RecurrentCore[PlasticState]):
 
     where ``m_t``, one number per neuron, is a trained linear fan-out of the scalar ``tanh(M h_t)``.
 
+    On CPUs a whole sequence is one fused operation (:mod:`mnm_rl.cores.fused_plastic`).
+
     Args:
         input_size: width F of the inputs.
         hidden_size: number of neurons D, also the width of the outputs ``h_t``.
@@ -46,6 +51,8 @@ class PlasticCore(RecurrentCore[PlasticState]):
     Raises:
         ValueError: if ``rule`` is unknown or ``hidden_size`` is not positive.
     """
+
+    _has_fused_path = True
 
     def __init__(self, input_size: int, hidden_size: int = 100, rule: PlasticRule = "hebb") -> None:
         super().__init__(hidden_size)
@@ -67,6 +74,11 @@ class PlasticCore(RecurrentCore[PlasticState]):
         return PlasticState(
             self.w.new_zeros(batch_size, D), self.w.new_zeros(batch_size, D, D), self.w.new_zeros(batch_size, traced, traced)
         )
+
+    def _fused_recording(self, state: PlasticState, steps: int) -> "FusedPlastic":
+        from mnm_rl.cores.fused_plastic import FusedPlastic  # needs Numba
+
+        return FusedPlastic(self, state, steps)
 
     def step(self, x: Tensor, state: PlasticState) -> tuple[Tensor, PlasticState, Tensor]:
         before, hebb, E = state

@@ -1,10 +1,13 @@
 """The baselines without plastic weights: an LSTM and a vanilla RNN."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import RecurrentCore
+
+if TYPE_CHECKING:
+    from mnm_rl.cores.fused_lstm import FusedLstm
 
 
 class LstmState(NamedTuple):
@@ -29,7 +32,11 @@ class LstmCore(RecurrentCore[LstmState]):
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the state and of the outputs.
+
+    On CPUs a whole sequence is one fused operation (:mod:`mnm_rl.cores.fused_lstm`).
     """
+
+    _has_fused_path = True
 
     def __init__(self, input_size: int, hidden_size: int = 100) -> None:
         super().__init__(hidden_size)
@@ -38,6 +45,11 @@ class LstmCore(RecurrentCore[LstmState]):
     def initial_state(self, batch_size: int) -> LstmState:
         zeros = self.cell.weight_hh.new_zeros(batch_size, self.output_size)
         return LstmState(zeros, zeros)
+
+    def _fused_recording(self, state: LstmState, steps: int) -> "FusedLstm":
+        from mnm_rl.cores.fused_lstm import FusedLstm  # needs Numba
+
+        return FusedLstm(self, state, steps)
 
     def step(self, x: Tensor, state: LstmState) -> tuple[Tensor, LstmState, Tensor]:
         h, c = self.cell(x, state)

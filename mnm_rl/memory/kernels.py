@@ -13,34 +13,9 @@ A write is undone in the backward pass by adding what it subtracted, so no fast 
 
 from typing import Any
 
-from mnm_rl.simd import LANES, fma, kernel, load, splat, store, tanh_, total
+from mnm_rl.simd import LANES, add_matvec, add_matvec_transposed, fma, kernel, load, splat, store, tanh_, times_derivative, total
 
 WRITTEN, READ, CHECKED = 0, 1, 2
-
-
-@kernel
-def _add_product(W: Any, x: Any, y: Any) -> None:
-    """``y += W x``."""
-    for i in range(0, W.shape[0], 4):
-        a = b = c = d = splat(W.dtype.type(0))
-        for j in range(0, W.shape[1], LANES):
-            v = load(x, j)
-            a, b = fma(load(W[i], j), v, a), fma(load(W[i + 1], j), v, b)
-            c, d = fma(load(W[i + 2], j), v, c), fma(load(W[i + 3], j), v, d)
-        y[i] += total(a)
-        y[i + 1] += total(b)
-        y[i + 2] += total(c)
-        y[i + 3] += total(d)
-
-
-@kernel
-def _add_transposed_product(W: Any, x: Any, y: Any) -> None:
-    """``y += W^T x``."""
-    for i in range(0, W.shape[0], 4):
-        a, b, c, d = splat(x[i]), splat(x[i + 1]), splat(x[i + 2]), splat(x[i + 3])
-        for j in range(0, W.shape[1], LANES):
-            v = fma(a, load(W[i], j), fma(b, load(W[i + 1], j), load(y, j)))
-            store(y, j, fma(c, load(W[i + 2], j), fma(d, load(W[i + 3], j), v)))
 
 
 @kernel
@@ -54,14 +29,6 @@ def _add_outer_product(W: Any, factor: Any, x: Any, y: Any) -> None:
             store(W[i + 1], j, fma(b, v, load(W[i + 1], j)))
             store(W[i + 2], j, fma(c, v, load(W[i + 2], j)))
             store(W[i + 3], j, fma(d, v, load(W[i + 3], j)))
-
-
-@kernel
-def _times_derivative(g: Any, z: Any) -> None:
-    """``g *= 1 - z^2``: back through ``z = tanh(.)``."""
-    one = z.dtype.type(1)
-    for i in range(z.shape[0]):
-        g[i] *= one - z[i] * z[i]
 
 
 @kernel
@@ -126,15 +93,15 @@ def write_and_read(theta: Any, gradient_rule: bool, scale: Any, values: Any, tar
     for h in range(H):
         for l in range(L):
             z[WRITTEN, h, l + 1] = theta.dtype.type(0)
-            _add_product(theta[l], z[WRITTEN, h, l], z[WRITTEN, h, l + 1])
+            add_matvec(theta[l], z[WRITTEN, h, l], z[WRITTEN, h, l + 1])
             if l < L - 1:
                 tanh_(z[WRITTEN, h, l + 1])
         if gradient_rule:
             delta[h, L - 1] = z[WRITTEN, h, L] - values[h]
             for l in range(L - 2, -1, -1):
-                _add_transposed_product(theta[l + 1], delta[h, l + 1], q[h, l])
+                add_matvec_transposed(theta[l + 1], delta[h, l + 1], q[h, l])
                 delta[h, l] = q[h, l]
-                _times_derivative(delta[h, l], z[WRITTEN, h, l + 1])
+                times_derivative(delta[h, l], z[WRITTEN, h, l + 1])
         else:
             delta[h] = z[WRITTEN, h, 1:] - targets[h]
     for l in range(L):
@@ -243,8 +210,8 @@ def write_and_read_backward(
     for l in range(L - 1, -1, -1):
         if l < L - 1:
             for h in range(H):
-                _times_derivative(gz[READ, h, l + 1], z[READ, h, l + 1])
-                _times_derivative(gz[CHECKED, h, l + 1], z[CHECKED, h, l + 1])
+                times_derivative(gz[READ, h, l + 1], z[READ, h, l + 1])
+                times_derivative(gz[CHECKED, h, l + 1], z[CHECKED, h, l + 1])
         gscale += _unwrite_backward(theta[l], G[l], scale, l, z, delta, gz, gdelta)
     if gradient_rule:
         two = theta.dtype.type(2)
@@ -253,8 +220,8 @@ def write_and_read_backward(
                 for i in range(z.shape[3]):
                     gz[WRITTEN, h, l + 1, i] -= two * gdelta[h, l, i] * q[h, l, i] * z[WRITTEN, h, l + 1, i]
                 gq[h, l] = gdelta[h, l]
-                _times_derivative(gq[h, l], z[WRITTEN, h, l + 1])
-                _add_product(theta[l + 1], gq[h, l], gdelta[h, l + 1])
+                times_derivative(gq[h, l], z[WRITTEN, h, l + 1])
+                add_matvec(theta[l + 1], gq[h, l], gdelta[h, l + 1])
                 _add_outer_product(G[l + 1], theta.dtype.type(1), delta[h, l + 1], gq[h, l])
             gz[WRITTEN, h, L] += gdelta[h, L - 1]
     for l in range(L - 1, -1, -1):
@@ -262,6 +229,6 @@ def write_and_read_backward(
             if not gradient_rule:
                 gz[WRITTEN, h, l + 1] += gdelta[h, l]
             if l < L - 1:
-                _times_derivative(gz[WRITTEN, h, l + 1], z[WRITTEN, h, l + 1])
+                times_derivative(gz[WRITTEN, h, l + 1], z[WRITTEN, h, l + 1])
             _run_backward(theta[l], G[l], gz[WRITTEN, h, l + 1], z[WRITTEN, h, l], gz[WRITTEN, h, l])
     return gscale
