@@ -1,12 +1,13 @@
 # make train   train an agent on the maze, evaluate it, show the result   (make train ARGS="mnm-g --seed 1")
 # make test    formatter, linter, type checker, tests
-# Both make the virtual environment .venv first, with the versions of constraints.txt.
+# make bench   throughput and memory beside the alternatives, for about half an hour (make bench ARGS="--json FILE --plot FILE")
+# All make the virtual environment .venv first, with the versions of constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test format clean
+.PHONY: train test bench format clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py $(or $(ARGS),mnm-p --env mnm/MazeSmall-v0 --total-timesteps 1.5e6)
@@ -16,6 +17,10 @@ test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+bench: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

@@ -5,7 +5,6 @@ import signal
 if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import ctypes
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +59,6 @@ def main(args: Sequence[str]) -> None:
     agent, options = parse_options(args)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    keep_freed_memory()
 
     # What to train, and where to keep it.
     if options.resume is None:
@@ -145,18 +143,6 @@ def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
         if given := sorted(name for name in changed if getattr(options, name) != getattr(default, name)):
             raise UsageError(f"--resume goes on with the settings of the run: leave out the flags for {', '.join(given)}")
     return agent, options
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory: fast weights come and go at every step, and fetching each anew from the kernel
-    costs a third of the training time."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "gnu_get_libc_version"):
-            M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-            libc.mallopt(M_MMAP_MAX, 0)
-            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-            libc.mallopt(M_TOP_PAD, 2**28)
 
 
 if __name__ == "__main__":

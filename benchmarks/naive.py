@@ -29,6 +29,7 @@ def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
         beta = torch.sigmoid(core.write_strength(u[:, :D])).view(B, 1, 1)
         keys, values, read_keys = u[:, D:].view(B, H, 3, D).unbind(2)
         if core.memory.write_rule == "g":
+            theta = [W.view_as(W) for W in theta]  # the keys depend on theta, through the last read: not part of the write
             loss = (run(keys)[-1] - values).pow(2).mean(dim=(1, 2)).sum()
             gradients = torch.autograd.grad(loss, theta, create_graph=True)
         else:

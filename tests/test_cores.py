@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.cores.core import Path
 from mnm_rl.memory import recall_loss
 
 F, D, T, B = 4, 6, 7, 3
 
+REPLAY = "mnm-p with heads, replay and key feedback"
 CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "mnm-g": lambda: MnmCore(F, D, write_rule="g"),
     "mnm-p": lambda: MnmCore(F, D, write_rule="p"),
-    "mnm-p with heads, replay and key feedback": lambda: MnmCore(F, D, heads=4, replay=3, feedback_inputs="key_value"),
+    REPLAY: lambda: MnmCore(F, D, heads=4, replay=3, feedback_inputs="key_value"),
     "mnm-g of one layer, fixed start": lambda: MnmCore(F, D, write_rule="g", memory_layers=1, learn_initial_memory=False),
     "hebb": lambda: PlasticCore(F, D, rule="hebb"),
     "decay": lambda: PlasticCore(F, D, rule="decay"),
@@ -29,9 +31,18 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
 }
 
 
-@pytest.fixture(params=CORES)
+PATHS = [(name, path) for name in CORES for path in ("plain", "fused") if path == "plain" or name not in ("rnn", REPLAY)]
+
+
+def make(name: str, path: Path) -> RecurrentCore[Any]:
+    core = CORES[name]().double()
+    core.path = path
+    return core
+
+
+@pytest.fixture(params=PATHS, ids=", ".join)
 def core(request: pytest.FixtureRequest) -> RecurrentCore[Any]:
-    return CORES[request.param]().double()
+    return make(*request.param)
 
 
 def sequence(seed: int = 0, starts: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -56,9 +67,9 @@ def test_shapes(core: RecurrentCore[Any]) -> None:
 
 
 @given(seed=st.integers(0, 1000))
-@pytest.mark.parametrize("name", CORES)
-def test_a_sequence_equals_its_single_steps(name: str, seed: int) -> None:
-    core = CORES[name]().double()
+@pytest.mark.parametrize(("name", "path"), PATHS)
+def test_a_sequence_equals_its_single_steps(name: str, path: Path, seed: int) -> None:
+    core = make(name, path)
     inputs, starts = sequence(seed)
     state = used_state(core)
     outputs, last, meta_loss = core(inputs, state, starts)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 
 import eval as eval_
 import train
@@ -57,11 +56,3 @@ def test_links_and_pictures_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
-
-
-def test_the_benchmark_runs() -> None:
-    from benchmarks.training_speed import Options, maze_steps_per_second, steps_per_second
-
-    assert tyro.cli(Options, args=["--threads", "2"]).threads == 2
-    assert steps_per_second("rnn", 1) > 0
-    assert maze_steps_per_second(2, 3) > 0

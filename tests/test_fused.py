@@ -1,13 +1,18 @@
 """The fused path gives what plain PyTorch gives: outputs, states and every gradient."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore
+from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore, simd
 from mnm_rl.cores.plastic import PlasticRule
 
 F, D, T, B = 3, 20, 40, 5
@@ -105,3 +110,152 @@ def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], dtype: 
     for name, value in expected.items():
         if value.numel():
             assert (actual[name] - value).abs().max() <= TOLERANCE[dtype] * value.abs().max(), name
+
+
+def longer(core: RecurrentCore[Any], T: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The gradients of a long sequence, by the core's path."""
+    core.to(dtype).zero_grad()
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(T, B, F, generator=generator).to(dtype)
+    starts = torch.zeros(T, B, dtype=torch.bool)
+    starts[T // 2, 0] = True
+    outputs, _, meta_loss = core(inputs, core.initial_state(B), starts)
+    (outputs.pow(2).mean() + meta_loss.mean()).backward()
+    return {name: p.grad.double() for name, p in core.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("rule", ["g", "p"])
+def test_undoing_a_thousand_writes_does_not_drift(rule: str) -> None:
+    core = MnmCore(F, 32, write_rule=rule, heads=2)  # type: ignore[arg-type]
+    core.path = "fused"
+    fused = longer(core, T=1000)
+    core.path = "plain"
+    exact = longer(core, T=1000, dtype=torch.float64)
+    plain = longer(core, T=1000)
+
+    def error(of: dict[str, Tensor]) -> float:
+        return max(((of[name] - g).norm() / g.norm()).item() for name, g in exact.items())
+
+    assert error(fused) < 1e-4
+    assert error(fused) < 10 * error(plain)  # it loses no more than rounding does anyway
+
+
+def test_what_a_step_keeps_grows_with_the_width_not_with_its_square() -> None:
+    def kept(D: int, T: int) -> int:
+        core = MnmCore(F, D, heads=2)
+        recording = core.record(core.initial_state(4), T)
+        return sum(array.nbytes for array in recording.trace)  # type: ignore[attr-defined]
+
+    per_step = [(kept(D, 20) - kept(D, 10)) / 10 for D in (64, 128, 256)]
+    assert per_step[2] - per_step[1] == 2 * (per_step[1] - per_step[0])
+    assert per_step[2] < 4 * 4 * 256 * 60  # environments, bytes, D: sixty vectors a step, for two heads and three layers
+
+
+@pytest.mark.parametrize("changed", ["parameters", "inputs"])
+def test_a_recording_runs_again_what_has_changed(core: RecurrentCore[Any], changed: str) -> None:
+    inputs, state, starts = sequence(core, torch.float64)
+    core.path = "fused"
+    recording = core.record(state, T)
+    for x, start in zip(inputs, starts, strict=True):
+        recording.step(x, start)
+    if changed == "parameters":
+        with torch.no_grad():
+            for parameter in core.parameters():
+                parameter.mul_(1.1)
+    else:
+        inputs = inputs + 0.1
+    outputs, _, meta_loss = core(inputs, state, starts)
+    again, loss_again = recording.replay(inputs, starts)
+    assert torch.equal(again, outputs)
+    assert torch.equal(loss_again, meta_loss)
+
+
+def test_two_threads_give_what_one_gives(core: RecurrentCore[Any]) -> None:
+    inputs, state, starts = sequence(core, torch.float32)
+    core.path = "fused"
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            results.append(core(inputs, state, starts))
+        finally:
+            torch.set_num_threads(1)
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
+
+
+def test_gradients_can_be_taken_twice_from_one_pass(core: RecurrentCore[Any]) -> None:
+    inputs, state, starts = sequence(core, torch.float64)
+    core.path = "fused"
+    loss = core(inputs, state, starts)[0].pow(2).sum()
+    parameters = [p for p in core.parameters() if p.requires_grad]
+    once, twice = (torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for _ in range(2))
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+def test_what_is_changed_before_the_backward_pass_is_noticed() -> None:
+    core = LstmCore(F, D)
+    outputs, _, _ = core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
+    with torch.no_grad():
+        core.cell.weight_hh.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        outputs.sum().backward()
+
+
+def test_the_path_can_be_chosen_and_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = MnmCore(F, D)
+    assert "path=fused" in repr(core)
+    core.path = "plain"
+    assert "path=plain: asked for" in repr(core)
+    core.path = "auto"
+    assert "float32 and float64" in repr(core.to(torch.bfloat16))
+    core.path = "fused"
+    with pytest.raises(RuntimeError, match="float32 and float64"):
+        core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
+    assert "replay" in repr(MnmCore(F, D, replay=2))
+    assert "no fused path" in repr(RnnCore(F, D))
+    monkeypatch.setattr("mnm_rl.cores.core._numba_problem", lambda: "Numba cannot be used here")
+    assert "Numba" in repr(LstmCore(F, D))
+
+
+def test_without_numba_everything_runs_in_plain_pytorch() -> None:
+    code = """
+import sys
+sys.modules["numba"] = None  # as if it were not installed
+import torch
+from mnm_rl import RecurrentA2C
+model = RecurrentA2C("MnmPolicy", "CartPole-v1", policy_kwargs={"hidden_size": 8}).learn(20)
+print(model.policy.core.why_plain())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Numba cannot be used here" in done.stdout
+
+
+def test_tanh_of_the_kernels() -> None:
+    x = np.linspace(-20, 20, 400_001, dtype=np.float32)
+    y = x.copy()
+    simd.tanh_(y)
+    assert np.abs(y - np.tanh(x.astype(np.float64))).max() < 5e-7
+    special = np.array([np.nan, np.inf, -np.inf, 0], dtype=np.float32)
+    simd.tanh_(special)
+    np.testing.assert_allclose(special, [np.nan, 1, -1, 0], atol=5e-7)
+
+
+@given(K=st.integers(1, 40), N=st.integers(1, 5), S=st.integers(1, 3))
+def test_matrix_product_of_the_kernels(K: int, N: int, S: int) -> None:
+    random = np.random.default_rng(0)
+    y, x, M = (random.normal(size=size) for size in ((4 * S, 16 * N), (4 * S, K), (K, 16 * N)))
+    expected = y + x @ M
+    simd.add_product(y, x, M)
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_network_that_diverges_shows_it() -> None:
+    core = MnmCore(F, D)
+    inputs = torch.randn(T, B, F)
+    inputs[3, 1] = torch.nan
+    outputs, _, meta_loss = core(inputs, core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
+    assert outputs[3:, 1].isnan().all()
+    assert meta_loss[3:, 1].isnan().all()
+    assert outputs[:, 0].isfinite().all()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
@@ -128,9 +128,15 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         """
         latent, state = self._one_step(obs, state, episode_starts)
         latent_pi, latent_vf = self.mlp_extractor(latent)
-        distribution = self._get_action_dist_from_latent(latent_pi)
-        actions = distribution.get_actions(deterministic=deterministic)
-        log_prob = distribution.log_prob(actions)
+        if isinstance(self.action_dist, CategoricalDistribution):
+            # What torch's Categorical does, which takes most of its time for checks.
+            logits = self.action_net(latent_pi)
+            actions = logits.argmax(dim=1) if deterministic else torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
+            log_prob = logits.log_softmax(dim=1).gather(1, actions.unsqueeze(1)).squeeze(1)
+        else:
+            distribution = self._get_action_dist_from_latent(latent_pi)
+            actions = distribution.get_actions(deterministic=deterministic)
+            log_prob = distribution.log_prob(actions)
         return actions.reshape((-1, *cast(tuple[int, ...], self.action_space.shape))), self.value_net(latent_vf), log_prob, state
 
     def predict_values(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> Tensor:  # type: ignore[override]

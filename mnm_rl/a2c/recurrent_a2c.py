@@ -232,8 +232,8 @@ class RecurrentA2C(OnPolicyAlgorithm):
         """Say what it means when torch refuses the parameters of an action distribution."""
         try:
             yield
-        except ValueError as error:
-            if "Expected parameter" not in str(error):
+        except (ValueError, RuntimeError) as error:
+            if not any(refusal in str(error) for refusal in ("Expected parameter", "probability tensor contains")):
                 raise
             raise TrainingDivergedError(f"the policy's outputs became NaN or infinite at step {self.num_timesteps:,}") from error
 

@@ -22,6 +22,7 @@ from mnm_rl.cores.plastic import PlasticCore, PlasticState
 from mnm_rl.parallel import run
 from mnm_rl.simd import (
     LANES,
+    ROWS,
     add_matvec,
     add_matvec_transposed,
     clip,
@@ -43,7 +44,7 @@ RULES = ("hebb", "decay", "oja", "modulated", "retroactive")
 
 
 class Weights(NamedTuple):
-    """Padded: ``[P, P]`` and ``[P]``; those that a rule lacks are zero."""
+    """Padded: ``[R, P]`` and ``[P]``, R a multiple of ``ROWS``; those that a rule lacks are zero."""
 
     w: Array
     alpha: Array
@@ -68,7 +69,7 @@ class Trace(NamedTuple):
     q: Array
     """``tanh(M h_t)``, ``[T, B]``."""
     hebb: Array
-    """The Hebbian trace before every ``KEEP`` steps, and the eligibility trace, ``[T / KEEP, B, 1 or 2, P, P]``."""
+    """The Hebbian trace before every ``KEEP`` steps, and the eligibility trace, ``[T / KEEP, B, 1 or 2, R, P]``."""
 
 
 class Gradients(NamedTuple):
@@ -81,9 +82,9 @@ class Gradients(NamedTuple):
     eta: Array
     """``[B]``."""
     alpha: Array
-    """``[B, P, P]``."""
+    """``[B, R, P]``."""
     h: Array
-    """With respect to the state, ``[B, P]`` and ``[B, 1 or 2, P, P]``, after the last step and before the first in the end."""
+    """With respect to the state, ``[B, P]`` and ``[B, 1 or 2, R, P]``, after the last step and before the first in the end."""
     hebb: Array
 
 
@@ -114,7 +115,7 @@ def _factors(rule: int, weights: Any, h: Any, q: Any, f: Any, c: Any, m: Any) ->
 
 @kernel
 def _update(rule: int, hebb: Any, new: Any, f: Any, c: Any, m: Any, before: Any) -> None:
-    """The traces ``new`` after a step, of those before it, ``[1 or 2, P, P]``; they may be the same array."""
+    """The traces ``new`` after a step, of those before it, ``[1 or 2, R, P]``; they may be the same array."""
     last = hebb.shape[0] - 1  # what is written to: the trace, or the eligibility trace
     for i in range(hebb.shape[1]):
         if rule == RETROACTIVE:
@@ -132,7 +133,7 @@ def _update(rule: int, hebb: Any, new: Any, f: Any, c: Any, m: Any, before: Any)
 
 @kernel
 def _forward(first: int, last: int, t0: int, t1: int, rule: int, starts: Any, weights: Any, h: Any, hebb: Any, trace: Any) -> None:
-    """Steps t0 to t1 of the environments from first to last; ``h [B, P]`` and ``hebb [B, 1 or 2, P, P]`` are changed in place."""
+    """Steps t0 to t1 of the environments from first to last; ``h [B, P]`` and ``hebb [B, 1 or 2, R, P]`` are changed in place."""
     P = h.shape[1]
     zero = h.dtype.type(0)
     f, c, m = np.empty(P, h.dtype), np.empty(P, h.dtype), np.empty(P, h.dtype)
@@ -145,7 +146,7 @@ def _forward(first: int, last: int, t0: int, t1: int, rule: int, starts: Any, we
             before, out = trace.before[t, b], trace.out[t, b]
             before[:] = h[b]
             add_matvec(weights.w, before, out)
-            for i in range(P):
+            for i in range(hebb.shape[2]):
                 alpha, row, y = weights.alpha[i], hebb[b, 0, i], splat(zero)
                 for j in range(0, P, LANES):
                     y = fma(fma(load(alpha, j), load(row, j), splat(zero)), load(before, j), y)
@@ -202,7 +203,7 @@ def _backward(first: int, last: int, rule: int, starts: Any, weights: Any, trace
     zero, one, two, eta = dtype.type(0), dtype.type(1), dtype.type(2), weights.eta[0]
     states = np.empty((KEEP, *trace.hebb.shape[2:]), dtype)
     f, c, m = np.empty(P, dtype), np.empty(P, dtype), np.empty(P, dtype)
-    g_f, g_c, g_m, g_before = np.empty(P, dtype), np.empty(P, dtype), np.empty(P, dtype), np.empty(P, dtype)
+    g_f, g_c, g_m, g_before = np.zeros(P, dtype), np.zeros(P, dtype), np.zeros(P, dtype), np.zeros(P, dtype)
     for b in range(first, last):
         for part in range(trace.hebb.shape[0] - 1, -1, -1):
             t0, t1 = part * KEEP, min(part * KEEP + KEEP, T)
@@ -242,7 +243,7 @@ def _backward(first: int, last: int, rule: int, starts: Any, weights: Any, trace
                         a[i] += g.M[t, b] * weights.M[i]
                 times_derivative(a, h)
                 add_matvec_transposed(weights.w, a, g_before)
-                for i in range(P):
+                for i in range(hebb.shape[1]):
                     a_i, alpha, row, G_row, G_alpha = splat(a[i]), weights.alpha[i], hebb[0, i], g.hebb[b, 0, i], g.alpha[b, i]
                     for j in range(0, P, LANES):
                         v, w, trace_j = load(before, j), load(alpha, j), load(row, j)
@@ -262,14 +263,14 @@ class FusedPlastic(FusedRecording[PlasticState]):
 
     def __init__(self, core: PlasticCore, state: PlasticState, steps: int) -> None:
         D, B = core.hidden_size, len(state.h)
-        P, dtype = padded(D), state.h.detach().numpy().dtype
+        P, R, dtype = padded(D), padded(D, ROWS), state.h.detach().numpy().dtype
         self.rule = RULES.index(core.rule)
         none = torch.zeros(1, dtype=core.w.dtype)
         has_eta, modulated = hasattr(core, "eta"), hasattr(core, "modulator")
         with torch.no_grad():
             weights = Weights(
-                w=spread(core.w, 1, 1, D).numpy(),
-                alpha=spread(core.alpha, 1, 1, D).numpy(),
+                w=spread(core.w, 1, 1, D)[:R].numpy(),
+                alpha=spread(core.alpha, 1, 1, D)[:R].numpy(),
                 eta=(core.eta.view(1) if has_eta else none).numpy(),
                 M=array(core.modulator.weight[0] if modulated else None, (P,), dtype),
                 M_bias=(core.modulator.bias if modulated else none).numpy(),
@@ -279,7 +280,7 @@ class FusedPlastic(FusedRecording[PlasticState]):
             self.U, self.u = spread_rows(core.input.weight, 1, D).T, spread_rows(core.input.bias, 1, D)
         self.weights = Weights(*(weight.copy() for weight in weights))
         traces = 2 if core.rule == "retroactive" else 1
-        self.h, self.hebb = array(state.h, (B, P), dtype), np.zeros((B, traces, P, P), dtype)
+        self.h, self.hebb = array(state.h, (B, P), dtype), np.zeros((B, traces, R, P), dtype)
         self.hebb[:, 0, :D, :D] = state.hebb.detach().numpy()
         if traces == 2:
             self.hebb[:, 1, :D, :D] = state.eligibility.detach().numpy()
@@ -288,7 +289,7 @@ class FusedPlastic(FusedRecording[PlasticState]):
             before=np.zeros((steps, B, P), dtype),
             out=np.zeros((steps, B, P), dtype),
             q=np.zeros((steps, B), dtype),
-            hebb=np.zeros((-(-steps // KEEP), B, traces, P, P), dtype),
+            hebb=np.zeros((-(-steps // KEEP), B, traces, R, P), dtype),
         )
         self.names = [name for name, _ in core.named_parameters()]
         super().__init__(core, state, tuple(core.parameters()), self.trace.x)
@@ -314,13 +315,13 @@ class FusedPlastic(FusedRecording[PlasticState]):
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         g_out, _, g_h, g_hebb, g_eligibility = given
-        trace, D, B, P, dtype = self.trace, self.D, self.B, padded(self.D), self.trace.x.dtype
+        trace, D, B, dtype = self.trace, self.D, self.B, self.trace.x.dtype
         g = Gradients(
             a=np.zeros_like(trace.out),
             fan=np.zeros_like(trace.out),
             M=np.zeros_like(trace.q),
             eta=np.zeros(B, dtype),
-            alpha=np.zeros((B, P, P), dtype),
+            alpha=np.zeros((B, *self.weights.alpha.shape), dtype),
             h=array(g_h, self.h.shape, dtype),
             hebb=np.zeros_like(self.hebb),
         )

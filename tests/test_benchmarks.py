@@ -1,0 +1,43 @@
+"""The benchmark measures what it says: the naive references compute the same, and the pieces run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+
+from benchmarks import throughput
+
+
+@pytest.mark.parametrize("name", throughput.CORES)
+@pytest.mark.parametrize("heads", [1, 4])
+def test_the_naive_references_have_the_same_results_and_gradients(name: str, heads: int) -> None:
+    make, reference = throughput.CORES[name]
+    core = make(heads).double()
+    core.path = "plain"
+    inputs = torch.randn(6, 3, throughput.F, dtype=torch.float64)
+    results = []
+    for outputs, meta_loss in (
+        core(inputs, core.initial_state(3), torch.zeros(6, 3, dtype=torch.bool))[::2],
+        reference(core, inputs),
+    ):
+        loss = outputs.pow(2).sum() + meta_loss.sum()
+        results.append([outputs, meta_loss, *torch.autograd.grad(loss, list(core.parameters()), allow_unused=True)])
+    for ours, naive in zip(*results, strict=True):
+        torch.testing.assert_close(ours, naive)
+
+
+def test_the_pieces_run(tmp_path: Path) -> None:
+    options = tyro.cli(throughput.Options, args=["--threads", "2"])
+    assert options.threads == 2
+    rows = [
+        {"core": "mnm-p", "B": 16, "T": T, "H": 1}
+        | {path: throughput.measure_core("mnm-p", path == "naive", 16, T, 1, 0.0) for path in ("fused", "naive")}
+        for T in (2, 4)
+    ]
+    assert all(row["fused"]["steps_per_second"] > 0 for row in rows)  # type: ignore[index]
+    assert throughput.measure_training("rnn", 0.0)["steps_per_second"] > 0
+    assert throughput.measure_maze(2, 3)["steps_per_second"] > 0
+    machine = {"threads": 2, "matrix_product_gflops": throughput.matrix_product_rate(64, 2)}
+    throughput.draw({"machine": machine, "cores": rows}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").exists()
