@@ -1,5 +1,6 @@
-"""Kernels on several cores: PyTorch's number of threads, without PyTorch's or Numba's thread pools, which wait by spinning."""
+"""Kernels on several cores: as many threads as PyTorch has, on a core each."""
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,23 @@ import torch
 _pool: ThreadPoolExecutor | None = None
 
 
+def _new_pool() -> ThreadPoolExecutor:
+    if not hasattr(os, "sched_setaffinity"):
+        return ThreadPoolExecutor(thread_name_prefix="mnm_rl")
+    # A thread that has slept is often woken on the core of the one that wakes it, and two kernels of a millisecond are over
+    # before the scheduler moves one of them: so every thread has its core, and the calling thread only waits.
+    cores = sorted(os.sched_getaffinity(0))
+    turn = itertools.cycle(cores)
+    return ThreadPoolExecutor(len(cores), thread_name_prefix="mnm_rl", initializer=lambda: os.sched_setaffinity(0, {next(turn)}))
+
+
 def _forget_pool() -> None:
     global _pool
     _pool = None
 
 
-os.register_at_fork(after_in_child=_forget_pool)  # threads do not survive a fork
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)  # threads do not survive a fork
 
 
 def run(kernel: Callable[..., None], n: int, *args: object) -> None:
@@ -25,9 +37,8 @@ def run(kernel: Callable[..., None], n: int, *args: object) -> None:
         kernel(0, n, *args)
         return
     if _pool is None:
-        _pool = ThreadPoolExecutor(thread_name_prefix="mnm_rl")
+        _pool = _new_pool()
     cuts = [n * i // threads for i in range(threads + 1)]
-    others = [_pool.submit(kernel, cuts[i], cuts[i + 1], *args) for i in range(1, threads)]
-    kernel(0, cuts[1], *args)
-    for other in others:
-        other.result()
+    parts = [_pool.submit(kernel, cuts[i], cuts[i + 1], *args) for i in range(threads)]
+    for part in parts:
+        part.result()

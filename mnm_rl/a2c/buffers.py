@@ -43,18 +43,20 @@ def _sequence(buffer: RolloutBuffer, recording: Recording[Any]) -> RolloutSequen
 class RecurrentRolloutBuffer(RolloutBuffer):
     """Stable-Baselines3's rollout buffer, read as one sequence."""
 
-    recording: Recording[Any]
+    recording: Recording[Any] | None = None
 
     def sequence(self) -> RolloutSequence:
         """The whole rollout in time order; see :class:`RolloutSequence`."""
+        assert self.recording is not None, "nothing has been recorded"
         return _sequence(self, self.recording)
 
 
 class RecurrentDictRolloutBuffer(DictRolloutBuffer):
     """Stable-Baselines3's rollout buffer for Dict observations, read as one sequence."""
 
-    recording: Recording[Any]
+    recording: Recording[Any] | None = None
 
     def sequence(self) -> RolloutSequence:
         """The whole rollout in time order; see :class:`RolloutSequence`."""
+        assert self.recording is not None, "nothing has been recorded"
         return _sequence(self, self.recording)

@@ -174,7 +174,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
         rollout_buffer.reset()
         if self._last_state is None:
             self._last_state = self.policy.initial_state(env.num_envs)
-        recording = self.policy.core.record(self._last_state, n_rollout_steps)
+        recording = self.policy.core.record(self._last_state, n_rollout_steps, reuse=self.rollout_buffer.recording)
         self.rollout_buffer.recording = recording
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)

@@ -73,16 +73,17 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
                 meta_loss.append(loss)
         return torch.stack(outputs), state, torch.stack(meta_loss)
 
-    def record(self, state: StateT, steps: int) -> "Recording[StateT]":
+    def record(self, state: StateT, steps: int, reuse: "Recording[StateT] | None" = None) -> "Recording[StateT]":
         """Go on from a state step by step without gradient, keeping what the gradient of these steps will need.
 
         Args:
             state: the state before the first step, batch first.
             steps: how many steps there will be.
+            reuse: a recording that is no longer needed, whose memory may be taken.
         """
-        return self._fused_recording(state, steps) if self._fused() else Recording(self, state)
+        return self._fused_recording(state, steps, reuse) if self._fused() else Recording(self, state)
 
-    def _fused_recording(self, state: StateT, steps: int) -> "FusedRecording[StateT]":
+    def _fused_recording(self, state: StateT, steps: int, reuse: "Recording[StateT] | None" = None) -> "FusedRecording[StateT]":
         raise NotImplementedError
 
     def why_plain(self) -> str | None:

@@ -26,25 +26,43 @@ class FusedRecording(Recording[StateT]):
         core: must not change until the last step.
         state: the state before the first step.
         parameters: those of the core, as ``gradients`` gives their gradients.
-        x: room for the inputs, ``[T, >= B, >= F]``.
+        steps: how many steps there will be.
+        reuse: a recording that is no longer needed: its memory is taken, if it fits. Fetching fresh memory from the operating
+            system can take as long as the kernels do.
 
     Attributes:
+        x: where the inputs go, ``[T, >= B, >= F]``; to be set by the subclass.
         t: steps run so far.
         episode_starts: ``[T, B]``.
     """
 
+    x: Array
     carried: ClassVar[int]
     """How many tensors of the state change from step to step; the others are after them and stay."""
 
-    def __init__(self, core: RecurrentCore[StateT], state: StateT, parameters: tuple[Tensor, ...], x: Array) -> None:
+    def __init__(
+        self,
+        core: RecurrentCore[StateT],
+        state: StateT,
+        parameters: tuple[Tensor, ...],
+        steps: int,
+        reuse: Recording[StateT] | None,
+    ) -> None:
         super().__init__(core, state)
         self.parameters = parameters
         self.t = 0
-        self.D = core.hidden_size
-        self.B = len(state[0])
-        self.episode_starts = np.zeros((len(x), self.B), dtype=bool)
-        self._x = x
+        self.D, self.B = core.hidden_size, len(state[0])
+        self.dtype = state[0].detach().numpy().dtype
+        self.episode_starts = np.zeros((steps, self.B), dtype=bool)
         self._versions = [parameter._version for parameter in parameters]
+        self._arrays: dict[str, Array] = reuse._arrays if isinstance(reuse, FusedRecording) and reuse.B == self.B else {}
+
+    def room(self, name: str, *shape: int) -> Array:
+        """An array that is zero where kernels never write, and elsewhere what was there."""
+        found = self._arrays.get(name)
+        if found is None or found.shape != shape or found.dtype != self.dtype:
+            found = self._arrays[name] = np.zeros(shape, self.dtype)
+        return found
 
     @abstractmethod
     def run(self, t0: int, t1: int) -> Tensor:
@@ -66,7 +84,7 @@ class FusedRecording(Recording[StateT]):
     def _run(self, inputs: Tensor, episode_starts: Tensor) -> Tensor:
         T, B, F = inputs.shape
         self.t += T
-        self._x[self.t - T : self.t, :B, :F] = inputs.detach().numpy()
+        self.x[self.t - T : self.t, :B, :F] = inputs.detach().numpy()
         self.episode_starts[self.t - T : self.t] = episode_starts.numpy()
         return self.run(self.t - T, self.t)
 
@@ -89,10 +107,10 @@ class FusedRecording(Recording[StateT]):
         """Whether running the steps again would give the same: not if the parameters or the inputs have been changed."""
         T, B, F = inputs.shape
         return (
-            self.t == T == len(self._x)
+            self.t == T == len(self.x)
             and [parameter._version for parameter in self.parameters] == self._versions
             and torch.equal(torch.from_numpy(self.episode_starts), episode_starts)
-            and torch.allclose(torch.from_numpy(self._x)[:, :B, :F], inputs, rtol=1e-4, atol=1e-5)
+            and torch.allclose(torch.from_numpy(self.x)[:, :B, :F], inputs, rtol=1e-4, atol=1e-5)
         )
 
     def _differentiable(self, inputs: Tensor) -> tuple[Tensor, StateT, Tensor]:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnm_rl.cores.core import Recording
 from mnm_rl.cores.fused import (
     Array,
     FusedRecording,
@@ -87,10 +88,10 @@ class FusedLstm(FusedRecording[LstmState]):
 
     carried = 2
 
-    def __init__(self, core: LstmCore, state: LstmState, steps: int) -> None:
+    def __init__(self, core: LstmCore, state: LstmState, steps: int, reuse: Recording[LstmState] | None = None) -> None:
         cell, D = core.cell, core.hidden_size
-        B, P = padded(len(state.h), ROWS), padded(D)
-        dtype = state.h.detach().numpy().dtype
+        super().__init__(core, state, (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh), steps, reuse)
+        B, P, dtype = padded(self.B, ROWS), padded(D), self.dtype
         self.F = cell.input_size
         with torch.no_grad():
             back = spread(cell.weight_hh, 4, 1, D)
@@ -98,12 +99,12 @@ class FusedLstm(FusedRecording[LstmState]):
             self.weights = Weights(gates.numpy(), back.numpy(), spread_rows(cell.bias_ih + cell.bias_hh, 4, D).numpy())
         self.h, self.c = array(state.h, (B, P), dtype), array(state.c, (B, P), dtype)
         self.trace = Trace(
-            x=np.zeros((steps, B, self.F + P), dtype),
-            c=np.zeros((steps, B, P), dtype),
-            gates=np.zeros((steps, B, 4 * P), dtype),
+            x=self.room("x", steps, B, self.F + P),
+            c=self.room("c", steps, B, P),
+            gates=self.room("gates", steps, B, 4 * P),
             out=np.zeros((steps, B, P), dtype),
         )
-        super().__init__(core, state, (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh), self.trace.x)
+        self.x = self.trace.x
 
     @property
     def state(self) -> LstmState:
@@ -121,9 +122,9 @@ class FusedLstm(FusedRecording[LstmState]):
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         g_out, _, g_h, g_c = given
-        trace, D, F, dtype = self.trace, self.D, self.F, self.trace.x.dtype
+        trace, D, F, dtype = self.trace, self.D, self.F, self.dtype
         h, c = array(g_h, self.h.shape, dtype), array(g_c, self.c.shape, dtype)
-        g = np.zeros_like(trace.gates)
+        g = self.room("g_gates", *trace.gates.shape)
         out = array(g_out, trace.out.shape, dtype)
         run(_backward, len(h) // ROWS, self.episode_starts, self.weights, trace, out, g, h, c)
         gates = torch.from_numpy(g).flatten(0, 1)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mnm_rl.cores.core import Recording
 from mnm_rl.cores.fused import (
     Array,
     FusedRecording,
@@ -304,29 +305,12 @@ def pack(parameters: Parameters) -> Weights:
     return Weights(*(tensor.contiguous().numpy() for tensor in packed))
 
 
-def new_trace(T: int, B: int, F: int, D: int, L: int, H: int, gradient_rule: bool, dtype: np.dtype[Any]) -> Trace:
-    """An empty trace for T steps of B environments."""
-    B, P = padded(B, ROWS), padded(D)
-    return Trace(
-        x=np.zeros((T, B, F + 2 * P), dtype),
-        c=np.zeros((T, B, P), dtype),
-        gates=np.zeros((T, B, 4 * P), dtype),
-        out=np.zeros((T, B, 2 * P), dtype),
-        u=np.zeros((T, B, (3 * H + 1) * P), dtype),
-        beta=np.zeros((T, B), dtype),
-        z=np.zeros((T, B, 3, H, L + 1, P), dtype),
-        q=np.zeros((T, B, H, L - 1 if gradient_rule else 0, P), dtype),
-        delta=np.zeros((T, B, H, L, P), dtype),
-        meta_loss=np.zeros((T, B), dtype),
-    )
-
-
 class FusedMnm(FusedRecording[MnmState]):
     """Steps of an MNM core, see :class:`~mnm_rl.cores.fused.FusedRecording`."""
 
     carried = 4
 
-    def __init__(self, core: MnmCore, state: MnmState, steps: int) -> None:
+    def __init__(self, core: MnmCore, state: MnmState, steps: int, reuse: Recording[MnmState] | None = None) -> None:
         memory, controller, D = core.memory, core.controller, core.hidden_size
         self.gradient_rule = memory.write_rule == "g"
         none = core.output.weight.new_zeros(0, 0)
@@ -343,20 +327,31 @@ class FusedMnm(FusedRecording[MnmState]):
             q=none.flatten() if self.gradient_rule else memory.feedback.bias,
             theta_0=memory.theta_0,
         )
+        super().__init__(core, state, parameters, steps, reuse)
         self.output = core.output
-        self.heads = core.heads
-        self.F = controller.input_size - D
+        self.heads = H = core.heads
+        self.F = F = controller.input_size - D
         self.weights = pack(parameters)
-        B, dtype = len(state.h), self.weights.theta_0.dtype
-        self.trace = new_trace(steps, B, self.F, D, memory.layers, core.heads, self.gradient_rule, dtype)
-        rows = (padded(B, ROWS), padded(D))
+        B, P, L = padded(self.B, ROWS), padded(D), memory.layers
+        self.trace = Trace(
+            x=self.room("x", steps, B, F + 2 * P),
+            c=self.room("c", steps, B, P),
+            gates=self.room("gates", steps, B, 4 * P),
+            out=np.zeros((steps, B, 2 * P), self.dtype),  # others may have it
+            u=self.room("u", steps, B, (3 * H + 1) * P),
+            beta=self.room("beta", steps, B),
+            z=self.room("z", steps, B, 3, H, L + 1, P),
+            q=self.room("q", steps, B, H, L - 1 if self.gradient_rule else 0, P),
+            delta=self.room("delta", steps, B, H, L, P),
+            meta_loss=np.zeros((steps, B), self.dtype),
+        )
+        self.x = self.trace.x
         self.now = Working(
-            h=array(state.h, rows, dtype),
-            c=array(state.c, rows, dtype),
-            read=array(state.read, rows, dtype),
+            h=array(state.h, (B, P), self.dtype),
+            c=array(state.c, (B, P), self.dtype),
+            read=array(state.read, (B, P), self.dtype),
             theta=_pad_memory(state.theta.detach()).numpy(),
         )
-        super().__init__(core, state, parameters, self.trace.x)
         with torch.no_grad():
             self._padded_output = self._pad_output()
 
@@ -389,13 +384,13 @@ class FusedMnm(FusedRecording[MnmState]):
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         g_out, g_meta_loss, g_h, g_c, g_read, g_theta = given
         weights, trace, D, F, H = self.weights, self.trace, self.D, self.F, self.heads
-        T, B, L, P, dtype = *trace.x.shape[:2], len(weights.theta_0), padded(D), trace.x.dtype
+        T, B, L, P, dtype = *trace.x.shape[:2], len(weights.theta_0), padded(D), self.dtype
         theta = self.now.theta.copy()
         g = Gradients(
-            gates=np.zeros_like(trace.gates),
-            u=np.zeros_like(trace.u),
-            strength=np.zeros_like(trace.beta),
-            targets=np.zeros((T, B, H, weights.Q.shape[1]), dtype),
+            gates=self.room("g_gates", *trace.gates.shape),
+            u=self.room("g_u", *trace.u.shape),
+            strength=self.room("g_strength", *trace.beta.shape),
+            targets=self.room("g_targets", T, B, H, weights.Q.shape[1]),
             h=array(g_h, (B, P), dtype),
             c=array(g_c, (B, P), dtype),
             read=array(g_read, (B, P), dtype),

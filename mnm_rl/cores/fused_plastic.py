@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnm_rl.cores.core import Recording
 from mnm_rl.cores.fused import Array, FusedRecording, array, gather_rows, spread, spread_rows
 from mnm_rl.cores.plastic import PlasticCore, PlasticState
 from mnm_rl.parallel import run
@@ -261,9 +262,10 @@ class FusedPlastic(FusedRecording[PlasticState]):
 
     carried = 3
 
-    def __init__(self, core: PlasticCore, state: PlasticState, steps: int) -> None:
-        D, B = core.hidden_size, len(state.h)
-        P, R, dtype = padded(D), padded(D, ROWS), state.h.detach().numpy().dtype
+    def __init__(self, core: PlasticCore, state: PlasticState, steps: int, reuse: Recording[PlasticState] | None = None) -> None:
+        super().__init__(core, state, tuple(core.parameters()), steps, reuse)
+        D, B, dtype = self.D, self.B, self.dtype
+        P, R = padded(D), padded(D, ROWS)
         self.rule = RULES.index(core.rule)
         none = torch.zeros(1, dtype=core.w.dtype)
         has_eta, modulated = hasattr(core, "eta"), hasattr(core, "modulator")
@@ -285,14 +287,14 @@ class FusedPlastic(FusedRecording[PlasticState]):
         if traces == 2:
             self.hebb[:, 1, :D, :D] = state.eligibility.detach().numpy()
         self.trace = Trace(
-            x=np.zeros((steps, B, core.input.in_features), dtype),
-            before=np.zeros((steps, B, P), dtype),
+            x=self.room("x", steps, B, core.input.in_features),
+            before=self.room("before", steps, B, P),
             out=np.zeros((steps, B, P), dtype),
-            q=np.zeros((steps, B), dtype),
-            hebb=np.zeros((-(-steps // KEEP), B, traces, R, P), dtype),
+            q=self.room("q", steps, B),
+            hebb=self.room("hebb", -(-steps // KEEP), B, traces, R, P),
         )
         self.names = [name for name, _ in core.named_parameters()]
-        super().__init__(core, state, tuple(core.parameters()), self.trace.x)
+        self.x = self.trace.x
 
     @property
     def state(self) -> PlasticState:
@@ -315,11 +317,11 @@ class FusedPlastic(FusedRecording[PlasticState]):
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         g_out, _, g_h, g_hebb, g_eligibility = given
-        trace, D, B, dtype = self.trace, self.D, self.B, self.trace.x.dtype
+        trace, D, B, dtype = self.trace, self.D, self.B, self.dtype
         g = Gradients(
-            a=np.zeros_like(trace.out),
-            fan=np.zeros_like(trace.out),
-            M=np.zeros_like(trace.q),
+            a=self.room("g_a", *trace.out.shape),
+            fan=self.room("g_fan", *trace.out.shape),
+            M=self.room("g_M", *trace.q.shape),
             eta=np.zeros(B, dtype),
             alpha=np.zeros((B, *self.weights.alpha.shape), dtype),
             h=array(g_h, self.h.shape, dtype),

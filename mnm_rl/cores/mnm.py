@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import RecurrentCore, segments
+from mnm_rl.cores.core import Recording, RecurrentCore, segments
 from mnm_rl.memory import NeuralMemory, recall_loss
 from mnm_rl.memory.neural_memory import FastWeights, FeedbackInputs, WriteRule
 
@@ -91,10 +91,10 @@ class MnmCore(RecurrentCore[MnmState]):
     def why_plain(self) -> str | None:
         return super().why_plain() or ("there is no fused path for replay" if self.replay else None)
 
-    def _fused_recording(self, state: MnmState, steps: int) -> "FusedMnm":
+    def _fused_recording(self, state: MnmState, steps: int, reuse: Recording[MnmState] | None = None) -> "FusedMnm":
         from mnm_rl.cores.fused_mnm import FusedMnm  # needs Numba
 
-        return FusedMnm(self, state, steps)
+        return FusedMnm(self, state, steps, reuse)
 
     def forward(self, inputs: Tensor, state: MnmState, episode_starts: Tensor) -> tuple[Tensor, MnmState, Tensor]:
         if self._fused():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import RecurrentCore
+from mnm_rl.cores.core import Recording, RecurrentCore
 
 if TYPE_CHECKING:
     from mnm_rl.cores.fused_plastic import FusedPlastic
@@ -75,10 +75,10 @@ class PlasticCore(RecurrentCore[PlasticState]):
             self.w.new_zeros(batch_size, D), self.w.new_zeros(batch_size, D, D), self.w.new_zeros(batch_size, traced, traced)
         )
 
-    def _fused_recording(self, state: PlasticState, steps: int) -> "FusedPlastic":
+    def _fused_recording(self, state: PlasticState, steps: int, reuse: Recording[PlasticState] | None = None) -> "FusedPlastic":
         from mnm_rl.cores.fused_plastic import FusedPlastic  # needs Numba
 
-        return FusedPlastic(self, state, steps)
+        return FusedPlastic(self, state, steps, reuse)
 
     def step(self, x: Tensor, state: PlasticState) -> tuple[Tensor, PlasticState, Tensor]:
         before, hebb, E = state

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import RecurrentCore
+from mnm_rl.cores.core import Recording, RecurrentCore
 
 if TYPE_CHECKING:
     from mnm_rl.cores.fused_lstm import FusedLstm
@@ -46,10 +46,10 @@ class LstmCore(RecurrentCore[LstmState]):
         zeros = self.cell.weight_hh.new_zeros(batch_size, self.output_size)
         return LstmState(zeros, zeros)
 
-    def _fused_recording(self, state: LstmState, steps: int) -> "FusedLstm":
+    def _fused_recording(self, state: LstmState, steps: int, reuse: Recording[LstmState] | None = None) -> "FusedLstm":
         from mnm_rl.cores.fused_lstm import FusedLstm  # needs Numba
 
-        return FusedLstm(self, state, steps)
+        return FusedLstm(self, state, steps, reuse)
 
     def step(self, x: Tensor, state: LstmState) -> tuple[Tensor, LstmState, Tensor]:
         h, c = self.cell(x, state)

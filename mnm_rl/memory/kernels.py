@@ -86,7 +86,7 @@ def write_and_read(theta: Any, gradient_rule: bool, scale: Any, values: Any, tar
         values: ``v^w``, ``[H, P]``, for rule g.
         targets: ``zhat^1 ... zhat^L``, ``[H, L, P]``, for rule p.
         z: with ``z^0`` set; the rest is filled in.
-        q: filled in by rule g: ``q^l = (W^(l+1))^T delta^(l+1)`` for l = 1 ... L-1, ``[H, L - 1, P]``, zeros before.
+        q: filled in by rule g: ``q^l = (W^(l+1))^T delta^(l+1)`` for l = 1 ... L-1, ``[H, L - 1, P]``.
         delta: filled in.
     """
     L, H = theta.shape[0], z.shape[1]
@@ -99,6 +99,7 @@ def write_and_read(theta: Any, gradient_rule: bool, scale: Any, values: Any, tar
         if gradient_rule:
             delta[h, L - 1] = z[WRITTEN, h, L] - values[h]
             for l in range(L - 2, -1, -1):
+                q[h, l] = theta.dtype.type(0)
                 add_matvec_transposed(theta[l + 1], delta[h, l + 1], q[h, l])
                 delta[h, l] = q[h, l]
                 times_derivative(delta[h, l], z[WRITTEN, h, l + 1])
