@@ -111,7 +111,8 @@ class FusedLstm(FusedRecording[LstmState]):
         return LstmState(*(torch.from_numpy(row)[: self.B, : self.D] for row in (self.h, self.c)))
 
     def run(self, t0: int, t1: int) -> Tensor:
-        run(_forward, len(self.h) // ROWS, t0, t1, self.episode_starts, self.weights, self.h, self.c, self.trace)
+        fours, starts = len(self.h) // ROWS, self.episode_starts
+        run(_forward, fours, t0, t1, starts, self.weights, self.h, self.c, self.trace, least=32 // (t1 - t0))
         return torch.from_numpy(self.trace.out[t0:t1])
 
     def outputs(self, raw: Tensor) -> Tensor:
