@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore, simd
+from mnm_rl.cores.core import Path
 from mnm_rl.cores.plastic import PlasticRule
 
 F, D, T, B = 3, 20, 40, 5
@@ -200,6 +201,18 @@ def test_what_is_changed_before_the_backward_pass_is_noticed() -> None:
         core.cell.weight_hh.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         outputs.sum().backward()
+
+
+@pytest.mark.parametrize("path", ["fused", "plain"])
+def test_inputs_that_do_not_fit_are_refused_on_either_path(core: RecurrentCore[Any], path: Path) -> None:
+    core.path = path
+    starts = torch.zeros(T, B, dtype=torch.bool)
+    for wrong in (torch.randn(T, B, F - 1), torch.randn(T, B, F + 1), torch.randn(T, B, F, dtype=torch.float64)):
+        with pytest.raises((ValueError, RuntimeError)):
+            core(wrong, core.initial_state(B), starts)
+    state = core.initial_state(B)
+    with pytest.raises((ValueError, RuntimeError)):
+        core(torch.randn(T, B, F), type(state)(*(tensor.double() for tensor in state)), starts)
 
 
 def test_the_path_can_be_chosen_and_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from mnm_rl.a2c.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
 from mnm_rl.a2c.policies import LstmPolicy, MnmPolicy, PlasticPolicy, RecurrentActorCriticPolicy, RnnPolicy, State, state_at
+from mnm_rl.cores.core import Recording
 from mnm_rl.vec_env import GymnasiumVecEnv
 
 SelfRecurrentA2C = TypeVar("SelfRecurrentA2C", bound="RecurrentA2C")
@@ -206,7 +207,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
                 return False
             self._update_info_buffer(infos, dones)
 
-            rewards = self._bootstrap_truncated(rewards, dones, infos, recording.state)
+            rewards = self._bootstrap_truncated(rewards, dones, infos, recording)
             rollout_buffer.add(
                 cast(Any, self._last_obs),
                 actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
@@ -241,7 +242,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
         return torch.as_tensor(self._last_episode_starts, device=self.device, dtype=torch.bool)
 
     def _bootstrap_truncated(
-        self, rewards: NDArray[np.float32], dones: NDArray[np.bool_], infos: list[dict[str, Any]], state: State
+        self, rewards: NDArray[np.float32], dones: NDArray[np.bool_], infos: list[dict[str, Any]], recording: Recording[Any]
     ) -> NDArray[np.float32]:
         """Add the discounted value of the final observation, seen in the state that the episode ended in, where an
         episode was cut short rather than ended."""
@@ -257,7 +258,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
         with torch.no_grad():
             obs, _ = self.policy.obs_to_tensor(stacked)
             starts = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
-            values = self.policy.predict_values(obs, state_at(state, np.array(cut)), starts)
+            values = self.policy.predict_values(obs, state_at(recording.state, np.array(cut)), starts)
         rewards = rewards.copy()
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
         return rewards

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
 
     output_size: int
     path: Path = "auto"
-    _has_fused_path: ClassVar[bool] = False
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -84,11 +83,12 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         return self._fused_recording(state, steps, reuse) if self._fused() else Recording(self, state)
 
     def _fused_recording(self, state: StateT, steps: int, reuse: "Recording[StateT] | None" = None) -> "FusedRecording[StateT]":
+        """What runs the fused path; a core that has one overrides this, see :mod:`mnm_rl.cores.fused`."""
         raise NotImplementedError
 
     def why_plain(self) -> str | None:
         """Why this core runs in plain PyTorch, in words, or None if the fused path runs."""
-        if not self._has_fused_path:
+        if type(self)._fused_recording is RecurrentCore._fused_recording:
             return "there is no fused path for it"
         if self.path == "plain":
             return "asked for"

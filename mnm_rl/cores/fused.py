@@ -31,11 +31,13 @@ class FusedRecording(Recording[StateT]):
             system can take as long as the kernels do.
 
     Attributes:
+        F: width of the inputs; to be set by the subclass.
         x: where the inputs go, ``[T, >= B, >= F]``; to be set by the subclass.
         t: steps run so far.
         episode_starts: ``[T, B]``.
     """
 
+    F: int
     x: Array
     carried: ClassVar[int]
     """How many tensors of the state change from step to step; the others are after them and stay."""
@@ -49,6 +51,8 @@ class FusedRecording(Recording[StateT]):
         reuse: Recording[StateT] | None,
     ) -> None:
         super().__init__(core, state)
+        if any(tensor.dtype != parameters[0].dtype for tensor in state):
+            raise ValueError(f"the state must be in {parameters[0].dtype}, as the core is, not {state[0].dtype}")
         self.parameters = parameters
         self.t = 0
         self.D, self.B = core.hidden_size, len(state[0])
@@ -82,9 +86,15 @@ class FusedRecording(Recording[StateT]):
         """Outputs ``[T, B, output_size]`` of raw outputs, differentiable."""
 
     def _run(self, inputs: Tensor, episode_starts: Tensor) -> Tensor:
-        T, B, F = inputs.shape
+        T = len(inputs)
+        if inputs.shape[1:] != (self.B, self.F) or inputs.dtype != self.parameters[0].dtype:
+            raise ValueError(
+                f"inputs must be [T, {self.B}, {self.F}] in {self.parameters[0].dtype}, not {list(inputs.shape)} in {inputs.dtype}"
+            )
+        if episode_starts.shape != inputs.shape[:2]:
+            raise ValueError(f"episode_starts must be {list(inputs.shape[:2])}, not {list(episode_starts.shape)}")
         self.t += T
-        self.x[self.t - T : self.t, :B, :F] = inputs.detach().numpy()
+        self.x[self.t - T : self.t, : self.B, : self.F] = inputs.detach().numpy()
         self.episode_starts[self.t - T : self.t] = episode_starts.numpy()
         return self.run(self.t - T, self.t)
 
@@ -105,12 +115,11 @@ class FusedRecording(Recording[StateT]):
 
     def _still_holds(self, inputs: Tensor, episode_starts: Tensor) -> bool:
         """Whether running the steps again would give the same: not if the parameters or the inputs have been changed."""
-        T, B, F = inputs.shape
         return (
-            self.t == T == len(self.x)
+            self.t == len(inputs) == len(self.x)
             and [parameter._version for parameter in self.parameters] == self._versions
             and torch.equal(torch.from_numpy(self.episode_starts), episode_starts)
-            and torch.allclose(torch.from_numpy(self.x)[:, :B, :F], inputs, rtol=1e-4, atol=1e-5)
+            and torch.allclose(torch.from_numpy(self.x)[:, : self.B, : self.F], inputs, rtol=1e-4, atol=1e-5)
         )
 
     def _differentiable(self, inputs: Tensor) -> tuple[Tensor, StateT, Tensor]:

@@ -270,7 +270,7 @@ class FusedPlastic(FusedRecording[PlasticState]):
         none = torch.zeros(1, dtype=core.w.dtype)
         has_eta, modulated = hasattr(core, "eta"), hasattr(core, "modulator")
         with torch.no_grad():
-            weights = Weights(
+            self.weights = Weights(
                 w=spread(core.w, 1, 1, D)[:R].numpy(),
                 alpha=spread(core.alpha, 1, 1, D)[:R].numpy(),
                 eta=(core.eta.view(1) if has_eta else none).numpy(),
@@ -280,7 +280,6 @@ class FusedPlastic(FusedRecording[PlasticState]):
                 fan_bias=array(core.fan_out.bias if modulated else None, (P,), dtype),
             )
             self.U, self.u = spread_rows(core.input.weight, 1, D).T, spread_rows(core.input.bias, 1, D)
-        self.weights = Weights(*(weight.copy() for weight in weights))
         traces = 2 if core.rule == "retroactive" else 1
         self.h, self.hebb = array(state.h, (B, P), dtype), np.zeros((B, traces, R, P), dtype)
         self.hebb[:, 0, :D, :D] = state.hebb.detach().numpy()
@@ -293,6 +292,7 @@ class FusedPlastic(FusedRecording[PlasticState]):
             q=self.room("q", steps, B),
             hebb=self.room("hebb", -(-steps // KEEP), B, traces, R, P),
         )
+        self.F = core.input.in_features
         self.names = [name for name, _ in core.named_parameters()]
         self.x = self.trace.x
 

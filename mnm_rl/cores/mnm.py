@@ -55,8 +55,6 @@ class MnmCore(RecurrentCore[MnmState]):
         ValueError: if an argument is out of range.
     """
 
-    _has_fused_path = True
-
     def __init__(
         self,
         input_size: int,

@@ -52,8 +52,6 @@ class PlasticCore(RecurrentCore[PlasticState]):
         ValueError: if ``rule`` is unknown or ``hidden_size`` is not positive.
     """
 
-    _has_fused_path = True
-
     def __init__(self, input_size: int, hidden_size: int = 100, rule: PlasticRule = "hebb") -> None:
         super().__init__(hidden_size)
         if rule not in get_args(PlasticRule):

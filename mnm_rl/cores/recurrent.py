@@ -36,8 +36,6 @@ class LstmCore(RecurrentCore[LstmState]):
     On CPUs a whole sequence is one fused operation (:mod:`mnm_rl.cores.fused_lstm`).
     """
 
-    _has_fused_path = True
-
     def __init__(self, input_size: int, hidden_size: int = 100) -> None:
         super().__init__(hidden_size)
         self.cell = nn.LSTMCell(input_size, hidden_size)
