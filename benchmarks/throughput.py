@@ -204,7 +204,7 @@ def child(threads: int, kind: str, **arguments: Any) -> None:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     rate = matrix_product_rate()
     machine = {"threads": options.threads, "matrix_product_gflops": round(rate)}
     console.print(f"machine: float32 matrix product {rate:.0f} GFLOP/s on {options.threads} threads")
