@@ -1,5 +1,7 @@
 """Metalearned neural memory for reinforcement learning, with Stable-Baselines3 around it."""
 
+__version__ = "0.1.0"
+
 from mnm_rl.a2c import (
     LstmPolicy,
     MnmPolicy,
@@ -12,8 +14,6 @@ from mnm_rl.a2c import (
 from mnm_rl.cores import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.vec_env import GymnasiumVecEnv
-
-__version__ = "0.1.0"
 
 __all__ = [
     "GymnasiumVecEnv",

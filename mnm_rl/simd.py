@@ -5,6 +5,7 @@ Numba leaves vectorization to LLVM, which gives up where it cannot prove that ro
 Rows are padded with zeros to a multiple of :data:`LANES`, so that there are no remainders.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core import event as numba_event
 from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 16
@@ -28,6 +30,23 @@ def _source_stamp() -> tuple[int, int]:
 
 
 _SOURCE_STAMP = _source_stamp()
+
+
+class _Announcement(numba_event.Listener):
+    """Says that kernels are compiled, once a process: it takes so long that one would think the program hangs."""
+
+    made = False
+
+    def on_start(self, event: Any) -> None:
+        if not self.made and event.data["dispatcher"].py_func.__module__.startswith("mnm_rl."):
+            self.made = True
+            logging.getLogger("mnm_rl").warning("compiling kernels for this machine: half a minute, the first time")
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+numba_event.register("numba:compile", _Announcement())
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Small environments with known answers, for the tests."""
 
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -107,3 +108,25 @@ class Poisoned(Counting):
             elif self.what == "loss":
                 reward = 1e38  # finite, but its square is not
         return obs, reward, terminated, truncated, info
+
+
+class Random(gym.Env[Any, Any]):
+    """Random observations and rewards in given spaces; episodes of 5 to 7 steps, every other one truncated."""
+
+    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], own_seed: int = 0) -> None:
+        self.observation_space, self.action_space = deepcopy(observation_space), action_space
+        self.own_seed, self.length, self.episode = own_seed, 7 - own_seed % 3, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            seed += 1000 * self.own_seed
+            self.observation_space.seed(seed)
+        super().reset(seed=seed)
+        self.t, self.episode = 0, self.episode + 1
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        self.t += 1
+        over, odd = self.t == self.length, self.episode % 2 == 1
+        return self.observation_space.sample(), float(self.np_random.normal()), over and odd, over and not odd, {}

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnRewardThreshold
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from mnm_rl import RecurrentA2C, TrainingDivergedError
 from mnm_rl.evaluation import evaluate_episodes
-from tests.counting import Counting, Poisoned, Recall
+from tests.counting import Counting, Poisoned, Random, Recall
 
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
@@ -33,70 +34,6 @@ def a2c(name: str, env: Any, policy_kwargs: dict[str, Any] | None = None, **kwar
     return RecurrentA2C(
         policy, env, policy_kwargs={"hidden_size": 8} | core | (policy_kwargs or {}), **({"seed": 0, "device": "cpu"} | kwargs)
     )
-
-
-class Random(gym.Env[Any, Any]):
-    """Random observations and rewards in given spaces; episodes of 7 steps, every other one truncated."""
-
-    def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-        self.observation_space, self.action_space = observation_space, action_space
-        self.episode = 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        self.t, self.episode = 0, self.episode + 1
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        assert self.action_space.contains(action), action
-        self.t += 1
-        over, odd = self.t == 7, self.episode % 2 == 1
-        return self.observation_space.sample(), float(self.np_random.normal()), over and odd, over and not odd, {}
-
-
-OBSERVATIONS: dict[str, spaces.Space[Any]] = {
-    "vector": spaces.Box(-1, 1, (3,)),
-    "matrix": spaces.Box(-1, 1, (2, 3)),
-    "image": spaces.Box(0, 255, (36, 36, 1), np.uint8),
-    "discrete": spaces.Discrete(5),
-    "multi-discrete": spaces.MultiDiscrete([3, 4]),
-    "multi-binary": spaces.MultiBinary(4),
-    "dict": spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)}),
-}
-ACTIONS: dict[str, spaces.Space[Any]] = {
-    "discrete": spaces.Discrete(3),
-    "box": spaces.Box(-1, 1, (2,)),
-    "multi-discrete": spaces.MultiDiscrete([2, 3]),
-    "multi-binary": spaces.MultiBinary(2),
-}
-
-
-@pytest.mark.parametrize("policy", ["mnm-p", "lstm"])
-@pytest.mark.parametrize(
-    ("observations", "actions"), [*((o, "discrete") for o in OBSERVATIONS), *(("vector", a) for a in ACTIONS if a != "discrete")]
-)
-def test_every_space_trains_saves_and_predicts(policy: str, observations: str, actions: str, tmp_path: Path) -> None:
-    def env() -> Random:
-        return Random(OBSERVATIONS[observations], ACTIONS[actions])
-
-    model = a2c(policy, make_vec_env(env, n_envs=2), n_steps=10)
-    before = {name: p.clone() for name, p in model.policy.named_parameters()}
-    model.learn(60)
-    assert any(not torch.equal(p, before[name]) for name, p in model.policy.named_parameters())
-    model.save(tmp_path / "model")
-    loaded = RecurrentA2C.load(tmp_path / "model", device="cpu")
-    obs, state, state_2 = env().reset(seed=0)[0], None, None
-    for _ in range(5):
-        action, state = model.predict(obs, state, deterministic=True)
-        action_2, state_2 = loaded.predict(obs, state_2, deterministic=True)
-        assert model.action_space.contains(action)
-        np.testing.assert_array_equal(action, action_2)
-        assert state is not None
-        assert state_2 is not None
-        for one, other in zip(state, state_2, strict=True):
-            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -303,7 +240,7 @@ def test_rewards_and_observations_can_be_normalized_by_stable_baselines3() -> No
 
 
 def test_state_dependent_exploration() -> None:
-    env = make_vec_env(lambda: Random(OBSERVATIONS["vector"], ACTIONS["box"]), n_envs=2)
+    env = make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))), n_envs=2)
     a2c("mnm-p", env, use_sde=True, sde_sample_freq=3, n_steps=6).learn(48)
 
 
@@ -359,34 +296,45 @@ def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were() -> N
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
 
 
-@pytest.mark.parametrize(
-    ("observations", "actions", "message"),
-    [
-        (spaces.Text(5), spaces.Discrete(2), "observation space Text.*TransformObservation"),
-        (spaces.Tuple([spaces.Discrete(2)]), spaces.Discrete(2), "observation space Tuple.*FlattenObservation"),
-        (
-            spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)})}),
-            spaces.Discrete(2),
-            "observation space Dict.*FlattenObservation",
-        ),
-        (spaces.Discrete(3, start=1), spaces.Discrete(2), "start at 0 with TransformObservation"),
-        (spaces.Discrete(2), spaces.Discrete(3, start=1), "start at 0 with TransformAction"),
-        (spaces.Discrete(2), spaces.MultiDiscrete([[2, 2]]), "one-dimensional"),
-        (spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), "give it bounds"),
-        (spaces.Discrete(2), spaces.Tuple([spaces.Discrete(2)]), "action space Tuple.*TransformAction"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore")
-def test_spaces_that_cannot_be_used_are_refused(observations: Any, actions: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        RecurrentA2C("LstmPolicy", Random(observations, actions), device="cpu")
-
-
 def test_a_policy_without_memory_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a recurrent policy"):
         RecurrentA2C(ActorCriticPolicy, "CartPole-v1", device="cpu")  # type: ignore[arg-type]
 
 
-def test_separate_feature_extractors_are_refused() -> None:
-    with pytest.raises(ValueError, match="share one memory"):
-        a2c("lstm", "CartPole-v1", {"share_features_extractor": False})
+def test_dict_observations_are_evaluated() -> None:
+    space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
+    model = a2c("mnm-p", make_vec_env(lambda: Random(space, spaces.Discrete(2)), n_envs=2)).learn(20)
+    returns, lengths = evaluate_policy(model, model.get_env(), 4, return_episode_rewards=True)  # type: ignore[arg-type]
+    assert lengths == [7] * 4
+    assert len(returns) == 4  # type: ignore[arg-type]
+
+
+def test_checkpoints_and_hyperparameters_are_logged_as_in_stable_baselines3(tmp_path: Path) -> None:
+    class LogHyperparameters(BaseCallback):
+        def _on_training_start(self) -> None:
+            values = {"gamma": self.model.gamma, "memory": type(self.model.policy.core).__name__}  # type: ignore[attr-defined]
+            self.logger.record("hparams", HParam(values, {"rollout/ep_rew_mean": 0}), exclude=("stdout", "log", "json", "csv"))
+
+        def _on_step(self) -> bool:
+            return True
+
+    env = VecNormalize(make_vec_env(Recall, n_envs=2))
+    model = a2c("mnm-p", env, n_steps=6, tensorboard_log=str(tmp_path / "tb"))
+    checkpoint = CheckpointCallback(10, str(tmp_path / "checkpoints"), save_vecnormalize=True)
+    model.learn(48, callback=[LogHyperparameters(), checkpoint], log_interval=1)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "rl_model_20_steps.zip",
+        "rl_model_40_steps.zip",
+        "rl_model_vecnormalize_20_steps.pkl",
+        "rl_model_vecnormalize_40_steps.pkl",
+    ]
+    assert RecurrentA2C.load(tmp_path / "checkpoints" / "rl_model_40_steps.zip", device="cpu").num_timesteps == 40
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_normalization_is_that_of_the_training_when_it_is_evaluated(tmp_path: Path) -> None:
+    """An EvalCallback takes over the statistics of VecNormalize, as with every Stable-Baselines3 algorithm."""
+    env = VecNormalize(make_vec_env(lambda: Counting(4), n_envs=2))
+    other = VecNormalize(make_vec_env(lambda: Counting(4)), training=False, norm_reward=False)
+    a2c("lstm", env, n_steps=6).learn(48, callback=EvalCallback(other, eval_freq=12, n_eval_episodes=2, verbose=0))
+    np.testing.assert_allclose(other.obs_rms.mean, env.obs_rms.mean)

@@ -19,6 +19,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
+from mnm_rl.a2c.checks import not_finite, outside
 from mnm_rl.cores import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.cores.core import Recording, make_state
 from mnm_rl.cores.plastic import PlasticRule
@@ -36,7 +37,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     Args:
         observation_space: any space that Stable-Baselines3 has a features extractor for; the extractor is chosen by
-            the space (flatten, CNN for images, combined for Dict) unless ``features_extractor_class`` is given.
+            the space unless ``features_extractor_class`` is given: Stable-Baselines3's CNN for images (flattened if they are
+            smaller than 36 x 36, which it cannot take), all keys combined for Dict, else flatten.
         action_space: Discrete, Box, MultiDiscrete or MultiBinary.
         lr_schedule: learning rate as a function of the remaining progress (from 1 to 0).
         core_class: the core, built as ``core_class(input_size, **core_kwargs)``.
@@ -63,8 +65,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         self.core_class, self.core_kwargs = core_class, core_kwargs or {}
         if features_extractor_class is None:
             if isinstance(observation_space, spaces.Dict):
-                features_extractor_class = CombinedExtractor
-            elif is_image_space(observation_space):
+                features_extractor_class = _CombinedExtractor
+            elif is_image_space(observation_space) and not _too_small_for_cnn(observation_space):
                 features_extractor_class = NatureCNN
             else:
                 features_extractor_class = FlattenExtractor
@@ -190,21 +192,59 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
         Returns:
             actions (without batch dimension if the observation had none), and the state: a tuple of arrays, batch first.
+
+        Raises:
+            ValueError: if the observation is not in the observation space (values beyond the bounds of a Box are let pass), or
+                if ``state`` or ``episode_start`` do not fit it.
         """
         self.set_training_mode(False)
-        obs, vectorized = self.obs_to_tensor(observation)
+        obs, vectorized = self.obs_to_tensor(self._checked_observation(observation))
         B = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
-        like = self.initial_state(B)
-        tensors = like if state is None else make_state(like, (torch.as_tensor(s, device=self.device) for s in state))
-        starts = np.zeros(B, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(B)
+        starts = np.zeros(B, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(-1)
+        if len(starts) != B:
+            raise ValueError(f"episode_start must have one entry for each of the {B} observations, got {len(starts)}")
         with torch.no_grad():
-            distribution, new_state = self.get_distribution(obs, tensors, torch.as_tensor(starts, device=self.device))
+            distribution, new_state = self.get_distribution(
+                obs, self._checked_state(state, B), torch.as_tensor(starts, device=self.device)
+            )
             actions = distribution.get_actions(deterministic=deterministic)
         shape = cast(tuple[int, ...], self.action_space.shape)
         out: NDArray[Any] = actions.cpu().numpy().reshape((-1, *shape))
         if isinstance(self.action_space, spaces.Box):
             out = self.unscale_action(out) if self.squash_output else np.clip(out, self.action_space.low, self.action_space.high)
         return out if vectorized else out.squeeze(axis=0), tuple(s.cpu().numpy() for s in new_state)
+
+    def _checked_observation(self, observation: Any) -> Any:
+        space = self.observation_space
+        if isinstance(observation, dict) != isinstance(space, spaces.Dict):
+            raise ValueError(f"the observation must be in {space}, got a {type(observation).__name__}")
+        if isinstance(space, spaces.Dict) and observation.keys() != space.spaces.keys():
+            raise ValueError(f"the observation must have the keys {sorted(space.spaces)}, got {sorted(observation)}")
+        parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
+        for key, part in parts.items():
+            array, what = (observation, "the observation") if key is None else (observation[key], f"the observation {key!r}")
+            array = np.asarray(array)
+            if array.dtype.kind not in "biuf":
+                raise ValueError(f"{what} must be in {part}, got {array.dtype}")
+            if not_finite(array) is not None:
+                raise ValueError(f"{what} is NaN or infinite")
+            if outside(np.atleast_1d(array), part) is not None:
+                raise ValueError(f"{what} is outside of {part}: {array}")
+        return observation
+
+    def _checked_state(self, state: tuple[NDArray[Any], ...] | None, n_envs: int) -> State:
+        like = self.initial_state(n_envs)
+        if state is None:
+            return like
+        arrays = [np.asarray(part) for part in state]
+        wanted = [tuple(part.shape) for part in like]
+        if [array.shape for array in arrays] != wanted or any(array.dtype.kind != "f" for array in arrays):
+            got = ", ".join(f"{array.dtype} {list(array.shape)}" for array in arrays)
+            raise ValueError(
+                f"state must be what predict returned for {n_envs} environments (float arrays of the shapes "
+                f"{', '.join(str(list(shape)) for shape in wanted)}) or None, got {got}"
+            )
+        return make_state(like, (torch.as_tensor(a, dtype=s.dtype, device=self.device) for a, s in zip(arrays, like, strict=True)))
 
 
 class MnmPolicy(RecurrentActorCriticPolicy):
@@ -279,6 +319,21 @@ class RnnPolicy(RecurrentActorCriticPolicy):
         **kwargs: Any,
     ) -> None:
         super().__init__(observation_space, action_space, lr_schedule, RnnCore, dict(hidden_size=hidden_size), **kwargs)
+
+
+def _too_small_for_cnn(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and len(space.shape) == 3 and sorted(space.shape)[1] < 36
+
+
+class _CombinedExtractor(CombinedExtractor):
+    """Stable-Baselines3's, but small images are flattened."""
+
+    def __init__(self, observation_space: spaces.Dict, **kwargs: Any) -> None:
+        shown = {
+            key: spaces.Box(0, 1, (spaces.flatdim(space),)) if _too_small_for_cnn(space) else space
+            for key, space in observation_space.spaces.items()
+        }
+        super().__init__(spaces.Dict(shown), **kwargs)
 
 
 def state_at(state: State, index: NDArray[np.int64]) -> State:

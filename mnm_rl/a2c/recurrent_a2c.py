@@ -1,7 +1,10 @@
 """Advantage actor-critic for recurrent policies, as a Stable-Baselines3 algorithm."""
 
+import io
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -18,7 +21,10 @@ from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
+from mnm_rl import __version__
+from mnm_rl.a2c import pretrained
 from mnm_rl.a2c.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
+from mnm_rl.a2c.checks import check_spaces, flattened, not_finite, outside
 from mnm_rl.a2c.policies import LstmPolicy, MnmPolicy, PlasticPolicy, RecurrentActorCriticPolicy, RnnPolicy, State, state_at
 from mnm_rl.cores.core import Recording
 from mnm_rl.vec_env import GymnasiumVecEnv
@@ -138,9 +144,10 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        env = flattened(env)
         if isinstance(env, VectorEnv):
             env = GymnasiumVecEnv(env)
-        _check_spaces(env.observation_space, env.action_space)
+        check_spaces(env.observation_space, env.action_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
@@ -156,9 +163,76 @@ class RecurrentA2C(OnPolicyAlgorithm):
         # A loaded model begins with new episodes: their observations go with the recurrent state, which is large.
         return [*super()._excluded_save_params(), "_last_state", "_last_obs", "_last_episode_starts"]
 
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfRecurrentA2C],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | VectorEnv[Any, Any, Any] | None = None,
+        device: torch.device | str = "auto",
+        **kwargs: Any,
+    ) -> SelfRecurrentA2C:
+        """Load what ``save`` wrote. **This runs code from the file**, as every pickle does: for files from strangers, see
+        :meth:`from_pretrained`.
+
+        Args:
+            path: the file.
+            env: environments to go on training in, of the same spaces; their number may differ. Training begins new episodes.
+            device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+            kwargs: the other arguments of Stable-Baselines3's ``load``, and attributes to change.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no model of this version of this library, or its spaces are not those of ``env``.
+        """
+        if env is not None:
+            env = cls._wrap_env(env)
+        try:
+            return super().load(path, env, device, **kwargs)
+        except ValueError as error:
+            if "do not match" in str(error) or "wasn't a zip-file" in str(error):
+                raise
+            raise _not_a_model(path, error) from error
+        except (TypeError, RuntimeError, KeyError, AssertionError, AttributeError, pickle.UnpicklingError) as error:
+            raise _not_a_model(path, error) from error
+
+    def export(self, directory: str | Path) -> None:
+        """Write the policy's parameters and a description of the model, for :meth:`from_pretrained`.
+
+        Unlike :meth:`save`, it keeps no optimizer state and no code: arguments that JSON cannot hold (a learning rate
+        schedule, a features extractor of your own) are named in the file and have to be given again.
+
+        Args:
+            directory: where ``config.json`` and ``model.safetensors`` go; made if missing.
+
+        Raises:
+            ValueError: if the policy is not one of ``policy_aliases``.
+        """
+        pretrained.export(self, Path(directory))
+
+    @classmethod
+    def from_pretrained(
+        cls: type[SelfRecurrentA2C],
+        directory: str | Path,
+        env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
+        **arguments: Any,
+    ) -> SelfRecurrentA2C:
+        """Read what :meth:`export` wrote. No code from the files is run: safe for files from strangers.
+
+        Args:
+            directory: what was given to :meth:`export`.
+            env: environments to go on training in, of the same spaces.
+            arguments: arguments of the constructor to give anew; ``policy_kwargs`` are added to the model's.
+
+        Raises:
+            FileNotFoundError: if one of the files is missing.
+            ValueError: if they cannot be read, are of another version, leave out an argument that is not given again, or
+                describe spaces that are not those of ``env``.
+        """
+        return cast(SelfRecurrentA2C, pretrained.from_pretrained(cls, Path(directory), env, **arguments))
+
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(*args, **kwargs)
-        _check_finite(self._last_obs, "observation", self.num_timesteps)
+        _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
         return total_timesteps, callback
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
@@ -196,10 +270,15 @@ class RecurrentA2C(OnPolicyAlgorithm):
                 else:
                     clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
 
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            try:
+                new_obs, rewards, dones, infos = env.step(clipped_actions)
+            except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+                raise RuntimeError(
+                    f"the process of an environment ended at step {self.num_timesteps:,}; what it printed before may say why"
+                ) from error
             self.num_timesteps += env.num_envs
             _check_finite(rewards, "reward", self.num_timesteps)
-            _check_finite(new_obs, "observation", self.num_timesteps)
+            _check_observation(new_obs, self.observation_space, self.num_timesteps)
 
             callback.update_locals(locals())
             if not callback.on_step():
@@ -340,41 +419,21 @@ class RecurrentA2C(OnPolicyAlgorithm):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 
-def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-    arrays = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
-    for part in parts:
-        if not isinstance(part, arrays):
-            advice = (
-                "gymnasium.wrappers.FlattenObservation makes one vector of nested spaces"
-                if isinstance(part, spaces.Dict | spaces.Tuple)
-                else "gymnasium.wrappers.TransformObservation can turn it into numbers"
-            )
-            raise ValueError(
-                f"the observation space {observation_space} cannot be used: it must be Box, Discrete, MultiDiscrete, MultiBinary, "
-                f"or a Dict of these; {advice}"
-            )
-        if isinstance(part, spaces.Discrete) and part.start != 0:
-            raise ValueError(f"the observation space {part} cannot be used: shift it to start at 0 with TransformObservation")
-    if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
-        raise ValueError(f"the action space {action_space} cannot be used: shift it to start at 0 with TransformAction")
-    if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim > 1:
-        raise ValueError(f"the action space {action_space} cannot be used: make it one-dimensional with TransformAction")
-    if isinstance(action_space, spaces.Box) and not action_space.is_bounded("both"):
-        raise ValueError(
-            f"the action space {action_space} cannot be used: give it bounds with gymnasium.wrappers.RescaleAction or ClipAction"
-        )
-    if not isinstance(action_space, arrays):
-        raise ValueError(
-            f"the action space {action_space} cannot be used: it must be Box, Discrete, MultiDiscrete or MultiBinary; "
-            "gymnasium.wrappers.TransformAction can map one of these to it"
-        )
+def _not_a_model(path: Any, error: Exception) -> ValueError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}")
 
 
-def _check_finite(array: Any, what: str, step: int) -> None:
-    if isinstance(array, dict):
-        for key, value in array.items():
-            _check_finite(value, f"{what} {key!r}", step)
-    elif array.dtype.kind == "f" and not np.isfinite(array).all():
-        env = int(np.argwhere(~np.isfinite(array))[0][0])
+def _check_observation(observations: Any, space: spaces.Space[Any], step: int, what: str = "observation") -> None:
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            _check_observation(observations[key], part, step, f"observation {key!r}")
+        return
+    _check_finite(observations, what, step)
+    if (env := outside(observations, space)) is not None:
+        raise ValueError(f"environment {env} gave an {what} outside of {space} at step {step:,}: {observations[env]}")
+
+
+def _check_finite(array: NDArray[Any], what: str, step: int) -> None:
+    if (env := not_finite(array)) is not None:
         raise TrainingDivergedError(f"environment {env} gave a {what} that is NaN or infinite at step {step:,}")

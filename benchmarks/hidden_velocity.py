@@ -1,0 +1,128 @@
+"""Steps until a policy balances CartPole without seeing its velocities (examples/cartpole.py), memory by memory.
+
+python -m benchmarks.hidden_velocity [--seeds 3] [--json FILE] [--plot FILE]
+"""
+
+import json
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3 import A2C
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from examples.cartpole import HYPERPARAMETERS, make_env
+from mnm_rl import RecurrentA2C
+
+THRESHOLD = 400.0
+"""Mean return of the last 100 episodes of training, of 500."""
+
+# Name: policy, arguments of the policy. The same hyperparameters for all, those of examples/cartpole.py.
+POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mnm-p": ("MnmPolicy", {"write_rule": "p"}),
+    "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
+    "plastic": ("PlasticPolicy", {}),
+    "lstm": ("LstmPolicy", {}),
+    "rnn": ("RnnPolicy", {}),
+    "A2C without memory": ("MlpPolicy", {}),
+    "mnm-p, ortho_init": ("MnmPolicy", {"write_rule": "p", "ortho_init": True}),
+    "lstm, ortho_init": ("LstmPolicy", {"ortho_init": True}),
+}
+
+
+@dataclass
+class Options:
+    seeds: int = 3
+    """Seeds a policy, from 0."""
+    total_timesteps: int = 500_000
+    """Environment steps of each training."""
+    json: Path | None = None
+    """Where to write the figures."""
+    plot: Path | None = None
+    """Where to draw the learning curves."""
+
+
+class Curve(BaseCallback):
+    """Steps and mean return of the last 100 episodes, after every rollout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[tuple[int, float]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        episodes = self.model.ep_info_buffer
+        if episodes is not None and len(episodes) == episodes.maxlen:
+            self.points.append((self.num_timesteps, float(np.mean([episode["r"] for episode in episodes]))))
+
+
+def train(name: str, seed: int, total_timesteps: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    policy, policy_kwargs = POLICIES[name]
+    algorithm = A2C if policy == "MlpPolicy" else RecurrentA2C
+    env = make_env(seed)
+    kwargs = HYPERPARAMETERS | {"policy_kwargs": HYPERPARAMETERS["policy_kwargs"] | policy_kwargs}
+    model: BaseAlgorithm = algorithm(policy, env, seed=seed, device="cpu", **kwargs)
+    curve, start = Curve(), time.perf_counter()
+    model.learn(total_timesteps, callback=curve)
+    seconds = time.perf_counter() - start
+    reached = [steps for steps, mean in curve.points if mean >= THRESHOLD]
+    return {
+        "policy": name,
+        "seed": seed,
+        "steps_to_threshold": reached[0] if reached else None,
+        "best": max(mean for _, mean in curve.points),
+        "last": curve.points[-1][1],
+        "seconds": round(seconds, 1),
+        "curve": curve.points[:: max(1, len(curve.points) // 100)],
+    }
+
+
+def main(options: Options) -> None:
+    jobs = [(name, seed, options.total_timesteps) for name in POLICIES for seed in range(options.seeds)]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        runs = list(pool.map(train, *zip(*jobs, strict=True)))
+    table = Table(title=f"CartPole without velocities, {options.total_timesteps:,} steps, {options.seeds} seeds")
+    for column in ("policy", f"steps to {THRESHOLD:.0f}, each seed", "best mean return", "last", "seconds"):
+        table.add_column(column)
+    for name in POLICIES:
+        own = [run for run in runs if run["policy"] == name]
+        steps = ", ".join("never" if run["steps_to_threshold"] is None else f"{run['steps_to_threshold']:,}" for run in own)
+        columns = [", ".join(f"{run[key]:.0f}" for run in own) for key in ("best", "last", "seconds")]
+        table.add_row(name, steps, *columns)
+    Console().print(table)
+    if options.json is not None:
+        options.json.write_text(
+            json.dumps({"options": {k: v for k, v in asdict(options).items() if isinstance(v, int)}, "runs": runs}) + "\n"
+        )
+    if options.plot is not None:
+        draw(runs, options.plot)
+
+
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for color, name in enumerate(POLICIES):
+        for i, run in enumerate(run for run in runs if run["policy"] == name):
+            steps, means = zip(*run["curve"], strict=True)
+            axes.plot(np.array(steps) / 1e3, means, color=f"C{color}", alpha=0.8, label=None if i else name)
+    axes.axhline(THRESHOLD, color="gray", linestyle=":", linewidth=1)
+    axes.set(xlabel="thousand steps", ylabel="mean return of the last 100 episodes", ylim=(0, 510))
+    axes.legend(frameon=False, fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,90 @@
+"""What can be wrong with an environment, said in words: its spaces, and what it gives in them."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import FlattenObservation
+from gymnasium.wrappers.vector import FlattenObservation as FlattenVectorObservation
+from numpy.typing import NDArray
+
+ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+"""The spaces whose elements Stable-Baselines3 takes."""
+
+
+def flattened(env: Any) -> Any:
+    """The environment, its observations flattened to one vector where they are nested or a tuple.
+
+    Not those of vector environments that reset in the same step: Gymnasium's wrapper would leave the final ones as they are.
+    """
+    if isinstance(env, VectorEnv):
+        same_step = env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP
+        return FlattenVectorObservation(env) if _to_be_flattened(env.single_observation_space) and not same_step else env
+    return FlattenObservation(env) if isinstance(env, gym.Env) and _to_be_flattened(env.observation_space) else env
+
+
+def _to_be_flattened(space: spaces.Space[Any]) -> bool:
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else []
+    nested = isinstance(space, spaces.Tuple) or any(isinstance(part, spaces.Dict | spaces.Tuple) for part in parts)
+    return nested and space.is_np_flattenable
+
+
+def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Check that a policy can be built for these spaces.
+
+    Raises:
+        ValueError: if not; the message names the space and a wrapper that would help.
+    """
+    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    for part in parts:
+        if not isinstance(part, ARRAYS):
+            if isinstance(part, spaces.Dict | spaces.Tuple):
+                advice = "gymnasium.wrappers.FlattenObservation, around each environment, makes one vector of nested spaces"
+            elif isinstance(observation_space, spaces.Dict):
+                advice = "gymnasium.wrappers.FilterObservation can leave it out, TransformObservation can turn it into numbers"
+            else:
+                advice = "gymnasium.wrappers.TransformObservation can turn it into numbers"
+            raise ValueError(
+                f"the observation space {observation_space} cannot be used: it must be Box, Discrete, MultiDiscrete, MultiBinary, "
+                f"or a Dict of these; {advice}"
+            )
+        if isinstance(part, spaces.Discrete) and part.start != 0:
+            raise ValueError(f"the observation space {part} cannot be used: shift it to start at 0 with TransformObservation")
+    if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
+        raise ValueError(f"the action space {action_space} cannot be used: shift it to start at 0 with TransformAction")
+    if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary) and len(action_space.shape) > 1:
+        raise ValueError(f"the action space {action_space} cannot be used: make it one-dimensional with TransformAction")
+    if isinstance(action_space, spaces.Box) and not action_space.is_bounded("both"):
+        raise ValueError(
+            f"the action space {action_space} cannot be used: give it bounds with gymnasium.wrappers.RescaleAction or ClipAction"
+        )
+    if not isinstance(action_space, ARRAYS):
+        raise ValueError(
+            f"the action space {action_space} cannot be used: it must be Box, Discrete, MultiDiscrete or MultiBinary; "
+            "gymnasium.wrappers.TransformAction can map one of these to it"
+        )
+
+
+def not_finite(array: NDArray[Any]) -> int | None:
+    """The first row that holds a NaN or an infinity, None if there is none."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return None
+    return int(np.argwhere(~np.isfinite(array))[0][0])
+
+
+def outside(observations: NDArray[Any], space: spaces.Space[Any]) -> int | None:
+    """The first row of a batch ``[B, ...]`` that holds a number which a space of choices does not have, None if there is none.
+
+    Values beyond the bounds of a Box are let pass, as Stable-Baselines3 does: many environments exceed theirs a little.
+    """
+    if isinstance(space, spaces.Discrete):
+        wrong = (observations < 0) | (observations >= space.n)
+    elif isinstance(space, spaces.MultiDiscrete):
+        wrong = (observations < 0) | (observations >= space.nvec)
+    elif isinstance(space, spaces.MultiBinary):
+        wrong = (observations != 0) & (observations != 1)
+    else:
+        return None
+    return int(np.argwhere(wrong)[0][0]) if wrong.any() else None

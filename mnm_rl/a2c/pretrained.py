@@ -1,0 +1,181 @@
+"""Models as weights and a description, for exchange: reading them executes no code, whoever wrote them.
+
+A directory holds ``model.safetensors``, the parameters of the policy, and ``config.json``: the policy, its arguments, those of the
+algorithm, and the spaces. Classes are written as names and read from a list of PyTorch's and Stable-Baselines3's.
+"""
+
+import inspect
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from stable_baselines3.common import torch_layers
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import check_for_correct_spaces
+
+from mnm_rl import __version__
+
+if TYPE_CHECKING:
+    from mnm_rl.a2c.recurrent_a2c import RecurrentA2C
+
+FORMAT = 1
+
+_CLASSES: dict[str, type[Any]] = {
+    f"{prefix}.{name}": value
+    for prefix, module, base in (
+        ("torch.nn", torch.nn, torch.nn.Module),
+        ("torch.optim", torch.optim, torch.optim.Optimizer),
+        ("stable_baselines3", torch_layers, BaseFeaturesExtractor),
+    )
+    for name, value in vars(module).items()
+    if inspect.isclass(value) and issubclass(value, base)
+}
+_NAMES = {value: name for name, value in _CLASSES.items()}
+
+# The arguments of the algorithm that are the model's, not the machine's or the session's. The optimizer is in policy_kwargs.
+_HYPERPARAMETERS = (
+    *("learning_rate", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "use_sde", "sde_sample_freq"),
+    *("normalize_advantage", "meta_coef", "seed"),
+)
+
+
+def export(model: "RecurrentA2C", directory: Path) -> None:
+    """See :meth:`mnm_rl.RecurrentA2C.export`."""
+    aliases = {policy: alias for alias, policy in model.policy_aliases.items()}
+    if model.policy_class not in aliases:
+        raise ValueError(
+            f"only the policies {', '.join(model.policy_aliases)} can be exported; save() keeps {model.policy_class.__name__}"
+        )
+    policy_kwargs, not_kept = _describable(model.policy_kwargs)
+    algorithm, not_kept_either = _describable({name: getattr(model, name) for name in _HYPERPARAMETERS})
+    config = {
+        "format": FORMAT,
+        "mnm_rl": __version__,
+        "policy": aliases[model.policy_class],
+        "policy_kwargs": policy_kwargs,
+        "algorithm": algorithm,
+        "not_kept": not_kept + not_kept_either,
+        "observation_space": _describe_space(model.observation_space),
+        "action_space": _describe_space(model.action_space),
+        "num_timesteps": model.num_timesteps,
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+    save_model(model.policy, str(directory / "model.safetensors"))
+
+
+def from_pretrained(cls: "type[RecurrentA2C]", directory: Path, env: Any, **arguments: Any) -> "RecurrentA2C":
+    """See :meth:`mnm_rl.RecurrentA2C.from_pretrained`."""
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(f"{directory} holds no exported model: there is no config.json in it")
+    try:
+        config = json.loads((directory / "config.json").read_text())
+        if not isinstance(config, dict) or "format" not in config:
+            raise ValueError("it does not say its format")
+        if config["format"] != FORMAT:
+            raise ValueError(f"it is of format {config['format']}, written by mnm_rl {config.get('mnm_rl')}; this is {__version__}")
+        policy, policy_kwargs = config["policy"], {key: _read(value) for key, value in config["policy_kwargs"].items()}
+        algorithm = {key: _read(value) for key, value in config["algorithm"].items()}
+        observation_space, action_space = (_read_space(config[key]) for key in ("observation_space", "action_space"))
+        num_timesteps, not_kept = int(config["num_timesteps"]), set(config["not_kept"])
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        message = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{directory / 'config.json'} cannot be read: {message}") from error
+
+    given = arguments.pop("policy_kwargs", {})
+    if missing := not_kept - given.keys() - arguments.keys():
+        raise ValueError(f"{', '.join(sorted(missing))} of the exported model could not be described without code; give them again")
+    if policy not in cls.policy_aliases or (unknown := algorithm.keys() - set(_HYPERPARAMETERS)):
+        what = repr(policy) if policy not in cls.policy_aliases else ", ".join(sorted(unknown))
+        raise ValueError(f"{directory / 'config.json'} cannot be read: mnm_rl {__version__} does not know {what}")
+    arguments = {"use_rms_prop": False} | algorithm | arguments | {"policy_kwargs": policy_kwargs | given}
+    model = cls(policy, env, **arguments, _init_setup_model=False)
+    if env is None:
+        model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
+    else:
+        check_for_correct_spaces(model.env, observation_space, action_space)  # type: ignore[arg-type]
+    model._setup_model()
+    model.num_timesteps = num_timesteps
+    try:
+        load_model(model.policy, directory / "model.safetensors")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{directory} holds no weights: there is no model.safetensors in it") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{directory / 'model.safetensors'} does not fit config.json or is damaged: {error}") from error
+    return model
+
+
+def _describable(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values that JSON can hold, classes as names; and the names of the others."""
+    described, others = {}, []
+    for name, value in values.items():
+        try:
+            described[name] = _describe(value)
+        except TypeError:
+            others.append(name)
+    return described, others
+
+
+def _describe(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _describe(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_describe(part) for part in value]
+    if isinstance(value, type) and value in _NAMES:
+        return {"class": _NAMES[value]}
+    raise TypeError
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"class"}:
+            if value["class"] not in _CLASSES:
+                raise ValueError(f"there is no class {value['class']!r}")
+            return _CLASSES[value["class"]]
+        return {key: _read(part) for key, part in value.items()}
+    return [_read(part) for part in value] if isinstance(value, list) else value
+
+
+def _describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
+    if isinstance(space, spaces.Dict):
+        return {"kind": "Dict", "spaces": {key: _describe_space(part) for key, part in space.spaces.items()}}
+    if isinstance(space, spaces.Box):
+        low, high = _describe_bound(space.low), _describe_bound(space.high)
+        return {"kind": "Box", "shape": list(space.shape), "dtype": str(space.dtype), "low": low, "high": high}
+    if isinstance(space, spaces.Discrete):
+        return {"kind": "Discrete", "n": int(space.n)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"kind": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+    assert isinstance(space, spaces.MultiBinary)
+    return {"kind": "MultiBinary", "n": space.n if isinstance(space.n, int) else [int(n) for n in space.n]}
+
+
+def _describe_bound(bound: NDArray[Any]) -> Any:
+    """One number where all are the same; infinities, which JSON does not have, as text."""
+    numbers = [x if np.isfinite(x) else str(x) for x in bound.ravel().tolist()]
+    return numbers[0] if len(set(numbers)) == 1 else numbers
+
+
+def _read_space(space: dict[str, Any]) -> spaces.Space[Any]:
+    if space["kind"] == "Dict":
+        return spaces.Dict({key: _read_space(part) for key, part in space["spaces"].items()})
+    if space["kind"] == "Box":
+        shape, dtype = tuple(space["shape"]), np.dtype(space["dtype"])
+        low, high = (np.array(space[bound], dtype=float).astype(dtype) for bound in ("low", "high"))
+        low, high = (np.full(shape, bound) if bound.ndim == 0 else bound.reshape(shape) for bound in (low, high))
+        return spaces.Box(low, high, shape, dtype.type)
+    if space["kind"] == "Discrete":
+        return spaces.Discrete(space["n"])
+    if space["kind"] == "MultiDiscrete":
+        return spaces.MultiDiscrete(np.array(space["nvec"]), start=np.array(space["start"]))
+    if space["kind"] == "MultiBinary":
+        return spaces.MultiBinary(space["n"])
+    raise ValueError(f"there is no space {space['kind']!r}")

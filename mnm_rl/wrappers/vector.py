@@ -1,0 +1,77 @@
+"""Wrappers for vector environments, after their namesakes in :mod:`mnm_rl.wrappers`."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from mnm_rl.wrappers import action_width, encode_actions, meta_observation, meta_space
+
+
+class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Adds the previous action and reward, the episode start and the time to the observations of a vector environment.
+
+    What is added, the arguments and what is raised: :class:`mnm_rl.wrappers.MetaObservation`; every array is
+    batched, ``[N, ...]``. All autoreset modes are right, the final observations of same-step resets included.
+
+    Raises:
+        ValueError: also if ``metadata["autoreset_mode"]`` is missing: without it, nobody can tell when an episode starts.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from mnm_rl.wrappers.vector import MetaObservation
+        >>> envs = MetaObservation(gym.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync"))
+        >>> observations, infos = envs.reset(seed=0)
+        >>> observations["previous_action"].shape, observations["episode_start"].ravel()
+        ((3, 2), array([1., 1., 1.], dtype=float32))
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], horizon: int | None = None) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, horizon=horizon)
+        VectorWrapper.__init__(self, env)
+        self._mode = env.metadata.get("autoreset_mode")
+        if not isinstance(self._mode, AutoresetMode):
+            raise ValueError(f"metadata['autoreset_mode'] of {env} must be a gymnasium.vector.AutoresetMode, got {self._mode!r}")
+        self.horizon = horizon
+        self.single_observation_space = meta_space(env.single_observation_space, env.single_action_space, horizon)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self._over = np.zeros(self.num_envs, bool)
+        self._t = np.zeros(self.num_envs, int)
+        self._actions = np.zeros((self.num_envs, action_width(env.single_action_space)), np.float32)
+        self._rewards = np.zeros(self.num_envs)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        mask = options["reset_mask"].copy() if options is not None and "reset_mask" in options else np.ones(self.num_envs, bool)
+        observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # lists are taken, too
+        self._start(mask)
+        return self._with(observations, slice(None)), infos
+
+    def step(self, actions: Any) -> tuple[dict[str, Any], Any, Any, Any, dict[str, Any]]:
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        self._t += 1
+        self._actions = encode_actions(self.env.single_action_space, np.asarray(actions))
+        self._rewards = np.array(rewards)
+        done = np.logical_or(terminations, truncations)
+        if self._mode is AutoresetMode.SAME_STEP:
+            if done.any():
+                infos = {**infos, "final_obs": infos["final_obs"].copy()}
+                for i in np.flatnonzero(done):
+                    infos["final_obs"][i] = self._with(infos["final_obs"][i], i)
+            self._start(done)
+        elif self._mode is AutoresetMode.NEXT_STEP:
+            self._start(self._over)
+            self._over = done
+        return self._with(observations, slice(None)), rewards, terminations, truncations, infos
+
+    def _start(self, mask: NDArray[np.bool_]) -> None:
+        self._t[mask], self._actions[mask], self._rewards[mask], self._over[mask] = 0, 0, 0, False
+
+    def _with(self, observations: Any, index: Any) -> dict[str, Any]:
+        return meta_observation(
+            observations, self._actions[index].copy(), self._rewards[index, np.newaxis], self._t[index, np.newaxis], self.horizon
+        )

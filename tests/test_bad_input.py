@@ -1,0 +1,145 @@
+"""What users get wrong, and what goes wrong in their environments: said in their words, with the training's state kept."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+from mnm_rl import RecurrentA2C
+from mnm_rl.callbacks import AtomicCheckpoints, checkpoints
+from tests.counting import Counting, Random, Recall
+
+
+def lstm(env: Any, **kwargs: Any) -> RecurrentA2C:
+    return RecurrentA2C("LstmPolicy", env, policy_kwargs={"hidden_size": 4}, seed=0, device="cpu", **kwargs)
+
+
+OBSERVATION = np.ones((3, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("state", "got"),
+    [
+        ((np.zeros((2, 4), np.float32),) * 2, "float32 [2, 4], float32 [2, 4]"),  # of 2 environments
+        ((np.zeros((3, 5), np.float32),) * 2, "float32 [3, 5], float32 [3, 5]"),  # of another model
+        ((np.zeros((3, 4), np.float32),), "float32 [3, 4]"),
+        (np.zeros((3, 4), np.float32), "float32 [4], float32 [4], float32 [4]"),  # an array, not a tuple
+        ((np.zeros((3, 4), int),) * 2, "int64 [3, 4], int64 [3, 4]"),
+        (("a", "b"), "<U1 [], <U1 []"),
+    ],
+)
+def test_a_state_that_does_not_fit(state: Any, got: str) -> None:
+    with pytest.raises(ValueError, match="state must be what predict returned for 3 environments") as error:
+        lstm(make_vec_env(Recall)).predict(OBSERVATION, state)
+    assert str(error.value).endswith(f"(float arrays of the shapes [3, 4], [3, 4]) or None, got {got}")
+
+
+def test_a_state_in_double_precision_is_taken() -> None:
+    model = lstm(make_vec_env(Recall))
+    _, state = model.predict(OBSERVATION, None)
+    assert state is not None
+    _, again = model.predict(OBSERVATION, tuple(part.astype(float) for part in state))
+    assert again is not None
+    assert all(part.dtype == np.float32 for part in again)
+
+
+def test_episode_starts_that_do_not_fit_and_that_are_left_out() -> None:
+    model = lstm(make_vec_env(Recall))
+    with pytest.raises(ValueError, match="one entry for each of the 3 observations, got 2"):
+        model.predict(OBSERVATION, None, np.ones(2, bool))
+    _, state = model.predict(OBSERVATION, None)
+    left_out, false = (model.predict(OBSERVATION, state, starts)[1] for starts in (None, np.zeros(3, bool)))  # the episode goes on
+    np.testing.assert_equal(left_out, false)
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "message"),
+    [
+        (spaces.Box(0, 1, (3,)), np.ones(4, np.float32), "Unexpected observation shape"),
+        (spaces.Box(0, 1, (3,)), np.array([0, np.nan, 0]), "the observation is NaN or infinite"),
+        (spaces.Box(0, 1, (3,)), {"a": np.ones(3)}, r"the observation must be in Box.*, got a dict"),
+        (spaces.Box(0, 1, (3,)), np.array(["a", "b", "c"]), r"the observation must be in Box.*, got <U1"),
+        (spaces.Discrete(5), np.array(5), r"the observation is outside of Discrete\(5\): 5"),
+        (spaces.Discrete(5), np.array([1, -1]), r"the observation is outside of Discrete\(5\): \[ 1 -1\]"),
+        (spaces.MultiDiscrete([2, 3]), np.array([1, 3]), r"the observation is outside of MultiDiscrete\(\[2 3\]\): \[1 3\]"),
+        (spaces.MultiBinary(2), np.array([1, 2]), r"the observation is outside of MultiBinary\(2\): \[1 2\]"),
+        (spaces.Dict({"a": spaces.Discrete(2)}), {"b": np.array(0)}, r"must have the keys \['a'\], got \['b'\]"),
+        (spaces.Dict({"a": spaces.Discrete(2)}), {"a": np.array(2)}, r"the observation 'a' is outside of Discrete\(2\): 2"),
+        (spaces.Dict({"a": spaces.Discrete(2)}), np.array(0), r"the observation must be in Dict.*, got a ndarray"),
+    ],
+)
+def test_predict_refuses_what_is_not_an_observation(space: spaces.Space[Any], observation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lstm(Random(space, spaces.Discrete(2))).predict(observation)
+
+
+def test_values_beyond_the_bounds_of_a_box_are_let_pass() -> None:
+    """As in Stable-Baselines3: many environments exceed their own bounds a little."""
+    lstm(make_vec_env(Recall)).predict(10 * OBSERVATION)
+
+
+class Breaking(Counting):
+    """Does what ``how`` says in its 10th step."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(length=20)
+        self.how = how
+
+    def step(self, action: Any) -> Any:
+        if self.t == 9 and self.how == "dies":
+            os._exit(3)
+        if self.t == 9 and self.how == "raises":
+            raise ZeroDivisionError("the pole has no length")
+        return super().step(action)
+
+
+def test_an_environment_that_leaves_its_space() -> None:
+    class Leaving(gym.Env[Any, Any]):
+        observation_space = spaces.Dict({"n": spaces.Discrete(3), "m": spaces.MultiBinary(2)})
+        action_space = spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            self.n = 0
+            return self._obs(), {}
+
+        def step(self, action: Any) -> Any:
+            self.n += 1
+            return self._obs(), 0.0, False, False, {}
+
+        def _obs(self) -> Any:
+            return {"n": self.n, "m": np.zeros(2, np.int8)}
+
+    model = lstm(DummyVecEnv([Leaving]))
+    with pytest.raises(ValueError, match=r"environment 0 gave an observation 'n' outside of Discrete\(3\) at step 3: 3"):
+        model.learn(10)
+
+
+@pytest.mark.parametrize("vector", [DummyVecEnv, AsyncVectorEnv])
+@pytest.mark.filterwarnings("ignore")
+def test_an_error_of_the_environment_is_passed_on_and_the_last_checkpoint_is_there(vector: Any, tmp_path: Path) -> None:
+    env = vector([partial(Breaking, "raises"), partial(Breaking, "nothing")])
+    model = lstm(env, n_steps=2)
+    with pytest.raises(ZeroDivisionError, match="the pole has no length"):
+        model.learn(100, callback=AtomicCheckpoints(tmp_path, interval=4))
+    assert RecurrentA2C.load(checkpoints(tmp_path)[-1], device="cpu").num_timesteps == 16
+    assert np.isfinite(model.policy.parameters_to_vector()).all()
+    model.save(tmp_path / "rescued")
+
+
+@pytest.mark.parametrize("vector", [partial(SubprocVecEnv, start_method="fork"), AsyncVectorEnv])
+@pytest.mark.filterwarnings("ignore")
+def test_the_death_of_a_process_is_named(vector: Any) -> None:
+    env = vector([partial(Breaking, "dies"), partial(Breaking, "nothing")])
+    with pytest.raises(RuntimeError, match="the process of an environment ended at step 18; what it printed before may say why"):
+        lstm(env, n_steps=2).learn(100)
+    for process in env.processes:
+        process.terminate()
+    env.closed = True

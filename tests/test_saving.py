@@ -1,0 +1,213 @@
+"""Models as files: save and load, and export and from_pretrained, which runs no code from the files."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
+
+from mnm_rl import RecurrentA2C, __version__
+from tests.counting import Counting, Random, Recall
+
+
+def model(**kwargs: Any) -> RecurrentA2C:
+    policy_kwargs = {"hidden_size": 6, **kwargs.pop("policy_kwargs", {})}
+    return RecurrentA2C("MnmPolicy", make_vec_env(Recall, n_envs=2), policy_kwargs=policy_kwargs, seed=0, device="cpu", **kwargs)
+
+
+def assert_same(one: RecurrentA2C, other: RecurrentA2C) -> None:
+    observation = np.ones((3, 3), np.float32)
+    np.testing.assert_equal(one.predict(observation, deterministic=True), other.predict(observation, deterministic=True))
+
+
+@pytest.mark.parametrize("way", ["save", "export"])
+def test_a_model_goes_on_training_in_other_environments(way: str, tmp_path: Path) -> None:
+    trained = model(n_steps=6, gamma=0.5, use_rms_prop=False).learn(48)
+    env = make_vec_env(Recall, n_envs=5)
+    if way == "save":
+        trained.save(tmp_path / "model")
+        again = RecurrentA2C.load(tmp_path / "model", env=env, device="cpu")
+    else:
+        trained.export(tmp_path / "model")
+        again = RecurrentA2C.from_pretrained(tmp_path / "model", env, device="cpu")
+    assert_same(trained, again)
+    assert (again.n_envs, again.n_steps, again.gamma, again.num_timesteps) == (5, 6, 0.5, 48)
+    assert isinstance(again.policy.optimizer, torch.optim.Adam)
+    again.learn(60, reset_num_timesteps=False)
+    assert again.num_timesteps == 48 + 60
+
+
+def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
+    """Weights and optimizer are all there: from the same seed and new episodes, both learn the same."""
+    interrupted = model(n_steps=6).learn(48)
+    interrupted.save(tmp_path / "model")
+    loaded = RecurrentA2C.load(tmp_path / "model", env=make_vec_env(Recall, n_envs=2), device="cpu")
+    interrupted._last_obs, interrupted._last_state = None, None  # new episodes for both
+    for either in (interrupted, loaded):
+        either.set_random_seed(7)
+        either.learn(48, reset_num_timesteps=False)
+    np.testing.assert_array_equal(interrupted.policy.parameters_to_vector(), loaded.policy.parameters_to_vector())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("way", ["save", "export"])
+def test_a_model_moves_between_devices(way: str, tmp_path: Path) -> None:
+    here = model().learn(20)
+    if way == "save":
+        here.save(tmp_path / "model")
+        there = RecurrentA2C.load(tmp_path / "model", env=make_vec_env(Recall, n_envs=2), device="cuda")
+    else:
+        here.export(tmp_path / "model")
+        there = RecurrentA2C.from_pretrained(tmp_path / "model", make_vec_env(Recall, n_envs=2), device="cuda")
+    assert there.policy.device.type == "cuda"
+    observation = np.ones((3, 3), np.float32)
+    for one, other in zip(here.predict(observation)[1] or (), there.predict(observation)[1] or (), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    there.learn(20, reset_num_timesteps=False).save(tmp_path / "back")
+    assert RecurrentA2C.load(tmp_path / "back", device="cpu").policy.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(np.array([-np.inf, -1.5], np.float32), np.array([0.1, np.inf], np.float32)),
+        spaces.Box(-np.inf, np.inf, (2, 3), np.float64),
+        spaces.Box(0, 255, (36, 36, 1), np.uint8),
+        spaces.MultiDiscrete([3, 4]),
+        spaces.MultiBinary([2, 2]),
+        spaces.MultiBinary(3),
+        spaces.Dict({"z": spaces.Discrete(3), "a": spaces.Box(-1, 1, (2,))}),
+    ],
+    ids=str,
+)
+def test_an_export_keeps_the_spaces(space: spaces.Space[Any], tmp_path: Path) -> None:
+    action_space = spaces.Box(np.array([-1, 0], np.float32), np.array([1, 0.3], np.float32))
+    RecurrentA2C("LstmPolicy", Random(space, action_space), policy_kwargs={"hidden_size": 4}, device="cpu").export(tmp_path)
+    again = RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+    env = RecurrentA2C("LstmPolicy", Random(space, action_space), policy_kwargs={"hidden_size": 4}, device="cpu").get_env()
+    assert env is not None
+    assert again.observation_space == env.observation_space
+    assert again.action_space == action_space
+    json.loads((tmp_path / "config.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+def test_an_export_keeps_classes_by_name_and_asks_for_what_it_cannot_keep(tmp_path: Path) -> None:
+    class Own(FlattenExtractor):
+        pass
+
+    own = {"features_extractor_class": Own, "activation_fn": torch.nn.ReLU, "net_arch": {"pi": [4], "vf": []}}
+    trained = model(learning_rate=lambda progress: 1e-3 * progress, policy_kwargs=own)
+    trained.export(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["not_kept"] == ["features_extractor_class", "learning_rate"]
+    assert config["policy_kwargs"]["activation_fn"] == {"class": "torch.nn.ReLU"}
+    with pytest.raises(ValueError, match=r"features_extractor_class, learning_rate of the exported model.*give them again"):
+        RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+    again = RecurrentA2C.from_pretrained(
+        tmp_path, device="cpu", learning_rate=1e-3, policy_kwargs={"features_extractor_class": Own}
+    )
+    assert_same(trained, again)
+    assert str(again.policy) == str(trained.policy)
+
+
+def test_from_pretrained_runs_nothing(tmp_path: Path) -> None:
+    """Names of classes outside of the list, and arguments that are no hyperparameters, are refused; weights are not pickles."""
+    model().export(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+
+    def refuses(message: str, **changes: Any) -> None:
+        (tmp_path / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(ValueError, match=message):
+            RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+
+    for name in ("os.system", "torch.nn.modules.module.Module", "torch.load", "builtins.eval"):
+        refuses(f"there is no class '{name}'", policy_kwargs={"activation_fn": {"class": name}})
+    refuses("does not know env", algorithm={"env": "os:path"})
+    refuses("does not know tensorboard_log", algorithm={"tensorboard_log": "/tmp/x"})
+    refuses("does not know 'os.system'", policy="os.system")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(print))
+    with pytest.raises(ValueError, match=r"model\.safetensors does not fit config\.json or is damaged"):
+        RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+
+
+def test_an_export_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no exported model: there is no config\.json"):
+        RecurrentA2C.from_pretrained(tmp_path)
+    model().export(tmp_path)
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        RecurrentA2C.from_pretrained(tmp_path, make_vec_env(Counting), device="cpu")
+    config = json.loads((tmp_path / "config.json").read_text())
+    for text, message in (
+        ("{", "cannot be read"),
+        ("[]", "it does not say its format"),
+        (json.dumps(config | {"format": 9, "mnm_rl": "7.0"}), f"of format 9, written by mnm_rl 7.0; this is {__version__}"),
+        (json.dumps({"format": 1}), "it has no 'policy'"),
+        (json.dumps(config | {"observation_space": {"kind": "Graph"}}), "there is no space 'Graph'"),
+        (json.dumps(config | {"policy_kwargs": {"hidden_size": 7}}), "does not fit config.json"),
+    ):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no weights: there is no model\.safetensors"):
+        RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+
+
+def test_only_the_policies_of_the_library_are_exported(tmp_path: Path) -> None:
+    from mnm_rl import LstmPolicy
+
+    class Own(LstmPolicy):
+        pass
+
+    own = RecurrentA2C(Own, make_vec_env(Recall), device="cpu")
+    with pytest.raises(ValueError, match=r"only the policies MnmPolicy, .* can be exported; save\(\) keeps Own"):
+        own.export(tmp_path)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        RecurrentA2C.load(tmp_path / "nothing")
+    (tmp_path / "text.zip").write_text("hello")
+    with pytest.raises(ValueError, match="wasn't a zip-file"):
+        RecurrentA2C.load(tmp_path / "text")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("notes.txt", "hello")
+    A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "a2c")
+    for name, reason in (("other", "No data found"), ("a2c", "needs a recurrent policy")):
+        with pytest.raises(ValueError, match=f"{name} is not a model that mnm_rl {__version__} can load: .*{reason}"):
+            RecurrentA2C.load(tmp_path / name, device="cpu")
+
+
+def test_a_model_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one whose core has other parameters."""
+    old = model()
+    old.policy.core.register_parameter("gone", torch.nn.Parameter(torch.zeros(1)))
+    old.save(tmp_path / "old")
+    with pytest.raises(ValueError, match=r"old is not a model that mnm_rl .* can load: "):
+        RecurrentA2C.load(tmp_path / "old", device="cpu")
+
+
+def test_a_model_is_not_loaded_for_environments_of_other_spaces(tmp_path: Path) -> None:
+    model().save(tmp_path / "model")
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        RecurrentA2C.load(tmp_path / "model", env=make_vec_env(Counting), device="cpu")
+
+
+def test_an_image_policy_shares_its_extractor_and_is_exported_once(tmp_path: Path) -> None:
+    env = Random(spaces.Box(0, 255, (36, 36, 1), np.uint8), spaces.Discrete(2))
+    trained = RecurrentA2C("LstmPolicy", env, policy_kwargs={"hidden_size": 4}, device="cpu")
+    assert isinstance(trained.policy.features_extractor, NatureCNN)
+    trained.export(tmp_path)
+    again = RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+    assert again.policy.pi_features_extractor is again.policy.features_extractor
+    np.testing.assert_array_equal(trained.policy.parameters_to_vector(), again.policy.parameters_to_vector())
