@@ -20,6 +20,7 @@ from agents.command_line import Count, InterruptedRun, UsageError, check_range, 
 from agents.report import read_progress
 from agents.run import MAX_SEED, Run, check_unchanged, load_model, new_directory
 from eval import report
+from mnm_rl import TrainingDivergedError
 from mnm_rl.callbacks import AtomicCheckpoints, EpisodeMeans, ProgressBar, StopOnSignal, checkpoints, save_atomically
 
 AgentT = TypeVar("AgentT", bound=Agent)
@@ -96,8 +97,9 @@ def main(args: Sequence[str]) -> None:
     model.set_logger(logger)
 
     # Train.
+    again = f"python train.py {agent} --resume {directory}"
     goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
-    progress, stop = ProgressBar(goals), StopOnSignal()
+    progress, stop, before = ProgressBar(goals), StopOnSignal(), model.num_timesteps
     saver = AtomicCheckpoints(directory / "checkpoints", options.checkpoint_interval)
     try:
         model.learn(
@@ -106,13 +108,19 @@ def main(args: Sequence[str]) -> None:
             log_interval=1,
             reset_num_timesteps=options.resume is None,
         )
+    except (TrainingDivergedError, OSError):
+        raise  # going on would diverge again, or find the disk as full
+    except Exception as error:
+        if model.num_timesteps > before:
+            saver.save()
+            error.add_note(f"saved; go on with: {again}")
+        raise
     finally:
         progress.close()
         stop.restore()
         logger.close()
     if stop.stopped:
         saver.save()
-        again = f"python train.py {agent} --resume {directory}"
         raise InterruptedRun(f"saved at {model.num_timesteps:,} of {run.total_timesteps:,} steps; go on with: {again}")
     save_atomically(model, directory / "model.zip")
 

@@ -107,7 +107,7 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
             with contextlib.suppress(OSError):
                 (directory / "error.log").write_text(traceback.format_exc())
                 message += f" (the traceback is in {directory / 'error.log'})"
-        _exit(1, message)
+        _exit(1, "; ".join([message, *getattr(error, "__notes__", [])]))
 
 
 def first_line(error: BaseException) -> str:

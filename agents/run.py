@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pickle
 import platform
 import time
 import zipfile
@@ -188,10 +187,10 @@ def load_model(path: Path, env: GymnasiumVecEnv | None, device: str) -> Recurren
         raise RunError(f"{path} is damaged ({damaged}){advice}")
     try:
         return RecurrentA2C.load(path, env=env, device=device)
-    except (ValueError, TypeError, RuntimeError, KeyError, AssertionError, AttributeError, pickle.UnpicklingError) as error:
+    except ValueError as error:
         if "spaces do not match" in str(error):
             raise UsageError(f"{path} was trained on another environment than config.json names ({first_line(error)})") from error
-        raise RunError(f"{path} is not a model of this version of mnm_rl ({first_line(error)})") from error
+        raise RunError(first_line(error)) from error
 
 
 def check_unchanged(model: RecurrentA2C, configured: RecurrentA2C, directory: Path) -> None:

@@ -5,6 +5,7 @@ python -m benchmarks.hidden_velocity [--seeds 3] [--json FILE] [--plot FILE]
 
 import json
 import os
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -44,7 +45,7 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
 class Options:
     seeds: int = 3
     """Seeds a policy, from 0."""
-    total_timesteps: int = 500_000
+    total_timesteps: int = 600_000
     """Environment steps of each training."""
     json: Path | None = None
     """Where to write the figures."""
@@ -102,7 +103,7 @@ def main(options: Options) -> None:
         steps = ", ".join("never" if run["steps_to_threshold"] is None else f"{run['steps_to_threshold']:,}" for run in own)
         columns = [", ".join(f"{run[key]:.0f}" for run in own) for key in ("best", "last", "seconds")]
         table.add_row(name, steps, *columns)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     if options.json is not None:
         options.json.write_text(
             json.dumps({"options": {k: v for k, v in asdict(options).items() if isinstance(v, int)}, "runs": runs}) + "\n"
@@ -112,16 +113,21 @@ def main(options: Options) -> None:
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for color, name in enumerate(POLICIES):
-        for i, run in enumerate(run for run in runs if run["policy"] == name):
-            steps, means = zip(*run["curve"], strict=True)
-            axes.plot(np.array(steps) / 1e3, means, color=f"C{color}", alpha=0.8, label=None if i else name)
-    axes.axhline(THRESHOLD, color="gray", linestyle=":", linewidth=1)
-    axes.set(xlabel="thousand steps", ylabel="mean return of the last 100 episodes", ylim=(0, 510))
-    axes.legend(frameon=False, fontsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    """The median over the seeds, and their range."""
+    shown = [name for name in POLICIES if "ortho_init" not in name]
+    figure, all_axes = plt.subplots(2, 3, figsize=(9, 4.5), sharex=True, sharey=True, layout="constrained")
+    for axes, name in zip(all_axes.flat, shown, strict=True):
+        curves = [np.array(run["curve"]).T for run in runs if run["policy"] == name]
+        steps = np.linspace(max(c[0, 0] for c in curves), min(c[0, -1] for c in curves), 100)
+        means = np.array([np.interp(steps, *curve) for curve in curves])
+        axes.fill_between(steps / 1e3, means.min(axis=0), means.max(axis=0), alpha=0.3, linewidth=0)
+        axes.plot(steps / 1e3, np.median(means, axis=0))
+        axes.axhline(THRESHOLD, color="gray", linestyle=":", linewidth=1)
+        axes.set(title=name, ylim=(0, 510))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("thousand steps", fontsize="medium")
+    figure.supylabel("mean return of the last 100 episodes", fontsize="medium")
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

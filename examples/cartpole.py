@@ -25,9 +25,8 @@ def hide_velocity(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
 HYPERPARAMETERS: dict[str, Any] = dict(
     learning_rate=2e-3,
-    n_steps=64,  # also the reach of backpropagation through time
+    n_steps=32,  # also the reach of backpropagation through time
     gae_lambda=0.95,
-    normalize_advantage=True,
     use_rms_prop=False,
     policy_kwargs={"ortho_init": False},
 )

@@ -20,23 +20,25 @@ def hide_velocity(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return TransformObservation(env, lambda observation: observation[:2], spaces.Box(-1, 1, (2,)))
 
 
-def main(total_timesteps: int = 500_000) -> None:
-    env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=16, seed=0, wrapper_class=hide_velocity), norm_obs=False)
+def main(total_timesteps: int = 500_000) -> float:
+    gamma = 0.9
+    env = make_vec_env("Pendulum-v1", n_envs=16, seed=0, wrapper_class=hide_velocity)
     model = RecurrentA2C(
-        "MnmPolicy",
-        env,
-        learning_rate=2e-3,
+        "PlasticPolicy",
+        VecNormalize(env, norm_obs=False, gamma=gamma),  # rewards of order 1
+        learning_rate=3e-3,
         n_steps=50,
-        gamma=0.9,
+        gamma=gamma,
         gae_lambda=0.95,
-        normalize_advantage=True,
         use_rms_prop=False,
-        policy_kwargs={"ortho_init": False, "write_rule": "g"},
+        policy_kwargs={"ortho_init": False},
         seed=0,
         device="cpu",
     ).learn(total_timesteps, progress_bar=True)
-    mean, std = evaluate_policy(model, make_vec_env("Pendulum-v1", n_envs=16, seed=1, wrapper_class=hide_velocity), 100)
-    print(f"return over 100 episodes: {mean:.0f} ± {std:.0f} (upright all the time: about -150; at random: about -1200)")
+    test = make_vec_env("Pendulum-v1", n_envs=16, seed=1, wrapper_class=hide_velocity)
+    mean, std = evaluate_policy(model, test, n_eval_episodes=100)
+    print(f"return over 100 episodes: {mean:.0f} ± {std:.0f} (with the velocity, about -150 is the best; at random, about -1200)")
+    return float(mean)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """RecurrentA2C as a Stable-Baselines3 algorithm: what it learns, saves, predicts, logs and refuses."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,23 @@ def test_truncated_episodes_are_bootstrapped_in_the_state_they_ended_in() -> Non
             value = model.policy.predict_values(torch.tensor([[1.0, length]]), state, starts).item()
         assert model.rollout_buffer.rewards[length - 1, env] == pytest.approx(length + 0.5 * value, rel=1e-5)
         assert model.rollout_buffer.rewards[length - 2, env] == length - 1
+
+
+class IntegerRewards(Counting):
+    def step(self, action: Any) -> Any:
+        obs, reward, *rest = super().step(action)
+        return obs, int(reward), *rest
+
+
+def test_truncated_episodes_of_integer_rewards_are_bootstrapped_too() -> None:
+    """SubprocVecEnv gives integers where its environments do."""
+    env = SubprocVecEnv([partial(IntegerRewards, 3, truncates=True)], start_method="fork")
+    model = a2c("lstm", env, n_steps=4)
+    roll_out(model)
+    rewards = model.rollout_buffer.rewards[:, 0]
+    assert rewards[[0, 1, 3]].tolist() == [1, 2, 1]
+    assert rewards[2] % 1 != 0
+    env.close()
 
 
 def test_generalized_advantages() -> None:
@@ -254,7 +272,7 @@ def test_evaluate_episodes_reports_each_of_them() -> None:
 @pytest.mark.parametrize("what", ["observation", "reward"])
 def test_what_is_not_finite_stops_the_training(what: str) -> None:
     model = a2c("mnm-p", DummyVecEnv([lambda: Counting(10), lambda: Poisoned(what)]))
-    with pytest.raises(TrainingDivergedError, match=rf"environment 1 gave a {what} that is NaN or infinite at step 8"):
+    with pytest.raises(TrainingDivergedError, match=f"the {what} of environment 1 is NaN or infinite at step 8"):
         model.learn(100)
 
 

@@ -118,7 +118,7 @@ def test_an_environment_that_leaves_its_space() -> None:
             return {"n": self.n, "m": np.zeros(2, np.int8)}
 
     model = lstm(DummyVecEnv([Leaving]))
-    with pytest.raises(ValueError, match=r"environment 0 gave an observation 'n' outside of Discrete\(3\) at step 3: 3"):
+    with pytest.raises(ValueError, match=r"the observation 'n' of environment 0 is outside of Discrete\(3\) at step 3: 3"):
         model.learn(10)
 
 

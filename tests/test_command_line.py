@@ -268,7 +268,7 @@ def test_half_written_runs(unfinished: Path) -> None:
 
 def test_a_model_that_is_not_one_is_named(unfinished: Path) -> None:
     A2C("MlpPolicy", gym.make("mnm/MazeSmall-v0", horizon=20), device="cpu").save(unfinished / "model.zip")
-    assert "model.zip is not a model of this version" in fails(1, "eval.py", unfinished)
+    assert "model.zip is not a model that mnm_rl" in fails(1, "eval.py", unfinished)
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(unfinished / "model.zip")
     assert "model.zip was trained on another environment" in fails(2, "eval.py", unfinished)
     (unfinished / "model.zip").write_text("not a zip file")
@@ -378,8 +378,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(unfinished: Path) -> None:
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
-        ("NanReward-v0", "environment 0 gave a reward that is NaN or infinite at step 20"),
-        ("NanObservation-v0", "environment 0 gave a observation that is NaN or infinite at step 20"),
+        ("NanReward-v0", "the reward of environment 0 is NaN or infinite at step 20"),
+        ("NanObservation-v0", "the observation of environment 0 is NaN or infinite at step 20"),
         ("HugeReward-v0", "value_loss became inf at step"),
         ("Raises-v0", "ZeroDivisionError: the ball is gone"),
     ],
@@ -387,14 +387,18 @@ def test_a_full_disk_keeps_the_last_checkpoint(unfinished: Path) -> None:
 def test_a_run_that_diverges_or_breaks_says_why_and_keeps_its_checkpoint(env: str, expected: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     args = ["--env", f"tests.command_line_envs:mnm-test/{env}", "--n-envs", "2", "--n-steps", "4", "--checkpoint-interval", "8"]
-    assert expected in fails(1, "train.py", "lstm", *args, "--total-timesteps", "1000", "--out", run)
-    assert RecurrentA2C.load(checkpoints(run / "checkpoints")[-1], device="cpu").num_timesteps == 16
-    assert (run / "error.log").exists() == (env == "Raises-v0")
+    message = fails(1, "train.py", "lstm", *args, "--total-timesteps", "1000", "--out", run)
+    assert expected in message
+    of_the_environment = env == "Raises-v0"
+    assert (f"saved; go on with: python train.py lstm --resume {run}" in message) == of_the_environment
+    steps = RecurrentA2C.load(checkpoints(run / "checkpoints")[-1], device="cpu").num_timesteps
+    assert steps == (18 if of_the_environment else 16)
+    assert (run / "error.log").exists() == of_the_environment
 
 
 @pytest.mark.parametrize(
     ("env", "expected"),
-    [("RaisesAtReset-v0", "the box is empty"), ("NanAtReset-v0", "observation that is NaN or infinite at step 0")],
+    [("RaisesAtReset-v0", "the box is empty"), ("NanAtReset-v0", "the observation of environment 0 is NaN or infinite at step 0")],
 )
 @pytest.mark.filterwarnings("ignore:.*not within the observation space")
 def test_what_breaks_before_the_first_step_is_named(env: str, expected: str, tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
             obs, _ = self.policy.obs_to_tensor(stacked)
             starts = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
             values = self.policy.predict_values(obs, state_at(recording.state, np.array(cut)), starts)
-        rewards = rewards.copy()
+        rewards = rewards.astype(np.float32)  # SubprocVecEnv hands on integers as they are
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
         return rewards
 
@@ -431,9 +431,9 @@ def _check_observation(observations: Any, space: spaces.Space[Any], step: int, w
         return
     _check_finite(observations, what, step)
     if (env := outside(observations, space)) is not None:
-        raise ValueError(f"environment {env} gave an {what} outside of {space} at step {step:,}: {observations[env]}")
+        raise ValueError(f"the {what} of environment {env} is outside of {space} at step {step:,}: {observations[env]}")
 
 
 def _check_finite(array: NDArray[Any], what: str, step: int) -> None:
     if (env := not_finite(array)) is not None:
-        raise TrainingDivergedError(f"environment {env} gave a {what} that is NaN or infinite at step {step:,}")
+        raise TrainingDivergedError(f"the {what} of environment {env} is NaN or infinite at step {step:,}")
