@@ -74,8 +74,8 @@ def train(name: str, seed: int, total_timesteps: int) -> dict[str, Any]:
     policy, policy_kwargs = POLICIES[name]
     algorithm = A2C if policy == "MlpPolicy" else RecurrentA2C
     env = make_env(seed)
-    kwargs = HYPERPARAMETERS | {"policy_kwargs": HYPERPARAMETERS["policy_kwargs"] | policy_kwargs}
-    model: BaseAlgorithm = algorithm(policy, env, seed=seed, device="cpu", **kwargs)
+    policy_kwargs = {"ortho_init": False} | policy_kwargs
+    model: BaseAlgorithm = algorithm(policy, env, policy_kwargs=policy_kwargs, **HYPERPARAMETERS, seed=seed, device="cpu")
     curve, start = Curve(), time.perf_counter()
     model.learn(total_timesteps, callback=curve)
     seconds = time.perf_counter() - start

@@ -28,7 +28,6 @@ HYPERPARAMETERS: dict[str, Any] = dict(
     n_steps=32,  # also the reach of backpropagation through time
     gae_lambda=0.95,
     use_rms_prop=False,
-    policy_kwargs={"ortho_init": False},
 )
 
 
@@ -37,9 +36,10 @@ def make_env(seed: int) -> VecNormalize:
     return VecNormalize(make_vec_env("CartPole-v1", n_envs=16, seed=seed, wrapper_class=hide_velocity))
 
 
-def main(total_timesteps: int = 300_000) -> float:
+def main(total_timesteps: int = 400_000) -> float:
     env = make_env(seed=0)
-    model = RecurrentA2C("MnmPolicy", env, **HYPERPARAMETERS, seed=0, device="cpu")
+    policy_kwargs = {"write_rule": "g", "ortho_init": False}
+    model = RecurrentA2C("MnmPolicy", env, policy_kwargs=policy_kwargs, **HYPERPARAMETERS, seed=0, device="cpu")
     model.learn(total_timesteps, progress_bar=True)
     env.training, env.norm_reward = False, False
     mean, std = evaluate_policy(model, env, n_eval_episodes=100)

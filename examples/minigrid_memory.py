@@ -7,10 +7,15 @@ python -m examples.minigrid_memory
 from typing import Any
 
 import gymnasium as gym
-import minigrid  # noqa: F401  (registers the environments)
+import torch
+from gymnasium import spaces
 from gymnasium.wrappers import FilterObservation
+from minigrid.core.constants import OBJECT_TO_IDX
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import SubprocVecEnv
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from mnm_rl import RecurrentA2C
 
@@ -18,6 +23,18 @@ from mnm_rl import RecurrentA2C
 def without_mission(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     """Keep image and direction; the mission is a text that is always the same."""
     return FilterObservation(env, ["image", "direction"])
+
+
+class Kinds(BaseFeaturesExtractor):
+    """Which kind of object is in each cell that is seen, one-hot, and the direction."""
+
+    def __init__(self, observation_space: spaces.Dict) -> None:
+        cells = 7 * 7
+        super().__init__(observation_space, cells * len(OBJECT_TO_IDX) + 4)
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        kinds = one_hot(observations["image"][:, 0].long(), len(OBJECT_TO_IDX))
+        return torch.cat([kinds.flatten(1).float(), observations["direction"]], dim=1)
 
 
 def make_env(seed: int) -> SubprocVecEnv:
@@ -36,8 +53,8 @@ def main(total_timesteps: int = 400_000) -> float:
         gae_lambda=0.95,
         ent_coef=0.01,
         use_rms_prop=False,
-        # The numbers of the image are kinds, colours and states of objects, from 0 to 10: nothing to divide by 255.
-        policy_kwargs={"ortho_init": False, "normalize_images": False},
+        # What MiniGrid calls an image are numbers of kinds, colours and states of objects: nothing to divide by 255.
+        policy_kwargs={"ortho_init": False, "features_extractor_class": Kinds, "normalize_images": False},
         seed=0,
         device="cpu",
     ).learn(total_timesteps, progress_bar=True)
