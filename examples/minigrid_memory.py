@@ -1,6 +1,6 @@
 """MiniGrid's Memory task: see an object, walk down a corridor, turn to the side where the same object is.
 
-pip install "mnm-rl[minigrid]"
+pip install ".[minigrid]"
 python -m examples.minigrid_memory
 """
 

@@ -31,15 +31,32 @@ OBSERVATION = np.ones((3, 3), np.float32)
         ((np.zeros((2, 4), np.float32),) * 2, "float32 [2, 4], float32 [2, 4]"),  # of 2 environments
         ((np.zeros((3, 5), np.float32),) * 2, "float32 [3, 5], float32 [3, 5]"),  # of another model
         ((np.zeros((3, 4), np.float32),), "float32 [3, 4]"),
-        (np.zeros((3, 4), np.float32), "float32 [4], float32 [4], float32 [4]"),  # an array, not a tuple
+        (np.zeros((3, 4), np.float32), "float32 [3, 4]"),  # an array, not a tuple
         ((np.zeros((3, 4), int),) * 2, "int64 [3, 4], int64 [3, 4]"),
         (("a", "b"), "<U1 [], <U1 []"),
+        (1, "int64 []"),
     ],
 )
 def test_a_state_that_does_not_fit(state: Any, got: str) -> None:
     with pytest.raises(ValueError, match="state must be what predict returned for 3 environments") as error:
         lstm(make_vec_env(Recall)).predict(OBSERVATION, state)
     assert str(error.value).endswith(f"(float arrays of the shapes [3, 4], [3, 4]) or None, got {got}")
+
+
+def test_a_state_that_is_not_finite() -> None:
+    with pytest.raises(ValueError, match="state holds a NaN or an infinity"):
+        lstm(make_vec_env(Recall)).predict(OBSERVATION, (np.full((3, 4), np.nan, np.float32),) * 2)
+
+
+@pytest.mark.parametrize("env", [3, object(), [Recall]])
+def test_what_is_no_environment(env: Any) -> None:
+    with pytest.raises(TypeError, match="env must be an environment of Gymnasium or Stable-Baselines3, or an id, not a "):
+        lstm(env)
+
+
+def test_a_rollout_of_no_steps() -> None:
+    with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
+        lstm(make_vec_env(Recall), n_steps=0)
 
 
 def test_a_state_in_double_precision_is_taken() -> None:
@@ -67,6 +84,8 @@ def test_episode_starts_that_do_not_fit_and_that_are_left_out() -> None:
         (spaces.Box(0, 1, (3,)), np.array([0, np.nan, 0]), "the observation is NaN or infinite"),
         (spaces.Box(0, 1, (3,)), {"a": np.ones(3)}, r"the observation must be in Box.*, got a dict"),
         (spaces.Box(0, 1, (3,)), np.array(["a", "b", "c"]), r"the observation must be in Box.*, got <U1"),
+        (spaces.Box(0, 1, (3,)), (np.ones(3), {}), r"got a tuple \(reset gives an observation and an info\)"),
+        (spaces.Discrete(5), np.array(2.5), r"the observation is outside of Discrete\(5\): 2.5"),
         (spaces.Discrete(5), np.array(5), r"the observation is outside of Discrete\(5\): 5"),
         (spaces.Discrete(5), np.array([1, -1]), r"the observation is outside of Discrete\(5\): \[ 1 -1\]"),
         (spaces.MultiDiscrete([2, 3]), np.array([1, 3]), r"the observation is outside of MultiDiscrete\(\[2 3\]\): \[1 3\]"),

@@ -10,7 +10,10 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from stable_baselines3 import A2C
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
+from torch import Tensor
 
 from mnm_rl import RecurrentA2C
 from tests.counting import Random
@@ -164,9 +167,6 @@ def test_monitored_environments() -> None:
 
 
 def test_arguments_of_the_policy_mean_what_they_mean_in_stable_baselines3() -> None:
-    from stable_baselines3 import A2C
-    from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
-
     env = environments("vector", "box", "dummy")
     shared: dict[str, Any] = {
         "net_arch": {"pi": [5], "vf": [6, 7]},
@@ -195,10 +195,34 @@ def test_arguments_of_the_policy_mean_what_they_mean_in_stable_baselines3() -> N
         RecurrentA2C("LstmPolicy", env, policy_kwargs={"share_features_extractor": False}, device="cpu")
 
 
+@pytest.mark.parametrize("observations", ["discrete", "multi-discrete", "small image", "dict"])
+def test_an_extractor_of_ones_own_sees_the_same_shapes_in_rollout_and_update(observations: str) -> None:
+    seen: set[str] = set()
+
+    class Watching(BaseFeaturesExtractor):
+        def __init__(self, space: spaces.Space[Any]) -> None:
+            super().__init__(space, 1)
+
+        def forward(self, observation: Any) -> Tensor:
+            parts = observation if isinstance(observation, dict) else {"": observation}
+            seen.add(str({key: tuple(part.shape[1:]) for key, part in parts.items()}))
+            return torch.zeros(len(next(iter(parts.values()))), 1)
+
+    env = environments(observations, "discrete", "dummy")
+    RecurrentA2C("LstmPolicy", env, policy_kwargs={"features_extractor_class": Watching}, device="cpu").learn(30)
+    assert len(seen) == 1
+
+
 REFUSED: list[tuple[spaces.Space[Any], spaces.Space[Any], str]] = [
     (spaces.Text(5), ACTIONS["discrete"], r"observation space Text.*cannot be used.*TransformObservation"),
     (spaces.Dict({"a": spaces.Text(5)}), ACTIONS["discrete"], r"observation space Dict.*cannot be used.*FilterObservation"),
     (spaces.Sequence(spaces.Discrete(2)), ACTIONS["discrete"], r"observation space Sequence.*TransformObservation"),
+    (spaces.Tuple((spaces.Text(5),)), ACTIONS["discrete"], r"observation space Tuple.*cannot be used"),
+    (spaces.Box(0, 1, ()), ACTIONS["discrete"], r"Box.*ReshapeObservation"),
+    (spaces.Dict({"a": spaces.Box(0, 1, (0,))}), ACTIONS["discrete"], r"Box.*leave it out"),
+    (spaces.Dict({}), ACTIONS["discrete"], r"nothing in it"),
+    (spaces.MultiDiscrete([3, 4], start=[0, 1]), ACTIONS["discrete"], r"MultiDiscrete.*shift it to start at 0"),
+    (OBSERVATIONS["vector"], spaces.MultiDiscrete([3, 4], start=[0, 1]), r"MultiDiscrete.*shift it to start at 0"),
     (spaces.Discrete(3, start=1), ACTIONS["discrete"], r"Discrete\(3, start=1\) cannot be used.*TransformObservation"),
     (OBSERVATIONS["vector"], spaces.Discrete(3, start=1), r"Discrete\(3, start=1\) cannot be used.*TransformAction"),
     (OBSERVATIONS["vector"], spaces.MultiDiscrete([[2, 3]]), r"make it one-dimensional with TransformAction"),

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
 from mnm_rl import RecurrentA2C, __version__
 from tests.counting import Counting, Random, Recall
@@ -81,6 +81,7 @@ def test_a_model_moves_between_devices(way: str, tmp_path: Path) -> None:
         spaces.Box(np.array([-np.inf, -1.5], np.float32), np.array([0.1, np.inf], np.float32)),
         spaces.Box(-np.inf, np.inf, (2, 3), np.float64),
         spaces.Box(0, 255, (36, 36, 1), np.uint8),
+        spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (2,), np.int64),
         spaces.MultiDiscrete([3, 4]),
         spaces.MultiBinary([2, 2]),
         spaces.MultiBinary(3),
@@ -149,7 +150,7 @@ def test_an_export_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     for text, message in (
         ("{", "cannot be read"),
         ("[]", "it does not say its format"),
-        (json.dumps(config | {"format": 9, "mnm_rl": "7.0"}), f"of format 9, written by mnm_rl 7.0; this is {__version__}"),
+        (json.dumps(config | {"format": 9, "mnm_rl": "7.0"}), f"of format 9, written by mnm_rl 7.0; this is mnm_rl {__version__}"),
         (json.dumps({"format": 1}), "it has no 'policy'"),
         (json.dumps(config | {"observation_space": {"kind": "Graph"}}), "there is no space 'Graph'"),
         (json.dumps(config | {"policy_kwargs": {"hidden_size": 7}}), "does not fit config.json"),
@@ -161,6 +162,53 @@ def test_an_export_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no weights: there is no model\.safetensors"):
         RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+
+
+def test_an_export_keeps_the_order_of_a_dict(tmp_path: Path) -> None:
+    space = spaces.Dict([("z", spaces.Box(-1, 1, (2,))), ("a", spaces.Box(-1, 1, (2,)))])
+    combined = {"features_extractor_class": CombinedExtractor, "hidden_size": np.int64(4)}
+    trained = RecurrentA2C("LstmPolicy", Random(space, spaces.Discrete(2)), policy_kwargs=combined, device="cpu")
+    trained.export(tmp_path)
+    again = RecurrentA2C.from_pretrained(tmp_path, device="cpu", policy_kwargs=None)
+    observation = {"z": np.ones(2, np.float32), "a": -np.ones(2, np.float32)}
+    np.testing.assert_equal(trained.predict(observation)[1], again.predict(observation)[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policy": ["MnmPolicy"]},
+        {"num_timesteps": float("inf")},
+        {"policy_kwargs": {"foo": 1}},
+        {"policy_kwargs": {"core_class": {"class": "torch.nn.ReLU"}}},
+        {"policy_kwargs": {"hidden_size": "8"}},
+        {"policy_kwargs": {"optimizer_class": {"class": "torch.nn.ReLU"}}},
+        {"algorithm": {"n_steps": 0}},
+        {"algorithm": {"learning_rate": "x"}},
+        {"action_space": {"kind": "Dict", "spaces": {}}},
+    ],
+    ids=str,
+)
+def test_a_description_that_makes_no_sense_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    model().export(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=r"config\.json (cannot be read|describes a model that cannot be built): "):
+        RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    broken = model()
+    broken.policy.value_net.bias.data.fill_(float("nan"))
+    broken.export(tmp_path)
+    with pytest.raises(ValueError, match="weights that are NaN or infinite"):
+        RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+
+
+def test_an_export_is_not_loaded_as_a_file(tmp_path: Path) -> None:
+    model().export(tmp_path)
+    with pytest.raises(ValueError, match="what export wrote is read by from_pretrained"):
+        RecurrentA2C.load(tmp_path)
 
 
 def test_only_the_policies_of_the_library_are_exported(tmp_path: Path) -> None:

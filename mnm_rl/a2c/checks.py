@@ -26,9 +26,19 @@ def flattened(env: Any) -> Any:
 
 
 def _to_be_flattened(space: spaces.Space[Any]) -> bool:
-    parts = space.spaces.values() if isinstance(space, spaces.Dict) else []
-    nested = isinstance(space, spaces.Tuple) or any(isinstance(part, spaces.Dict | spaces.Tuple) for part in parts)
-    return nested and space.is_np_flattenable
+    nested = isinstance(space, spaces.Tuple) or (isinstance(space, spaces.Dict) and any(_parts(part) for part in _parts(space)))
+    return nested and all(isinstance(leaf, ARRAYS) for leaf in _leaves(space))
+
+
+def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    if isinstance(space, spaces.Dict):
+        return list(space.spaces.values())
+    return list(space.spaces) if isinstance(space, spaces.Tuple) else []
+
+
+def _leaves(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    parts = _parts(space)
+    return [leaf for part in parts for leaf in _leaves(part)] if parts else [space]
 
 
 def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
@@ -37,8 +47,7 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
     Raises:
         ValueError: if not; the message names the space and a wrapper that would help.
     """
-    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
-    for part in parts:
+    for part in _parts(observation_space) if isinstance(observation_space, spaces.Dict) else [observation_space]:
         if not isinstance(part, ARRAYS):
             if isinstance(part, spaces.Dict | spaces.Tuple):
                 advice = "gymnasium.wrappers.FlattenObservation, around each environment, makes one vector of nested spaces"
@@ -50,9 +59,16 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
                 f"the observation space {observation_space} cannot be used: it must be Box, Discrete, MultiDiscrete, MultiBinary, "
                 f"or a Dict of these; {advice}"
             )
-        if isinstance(part, spaces.Discrete) and part.start != 0:
+        if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start != 0):
             raise ValueError(f"the observation space {part} cannot be used: shift it to start at 0 with TransformObservation")
-    if isinstance(action_space, spaces.Discrete) and action_space.start != 0:
+        if isinstance(part, spaces.Box) and (part.shape == () or 0 in part.shape):
+            raise ValueError(
+                f"the observation space {part} cannot be used: it holds no array of numbers; give it the shape (1,) with "
+                "gymnasium.wrappers.ReshapeObservation, or leave it out"
+            )
+    if isinstance(observation_space, spaces.Dict) and not observation_space.spaces:
+        raise ValueError("the observation space Dict() cannot be used: there is nothing in it")
+    if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete) and np.any(action_space.start != 0):
         raise ValueError(f"the action space {action_space} cannot be used: shift it to start at 0 with TransformAction")
     if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary) and len(action_space.shape) > 1:
         raise ValueError(f"the action space {action_space} cannot be used: make it one-dimensional with TransformAction")
@@ -80,9 +96,9 @@ def outside(observations: NDArray[Any], space: spaces.Space[Any]) -> int | None:
     Values beyond the bounds of a Box are let pass, as Stable-Baselines3 does: many environments exceed theirs a little.
     """
     if isinstance(space, spaces.Discrete):
-        wrong = (observations < 0) | (observations >= space.n)
+        wrong = (observations < 0) | (observations >= space.n) | (observations % 1 != 0)
     elif isinstance(space, spaces.MultiDiscrete):
-        wrong = (observations < 0) | (observations >= space.nvec)
+        wrong = (observations < 0) | (observations >= space.nvec) | (observations % 1 != 0)
     elif isinstance(space, spaces.MultiBinary):
         wrong = (observations != 0) & (observations != 1)
     else:

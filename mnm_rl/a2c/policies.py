@@ -99,8 +99,15 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     ) -> tuple[Tensor, State | Recording[Any], Tensor]:
         """Run extractor and core on ``[T, B, ...]`` observations: latents ``[T * B, ...]``, state, meta-loss ``[T, B]``."""
         T, B = episode_starts.shape
-        flat = {key: o.flatten(0, 1) for key, o in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
-        features = cast(Tensor, self.extract_features(flat)).view(T, B, -1)
+        rows: PyTorchObs  # in the shapes of the space: the buffer gives Discrete observations one dimension more
+        if isinstance(self.observation_space, spaces.Dict):
+            assert isinstance(obs, dict)
+            parts = self.observation_space.spaces
+            rows = {key: o.reshape(T * B, *cast(tuple[int, ...], parts[key].shape)) for key, o in obs.items()}
+        else:
+            assert isinstance(obs, Tensor)
+            rows = obs.reshape(T * B, *cast(tuple[int, ...], self.observation_space.shape))
+        features = cast(Tensor, self.extract_features(rows)).view(T, B, -1)
         if isinstance(state, Recording):
             outputs, meta_loss = state.replay(features, episode_starts)
         else:
@@ -216,8 +223,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def _checked_observation(self, observation: Any) -> Any:
         space = self.observation_space
-        if isinstance(observation, dict) != isinstance(space, spaces.Dict):
-            raise ValueError(f"the observation must be in {space}, got a {type(observation).__name__}")
+        if isinstance(observation, dict) != isinstance(space, spaces.Dict) or isinstance(observation, tuple):
+            pair = " (reset gives an observation and an info)" if isinstance(observation, tuple) else ""
+            raise ValueError(f"the observation must be in {space}, got a {type(observation).__name__}{pair}")
         if isinstance(space, spaces.Dict) and observation.keys() != space.spaces.keys():
             raise ValueError(f"the observation must have the keys {sorted(space.spaces)}, got {sorted(observation)}")
         parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
@@ -236,7 +244,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         like = self.initial_state(n_envs)
         if state is None:
             return like
-        arrays = [np.asarray(part) for part in state]
+        arrays = [np.asarray(part) for part in (state if isinstance(state, tuple | list) else [state])]
         wanted = [tuple(part.shape) for part in like]
         if [array.shape for array in arrays] != wanted or any(array.dtype.kind != "f" for array in arrays):
             got = ", ".join(f"{array.dtype} {list(array.shape)}" for array in arrays)
@@ -244,6 +252,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
                 f"state must be what predict returned for {n_envs} environments (float arrays of the shapes "
                 f"{', '.join(str(list(shape)) for shape in wanted)}) or None, got {got}"
             )
+        if any(not_finite(array) is not None for array in arrays):
+            raise ValueError("state holds a NaN or an infinity")
         return make_state(like, (torch.as_tensor(a, dtype=s.dtype, device=self.device) for a, s in zip(arrays, like, strict=True)))
 
 

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from stable_baselines3.common import torch_layers
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import check_for_correct_spaces
 
 from mnm_rl import __version__
+from mnm_rl.a2c.checks import check_spaces
 
 if TYPE_CHECKING:
     from mnm_rl.a2c.recurrent_a2c import RecurrentA2C
@@ -74,33 +76,42 @@ def from_pretrained(cls: "type[RecurrentA2C]", directory: Path, env: Any, **argu
     """See :meth:`mnm_rl.RecurrentA2C.from_pretrained`."""
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"{directory} holds no exported model: there is no config.json in it")
+    unreadable = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError, OverflowError)
     try:
         config = json.loads((directory / "config.json").read_text())
         if not isinstance(config, dict) or "format" not in config:
             raise ValueError("it does not say its format")
         if config["format"] != FORMAT:
-            raise ValueError(f"it is of format {config['format']}, written by mnm_rl {config.get('mnm_rl')}; this is {__version__}")
-        policy, policy_kwargs = config["policy"], {key: _read(value) for key, value in config["policy_kwargs"].items()}
+            raise ValueError(
+                f"it is of format {config['format']!r}, written by mnm_rl {config.get('mnm_rl')}; "
+                f"this is mnm_rl {__version__}, which reads format {FORMAT}"
+            )
+        policy, policy_kwargs = str(config["policy"]), {key: _read(value) for key, value in config["policy_kwargs"].items()}
         algorithm = {key: _read(value) for key, value in config["algorithm"].items()}
         observation_space, action_space = (_read_space(config[key]) for key in ("observation_space", "action_space"))
-        num_timesteps, not_kept = int(config["num_timesteps"]), set(config["not_kept"])
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        num_timesteps, not_kept = int(config["num_timesteps"]), {str(name) for name in list(config["not_kept"])}
+        if policy not in cls.policy_aliases or (unknown := algorithm.keys() - set(_HYPERPARAMETERS)):
+            what = repr(policy) if policy not in cls.policy_aliases else ", ".join(sorted(unknown))
+            raise ValueError(f"mnm_rl {__version__} does not know {what}")
+    except unreadable as error:
         message = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{directory / 'config.json'} cannot be read: {message}") from error
 
-    given = arguments.pop("policy_kwargs", {})
+    given = arguments.pop("policy_kwargs", None) or {}
     if missing := not_kept - given.keys() - arguments.keys():
         raise ValueError(f"{', '.join(sorted(missing))} of the exported model could not be described without code; give them again")
-    if policy not in cls.policy_aliases or (unknown := algorithm.keys() - set(_HYPERPARAMETERS)):
-        what = repr(policy) if policy not in cls.policy_aliases else ", ".join(sorted(unknown))
-        raise ValueError(f"{directory / 'config.json'} cannot be read: mnm_rl {__version__} does not know {what}")
-    arguments = {"use_rms_prop": False} | algorithm | arguments | {"policy_kwargs": policy_kwargs | given}
-    model = cls(policy, env, **arguments, _init_setup_model=False)
-    if env is None:
-        model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
-    else:
-        check_for_correct_spaces(model.env, observation_space, action_space)  # type: ignore[arg-type]
-    model._setup_model()
+    if env is not None:
+        env = cls._wrap_env(maybe_make_env(env, 0))
+        check_for_correct_spaces(env, observation_space, action_space)
+    try:
+        check_spaces(observation_space, action_space)
+        arguments = {"use_rms_prop": False} | algorithm | arguments | {"policy_kwargs": policy_kwargs | given}
+        model = cls(policy, env, **arguments, _init_setup_model=False)
+        if env is None:
+            model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
+        model._setup_model()
+    except (*unreadable, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{directory / 'config.json'} describes a model that cannot be built: {error}") from error
     model.num_timesteps = num_timesteps
     try:
         load_model(model.policy, directory / "model.safetensors")
@@ -108,6 +119,8 @@ def from_pretrained(cls: "type[RecurrentA2C]", directory: Path, env: Any, **argu
         raise FileNotFoundError(f"{directory} holds no weights: there is no model.safetensors in it") from None
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{directory / 'model.safetensors'} does not fit config.json or is damaged: {error}") from error
+    if not torch.isfinite(torch.nn.utils.parameters_to_vector(model.policy.parameters())).all():
+        raise ValueError(f"{directory / 'model.safetensors'} holds weights that are NaN or infinite")
     return model
 
 
@@ -123,6 +136,8 @@ def _describable(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _describe(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
@@ -166,10 +181,10 @@ def _describe_bound(bound: NDArray[Any]) -> Any:
 
 def _read_space(space: dict[str, Any]) -> spaces.Space[Any]:
     if space["kind"] == "Dict":
-        return spaces.Dict({key: _read_space(part) for key, part in space["spaces"].items()})
+        return spaces.Dict([(key, _read_space(part)) for key, part in space["spaces"].items()])  # a dict would be sorted
     if space["kind"] == "Box":
         shape, dtype = tuple(space["shape"]), np.dtype(space["dtype"])
-        low, high = (np.array(space[bound], dtype=float).astype(dtype) for bound in ("low", "high"))
+        low, high = (np.array(space[bound], dtype=object).astype(dtype) for bound in ("low", "high"))
         low, high = (np.full(shape, bound) if bound.ndim == 0 else bound.reshape(shape) for bound in (low, high))
         return spaces.Box(low, high, shape, dtype.type)
     if space["kind"] == "Discrete":

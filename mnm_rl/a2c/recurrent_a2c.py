@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -113,6 +114,8 @@ class RecurrentA2C(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        if n_steps < 1:
+            raise ValueError(f"n_steps must be at least 1, got {n_steps}")
         super().__init__(
             policy,
             env,
@@ -144,6 +147,8 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        if not hasattr(env, "observation_space"):
+            raise TypeError(f"env must be an environment of Gymnasium or Stable-Baselines3, or an id, not a {type(env).__name__}")
         env = flattened(env)
         if isinstance(env, VectorEnv):
             env = GymnasiumVecEnv(env)
@@ -167,7 +172,7 @@ class RecurrentA2C(OnPolicyAlgorithm):
     def load(  # type: ignore[override]
         cls: type[SelfRecurrentA2C],
         path: str | Path | io.BufferedIOBase,
-        env: GymEnv | VectorEnv[Any, Any, Any] | None = None,
+        env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
         device: torch.device | str = "auto",
         **kwargs: Any,
     ) -> SelfRecurrentA2C:
@@ -184,8 +189,10 @@ class RecurrentA2C(OnPolicyAlgorithm):
             FileNotFoundError: if there is no such file.
             ValueError: if it is no model of this version of this library, or its spaces are not those of ``env``.
         """
+        if isinstance(path, str | Path) and Path(path).is_dir():
+            raise ValueError(f"{path} is a directory: what export wrote is read by from_pretrained")
         if env is not None:
-            env = cls._wrap_env(env)
+            env = cls._wrap_env(maybe_make_env(cast(GymEnv, env), 0))
         try:
             return super().load(path, env, device, **kwargs)
         except ValueError as error:
