@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def main(options: Options) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     if options.json is not None:
         options.json.write_text(
-            json.dumps({"options": {k: v for k, v in asdict(options).items() if isinstance(v, int)}, "runs": runs}) + "\n"
+            json.dumps({"options": {"seeds": options.seeds, "total_timesteps": options.total_timesteps}, "runs": runs}) + "\n"
         )
     if options.plot is not None:
         draw(runs, options.plot)

@@ -19,22 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from mnm_rl import RecurrentA2C, TrainingDivergedError
 from mnm_rl.evaluation import evaluate_episodes
 from tests.counting import Counting, Poisoned, Random, Recall
-
-POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
-    "mnm-p": ("MnmPolicy", {"write_rule": "p", "replay": 2, "heads": 2}),
-    "plastic": ("PlasticPolicy", {}),
-    "retroactive": ("PlasticPolicy", {"rule": "retroactive"}),
-    "lstm": ("LstmPolicy", {}),
-    "rnn": ("RnnPolicy", {}),
-}
-
-
-def a2c(name: str, env: Any, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> RecurrentA2C:
-    policy, core = POLICIES[name]
-    return RecurrentA2C(
-        policy, env, policy_kwargs={"hidden_size": 8} | core | (policy_kwargs or {}), **({"seed": 0, "device": "cpu"} | kwargs)
-    )
+from tests.policies import POLICIES, a2c, roll_out
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -83,13 +68,6 @@ def test_learns_to_remember(name: str) -> None:
     model.learn(40_000)
     mean, _ = evaluate_policy(model, make_vec_env(Recall, n_envs=8, seed=1), 100, deterministic=True)
     assert mean > 0.95
-
-
-def roll_out(model: RecurrentA2C) -> None:
-    """Collect the first rollout, without an update."""
-    _, callback = model._setup_learn(0)
-    assert model.env is not None
-    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
 
 
 def test_truncated_episodes_are_bootstrapped_in_the_state_they_ended_in() -> None:
@@ -210,15 +188,6 @@ def test_a_policy_can_be_saved_alone(name: str, tmp_path: Path) -> None:
     loaded = type(policy).load(str(tmp_path / "policy"), device="cpu")
     observation = np.ones((2, 3), np.float32)
     np.testing.assert_equal(policy.predict(observation, deterministic=True), loaded.predict(observation, deterministic=True))
-
-
-def test_training_goes_on_after_loading(tmp_path: Path) -> None:
-    model = a2c("mnm-p", make_vec_env(Recall, n_envs=2), n_steps=6).learn(48)
-    model.save(tmp_path / "model.zip")
-    loaded = RecurrentA2C.load(tmp_path / "model.zip", env=make_vec_env(Recall, n_envs=5), device="cpu")
-    assert loaded.num_timesteps == 48
-    loaded.learn(60, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 48 + 60
 
 
 def test_callbacks_evaluation_and_tensorboard(tmp_path: Path) -> None:

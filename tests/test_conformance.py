@@ -17,16 +17,8 @@ from torch import Tensor
 
 from mnm_rl import RecurrentA2C
 from tests.counting import Random
+from tests.policies import POLICIES, a2c, roll_out
 
-POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
-    "mnm-p": ("MnmPolicy", {"write_rule": "p"}),
-    "mnm-p, two heads, replay": ("MnmPolicy", {"write_rule": "p", "replay": 2, "heads": 2}),
-    "plastic": ("PlasticPolicy", {}),
-    "retroactive": ("PlasticPolicy", {"rule": "retroactive"}),
-    "lstm": ("LstmPolicy", {}),
-    "rnn": ("RnnPolicy", {}),
-}
 OBSERVATIONS: dict[str, spaces.Space[Any]] = {
     "vector": spaces.Box(-1, 1, (3,)),
     "double vector": spaces.Box(-1, 1, (3,), np.float64),
@@ -72,10 +64,8 @@ def environments(observations: str, actions: str, vectorization: str, seeds: tup
     return VECTORIZATIONS[vectorization]([partial(Random, space, ACTIONS[actions], seed) for seed in seeds])
 
 
-def build(policy: str, env: Any, **kwargs: Any) -> RecurrentA2C:
-    name, core = POLICIES[policy]
-    small = {"hidden_size": 8, **core}
-    return RecurrentA2C(name, env, policy_kwargs=small, **({"n_steps": 10, "seed": 0, "device": "cpu"} | kwargs))
+def build(policy: str, env: Any, n_steps: int = 10) -> RecurrentA2C:
+    return a2c(policy, env, n_steps=n_steps)
 
 
 def play(model: RecurrentA2C, observations: list[Any], steps: int = 5) -> tuple[list[Any], Any]:
@@ -141,9 +131,7 @@ def test_no_environment_sees_another(policy: str, observations: str, actions: st
     rollouts = []
     for seeds in ((3, 4, 5), (3, 9, 5)):
         model = build(policy, environments(observations, actions, "dummy", seeds), n_steps=20)
-        _, callback = model._setup_learn(0)
-        assert model.env is not None
-        model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+        roll_out(model)
         buffer = model.rollout_buffer
         rollouts.append((buffer.values, buffer.log_probs, buffer.actions, buffer.advantages))
     for one, other in zip(*rollouts, strict=True):

@@ -236,7 +236,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
             RecurrentA2C.load(tmp_path / name, device="cpu")
 
 
-def test_a_model_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_another_version_is_refused(tmp_path: Path) -> None:
     """Such as one whose core has other parameters."""
     old = model()
     old.policy.core.register_parameter("gone", torch.nn.Parameter(torch.zeros(1)))

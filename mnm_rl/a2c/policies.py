@@ -241,11 +241,11 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return observation
 
     def _checked_state(self, state: tuple[NDArray[Any], ...] | None, n_envs: int) -> State:
-        like = self.initial_state(n_envs)
         if state is None:
-            return like
+            return self.initial_state(n_envs)
+        like = self.initial_state(1)
         arrays = [np.asarray(part) for part in (state if isinstance(state, tuple | list) else [state])]
-        wanted = [tuple(part.shape) for part in like]
+        wanted = [(n_envs, *part.shape[1:]) for part in like]
         if [array.shape for array in arrays] != wanted or any(array.dtype.kind != "f" for array in arrays):
             got = ", ".join(f"{array.dtype} {list(array.shape)}" for array in arrays)
             raise ValueError(

@@ -110,7 +110,7 @@ def from_pretrained(cls: "type[RecurrentA2C]", directory: Path, env: Any, **argu
         if env is None:
             model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
         model._setup_model()
-    except (*unreadable, RuntimeError, NotImplementedError) as error:
+    except (*unreadable, RuntimeError) as error:
         raise ValueError(f"{directory / 'config.json'} describes a model that cannot be built: {error}") from error
     model.num_timesteps = num_timesteps
     try:

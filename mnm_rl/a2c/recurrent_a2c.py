@@ -195,12 +195,11 @@ class RecurrentA2C(OnPolicyAlgorithm):
             env = cls._wrap_env(maybe_make_env(cast(GymEnv, env), 0))
         try:
             return super().load(path, env, device, **kwargs)
-        except ValueError as error:
-            if "do not match" in str(error) or "wasn't a zip-file" in str(error):
-                raise
-            raise _not_a_model(path, error) from error
-        except (TypeError, RuntimeError, KeyError, AssertionError, AttributeError, pickle.UnpicklingError) as error:
-            raise _not_a_model(path, error) from error
+        except (ValueError, TypeError, RuntimeError, KeyError, AssertionError, AttributeError, pickle.UnpicklingError) as error:
+            if "spaces do not match" in str(error) or "wasn't a zip-file" in str(error):
+                raise  # it says it already
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}") from error
 
     def export(self, directory: str | Path) -> None:
         """Write the policy's parameters and a description of the model, for :meth:`from_pretrained`.
@@ -424,11 +423,6 @@ class RecurrentA2C(OnPolicyAlgorithm):
             TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
         """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-
-def _not_a_model(path: Any, error: Exception) -> ValueError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}")
 
 
 def _check_observation(observations: Any, space: spaces.Space[Any], step: int, what: str = "observation") -> None:

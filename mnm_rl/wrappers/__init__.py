@@ -51,7 +51,7 @@ class MetaObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.Reco
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._t = 0
-        return self._with(observation, np.zeros(action_width(self.env.action_space), np.float32), 0.0), info
+        return self._with(observation, np.zeros(spaces.flatdim(self.env.action_space), np.float32), 0.0), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], SupportsFloat, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -68,9 +68,14 @@ def meta_space(observation_space: spaces.Space[Any], action_space: spaces.Space[
     """The space of :class:`MetaObservation`."""
     if horizon is not None and not horizon > 0:
         raise ValueError(f"horizon must be positive, got {horizon}")
-    low, high = np.zeros(action_width(action_space), np.float32), np.ones(action_width(action_space), np.float32)
-    if isinstance(action_space, spaces.Box):  # the zeros of the first step are in it, too
-        low, high = np.minimum(action_space.low, 0).ravel(), np.maximum(action_space.high, 0).ravel()
+    if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box):
+        raise ValueError(
+            f"the action space {action_space} cannot be observed: it must be Discrete, MultiDiscrete, MultiBinary or Box; "
+            "gymnasium.wrappers.TransformAction can map one of these to it"
+        )
+    actions = spaces.flatten_space(action_space)
+    assert isinstance(actions, spaces.Box)
+    low, high = np.minimum(actions.low, 0), np.maximum(actions.high, 0)  # the zeros of the first step are in it, too
     added = {
         "previous_action": spaces.Box(low.astype(np.float32), high.astype(np.float32)),
         "previous_reward": spaces.Box(-np.inf, np.inf, (1,)),
@@ -98,24 +103,6 @@ def meta_observation(
     if horizon is not None:
         meta["time"] = (t / horizon).astype(np.float32)
     return meta
-
-
-def action_width(space: spaces.Space[Any]) -> int:
-    """How many numbers :func:`encode_actions` makes of one action.
-
-    Raises:
-        ValueError: if the space is not Discrete, MultiDiscrete, MultiBinary or Box.
-    """
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete):
-        return int(space.nvec.sum())
-    if isinstance(space, spaces.MultiBinary | spaces.Box):
-        return int(np.prod(space.shape))
-    raise ValueError(
-        f"the action space {space} cannot be observed: it must be Discrete, MultiDiscrete, MultiBinary or Box; "
-        "gymnasium.wrappers.TransformAction can map one of these to it"
-    )
 
 
 def encode_actions(space: spaces.Space[Any], actions: NDArray[Any]) -> NDArray[np.float32]:

@@ -4,11 +4,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from mnm_rl.wrappers import action_width, encode_actions, meta_observation, meta_space
+from mnm_rl.wrappers import encode_actions, meta_observation, meta_space
 
 
 class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
@@ -40,7 +41,7 @@ class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.uti
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._over = np.zeros(self.num_envs, bool)
         self._t = np.zeros(self.num_envs, int)
-        self._actions = np.zeros((self.num_envs, action_width(env.single_action_space)), np.float32)
+        self._actions = np.zeros((self.num_envs, spaces.flatdim(env.single_action_space)), np.float32)
         self._rewards = np.zeros(self.num_envs)
 
     def reset(

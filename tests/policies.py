@@ -1,0 +1,30 @@
+"""Every kind of policy, for the tests, and a rollout with one."""
+
+from typing import Any
+
+from mnm_rl import RecurrentA2C
+
+POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
+    "mnm-p": ("MnmPolicy", {"write_rule": "p"}),
+    "mnm-p, two heads, replay": ("MnmPolicy", {"write_rule": "p", "replay": 2, "heads": 2}),
+    "plastic": ("PlasticPolicy", {}),
+    "retroactive": ("PlasticPolicy", {"rule": "retroactive"}),
+    "lstm": ("LstmPolicy", {}),
+    "rnn": ("RnnPolicy", {}),
+}
+
+
+def a2c(name: str, env: Any, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> RecurrentA2C:
+    """A small model."""
+    policy, core = POLICIES[name]
+    return RecurrentA2C(
+        policy, env, policy_kwargs={"hidden_size": 8} | core | (policy_kwargs or {}), **({"seed": 0, "device": "cpu"} | kwargs)
+    )
+
+
+def roll_out(model: RecurrentA2C) -> None:
+    """Collect the first rollout, without an update."""
+    _, callback = model._setup_learn(0)
+    assert model.env is not None
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
