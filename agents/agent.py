@@ -8,6 +8,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.command_line import Count, check_types
 from mnm_rl import RecurrentA2C
+from mnm_rl.initialization import Init
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,8 @@ class Agent:
 
     hidden_size: Count = 100
     """Width of the core (both papers use 100 for the maze)."""
+    init: Init = "scaled"
+    """Initial weights: scaled so that the memory is at work from the first update, or PyTorch's (docs/mathematics.md)."""
     learning_rate: float = 4e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     n_steps: Count | None = None
@@ -62,7 +65,7 @@ class Agent:
 
     def core_kwargs(self) -> dict[str, Any]:
         """Arguments of the policy's core."""
-        return {"hidden_size": self.hidden_size}
+        return {"hidden_size": self.hidden_size, "init": self.init}
 
     def algorithm_kwargs(self) -> dict[str, Any]:
         """Arguments of the algorithm that only this agent has."""

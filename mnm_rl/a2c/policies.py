@@ -23,6 +23,7 @@ from mnm_rl.a2c.checks import not_finite, outside
 from mnm_rl.cores import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.cores.core import Recording, make_state
 from mnm_rl.cores.plastic import PlasticRule
+from mnm_rl.initialization import Init
 from mnm_rl.memory.neural_memory import FeedbackInputs, WriteRule
 
 State = tuple[Tensor, ...]
@@ -272,6 +273,7 @@ class MnmPolicy(RecurrentActorCriticPolicy):
         replay: int = 0,
         feedback_inputs: FeedbackInputs = "value",
         learn_initial_memory: bool = True,
+        init: Init = "scaled",
         **kwargs: Any,
     ) -> None:
         core_kwargs = dict(
@@ -282,6 +284,7 @@ class MnmPolicy(RecurrentActorCriticPolicy):
             replay=replay,
             feedback_inputs=feedback_inputs,
             learn_initial_memory=learn_initial_memory,
+            init=init,
         )
         super().__init__(observation_space, action_space, lr_schedule, MnmCore, core_kwargs, **kwargs)
 
@@ -296,10 +299,11 @@ class PlasticPolicy(RecurrentActorCriticPolicy):
         lr_schedule: Schedule,
         rule: PlasticRule = "hebb",
         hidden_size: int = 100,
+        init: Init = "scaled",
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            observation_space, action_space, lr_schedule, PlasticCore, dict(hidden_size=hidden_size, rule=rule), **kwargs
+            observation_space, action_space, lr_schedule, PlasticCore, dict(hidden_size=hidden_size, rule=rule, init=init), **kwargs
         )
 
 
@@ -312,9 +316,10 @@ class LstmPolicy(RecurrentActorCriticPolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         hidden_size: int = 100,
+        init: Init = "scaled",
         **kwargs: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, lr_schedule, LstmCore, dict(hidden_size=hidden_size), **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, LstmCore, dict(hidden_size=hidden_size, init=init), **kwargs)
 
 
 class RnnPolicy(RecurrentActorCriticPolicy):
@@ -326,9 +331,10 @@ class RnnPolicy(RecurrentActorCriticPolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         hidden_size: int = 100,
+        init: Init = "scaled",
         **kwargs: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, lr_schedule, RnnCore, dict(hidden_size=hidden_size), **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, RnnCore, dict(hidden_size=hidden_size, init=init), **kwargs)
 
 
 def _too_small_for_cnn(space: spaces.Space[Any]) -> bool:

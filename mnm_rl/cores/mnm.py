@@ -1,11 +1,13 @@
 """Metalearned neural memory: an LSTM controller around a neural memory (Munkhdalai et al. 2019, section 3)."""
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import Recording, RecurrentCore, segments
+from mnm_rl.initialization import Init, orthogonal_blocks_, scaled_inputs_
 from mnm_rl.memory import NeuralMemory, recall_loss
 from mnm_rl.memory.neural_memory import FastWeights, FeedbackInputs, WriteRule
 
@@ -48,6 +50,7 @@ class MnmCore(RecurrentCore[MnmState]):
         replay: the meta-loss of a step also averages over the last ``replay`` writes of the episode.
         feedback_inputs: what rule p's feedback maps see, ``"value"`` or ``"key_value"``.
         learn_initial_memory: train ``theta_0``, or keep a fixed random draw.
+        init: ``"scaled"`` (default), with which a write removes a good part of its error from the first update, or ``"pytorch"``.
 
     On CPUs a whole sequence is one fused operation (:mod:`mnm_rl.cores.fused_mnm`), except with ``replay``.
 
@@ -65,16 +68,22 @@ class MnmCore(RecurrentCore[MnmState]):
         replay: int = 0,
         feedback_inputs: FeedbackInputs = "value",
         learn_initial_memory: bool = True,
+        init: Init = "scaled",
     ) -> None:
         super().__init__(hidden_size)
         if heads < 1 or replay < 0:
             raise ValueError(f"a core needs heads >= 1 and replay >= 0, got heads={heads}, replay={replay}")
-        self.memory = NeuralMemory(hidden_size, memory_layers, write_rule, feedback_inputs, learn_initial_memory)
+        self.memory = NeuralMemory(hidden_size, memory_layers, write_rule, feedback_inputs, learn_initial_memory, init)
         self.heads, self.replay = heads, replay
         self.controller = nn.LSTMCell(input_size + hidden_size, hidden_size)
         self.interaction = nn.Linear(hidden_size, (3 * heads + 1) * hidden_size)  # A, a
         self.write_strength = nn.Linear(hidden_size, 1)  # b, b_0
         self.output = nn.Linear(2 * hidden_size, hidden_size)  # C, c
+        if init == "scaled":
+            scaled_inputs_(self.controller.weight_ih.data[:, :input_size], gain=2)
+            orthogonal_blocks_(self.interaction.weight, gain=4)
+            nn.init.zeros_(self.interaction.bias)
+            nn.init.constant_(self.write_strength.bias, math.log(heads))
 
     def initial_state(self, batch_size: int) -> MnmState:
         theta = torch.stack(self.memory.initial_memory(batch_size), dim=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import Recording, RecurrentCore
+from mnm_rl.initialization import Init, check_init, scaled_inputs_
 
 if TYPE_CHECKING:
     from mnm_rl.cores.fused_plastic import FusedPlastic
@@ -47,17 +48,21 @@ class PlasticCore(RecurrentCore[PlasticState]):
         input_size: width F of the inputs.
         hidden_size: number of neurons D, also the width of the outputs ``h_t``.
         rule: how the Hebbian trace changes.
+        init: ``"scaled"`` (default) or ``"pytorch"``.
 
     Raises:
         ValueError: if ``rule`` is unknown or ``hidden_size`` is not positive.
     """
 
-    def __init__(self, input_size: int, hidden_size: int = 100, rule: PlasticRule = "hebb") -> None:
+    def __init__(self, input_size: int, hidden_size: int = 100, rule: PlasticRule = "hebb", init: Init = "scaled") -> None:
         super().__init__(hidden_size)
+        check_init(init)
         if rule not in get_args(PlasticRule):
             raise ValueError(f"rule must be one of {', '.join(get_args(PlasticRule))}, got {rule!r}")
         self.rule = rule
         self.input = nn.Linear(input_size, hidden_size)  # U, u
+        if init == "scaled":
+            scaled_inputs_(self.input.weight, gain=1)
         self.w = nn.Parameter(0.01 * torch.rand(hidden_size, hidden_size))
         self.alpha = nn.Parameter(0.01 * torch.rand(hidden_size, hidden_size))
         if rule != "modulated":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import Recording, RecurrentCore
+from mnm_rl.initialization import Init, check_init, scaled_inputs_
 
 if TYPE_CHECKING:
     from mnm_rl.cores.fused_lstm import FusedLstm
@@ -32,13 +33,17 @@ class LstmCore(RecurrentCore[LstmState]):
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the state and of the outputs.
+        init: ``"scaled"`` (default) or ``"pytorch"``.
 
     On CPUs a whole sequence is one fused operation (:mod:`mnm_rl.cores.fused_lstm`).
     """
 
-    def __init__(self, input_size: int, hidden_size: int = 100) -> None:
+    def __init__(self, input_size: int, hidden_size: int = 100, init: Init = "scaled") -> None:
         super().__init__(hidden_size)
+        check_init(init)
         self.cell = nn.LSTMCell(input_size, hidden_size)
+        if init == "scaled":
+            scaled_inputs_(self.cell.weight_ih, gain=2)
 
     def initial_state(self, batch_size: int) -> LstmState:
         zeros = self.cell.weight_hh.new_zeros(batch_size, self.output_size)
@@ -60,11 +65,15 @@ class RnnCore(RecurrentCore[RnnState]):
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the state and of the outputs.
+        init: ``"scaled"`` (default) or ``"pytorch"``.
     """
 
-    def __init__(self, input_size: int, hidden_size: int = 100) -> None:
+    def __init__(self, input_size: int, hidden_size: int = 100, init: Init = "scaled") -> None:
         super().__init__(hidden_size)
+        check_init(init)
         self.cell = nn.RNNCell(input_size, hidden_size)
+        if init == "scaled":
+            scaled_inputs_(self.cell.weight_ih, gain=1)
 
     def initial_state(self, batch_size: int) -> RnnState:
         return RnnState(self.cell.weight_hh.new_zeros(batch_size, self.output_size))

@@ -17,6 +17,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from mnm_rl.initialization import Init, check_init, orthogonal_blocks_
+
 WriteRule = Literal["g", "p"]
 FeedbackInputs = Literal["value", "key_value"]
 FastWeights = tuple[Tensor, ...]
@@ -115,6 +117,8 @@ class NeuralMemory(nn.Module):
         write_rule: ``"g"``, a gradient step on the recall loss, or ``"p"``, a learned local (perceptron) rule.
         feedback_inputs: what the feedback maps of rule p see: ``"value"`` (the paper) or ``"key_value"``.
         learn_initial_memory: train ``theta_0`` (default), or keep it as a fixed random draw.
+        init: ``"scaled"`` (default): orthogonal ``theta_0``; of the feedback maps ``Q^L`` the identity, the others zero.
+            ``"pytorch"``: uniform, as PyTorch initializes linear layers.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -127,8 +131,10 @@ class NeuralMemory(nn.Module):
         write_rule: WriteRule = "p",
         feedback_inputs: FeedbackInputs = "value",
         learn_initial_memory: bool = True,
+        init: Init = "scaled",
     ) -> None:
         super().__init__()
+        check_init(init)
         if size < 1 or layers < 1:
             raise ValueError(f"a memory needs size >= 1 and layers >= 1, got size={size}, layers={layers}")
         if write_rule not in get_args(WriteRule):
@@ -138,12 +144,18 @@ class NeuralMemory(nn.Module):
         self.size, self.layers = size, layers
         self.write_rule, self.feedback_inputs = write_rule, feedback_inputs
         theta_0 = torch.empty(layers, size, size).uniform_(-(size**-0.5), size**-0.5)
+        if init == "scaled":
+            orthogonal_blocks_(theta_0.view(layers * size, size), gain=1)
         if learn_initial_memory:
             self.theta_0 = nn.Parameter(theta_0)
         else:
             self.register_buffer("theta_0", theta_0)
         if write_rule == "p":  # Q^l and q^l of every layer, in one linear map
             self.feedback = nn.Linear(size * (2 if feedback_inputs == "key_value" else 1), layers * size)
+            if init == "scaled":
+                nn.init.zeros_(self.feedback.weight)
+                nn.init.zeros_(self.feedback.bias)
+                nn.init.eye_(self.feedback.weight.data[-size:, :size])
 
     def initial_memory(self, batch_size: int) -> FastWeights:
         """``theta_0`` for every environment, each ``[B, D, D]``: views of the slow weights that gradient flows through."""
