@@ -13,6 +13,7 @@ from gymnasium.wrappers import FilterObservation
 from minigrid.core.constants import OBJECT_TO_IDX
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -36,21 +37,25 @@ class Kinds(BaseFeaturesExtractor):
         return torch.cat([kinds.flatten(1).float(), observations["direction"]], dim=1)
 
 
+HYPERPARAMETERS: dict[str, Any] = dict(
+    learning_rate=2e-3,
+    n_steps=64,
+    gae_lambda=0.95,
+    ent_coef=0.01,
+    use_rms_prop=False,
+)
+# What MiniGrid calls an image are numbers of kinds, colours and states of objects: nothing to divide by 255.
+POLICY_KWARGS: dict[str, Any] = {"ortho_init": False, "features_extractor_class": Kinds, "normalize_images": False}
+
+
+def make_env(seed: int) -> VecEnv:
+    """16 environments."""
+    return make_vec_env("MiniGrid-MemoryS7-v0", n_envs=16, seed=seed, wrapper_class=without_mission)
+
+
 def main(total_timesteps: int = 200_000) -> float:
-    env = make_vec_env("MiniGrid-MemoryS7-v0", n_envs=16, seed=0, wrapper_class=without_mission)
-    model = RecurrentA2C(
-        "MnmPolicy",
-        env,
-        learning_rate=2e-3,
-        n_steps=64,
-        gae_lambda=0.95,
-        ent_coef=0.01,
-        use_rms_prop=False,
-        # What MiniGrid calls an image are numbers of kinds, colours and states of objects: nothing to divide by 255.
-        policy_kwargs={"ortho_init": False, "features_extractor_class": Kinds, "normalize_images": False},
-        seed=0,
-        device="cpu",
-    ).learn(total_timesteps, progress_bar=True)
+    model = RecurrentA2C("MnmPolicy", make_env(0), policy_kwargs=POLICY_KWARGS, **HYPERPARAMETERS, seed=0, device="cpu")
+    model.learn(total_timesteps, progress_bar=True)
     assert model.ep_info_buffer is not None
     right = sum(episode["r"] > 0 for episode in model.ep_info_buffer) / len(model.ep_info_buffer)
     print(f"the right object in {right:.0%} of the last {len(model.ep_info_buffer)} episodes (without memory 50%)")

@@ -20,21 +20,25 @@ def hide_velocity(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return TransformObservation(env, lambda observation: observation[:2], spaces.Box(-1, 1, (2,)))
 
 
+HYPERPARAMETERS: dict[str, Any] = dict(
+    learning_rate=3e-3,
+    n_steps=50,
+    gamma=0.9,
+    gae_lambda=0.95,
+    use_rms_prop=False,
+)
+
+
+def make_env(seed: int) -> VecNormalize:
+    """16 environments, their rewards brought to order 1."""
+    env = make_vec_env("Pendulum-v1", n_envs=16, seed=seed, wrapper_class=hide_velocity)
+    return VecNormalize(env, norm_obs=False, gamma=HYPERPARAMETERS["gamma"])
+
+
 def main(total_timesteps: int = 500_000) -> float:
-    gamma = 0.9
-    env = make_vec_env("Pendulum-v1", n_envs=16, seed=0, wrapper_class=hide_velocity)
-    model = RecurrentA2C(
-        "PlasticPolicy",
-        VecNormalize(env, norm_obs=False, gamma=gamma),  # rewards of order 1
-        learning_rate=3e-3,
-        n_steps=50,
-        gamma=gamma,
-        gae_lambda=0.95,
-        use_rms_prop=False,
-        policy_kwargs={"ortho_init": False},
-        seed=0,
-        device="cpu",
-    ).learn(total_timesteps, progress_bar=True)
+    policy_kwargs = {"ortho_init": False}
+    model = RecurrentA2C("PlasticPolicy", make_env(0), policy_kwargs=policy_kwargs, **HYPERPARAMETERS, seed=0, device="cpu")
+    model.learn(total_timesteps, progress_bar=True)
     test = make_vec_env("Pendulum-v1", n_envs=16, seed=1, wrapper_class=hide_velocity)
     mean, std = evaluate_policy(model, test, n_eval_episodes=100)
     print(f"return over 100 episodes: {mean:.0f} ± {std:.0f} (with the velocity, about -150 is the best; at random, about -1200)")

@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from mnm_rl import fused as _fused  # makes the fast implementations known
 from mnm_rl.a2c import (
     LstmPolicy,
     MnmPolicy,
@@ -11,7 +12,7 @@ from mnm_rl.a2c import (
     RnnPolicy,
     TrainingDivergedError,
 )
-from mnm_rl.cores import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.vec_env import GymnasiumVecEnv
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
-from mnm_rl.cores.core import Path
+from mnm_rl.cores.implementations import Path
 from mnm_rl.memory import recall_loss
 
 F, D, T, B = 4, 6, 7, 3

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore, simd
-from mnm_rl.cores.core import Path
+from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.cores.implementations import Path
 from mnm_rl.cores.plastic import PlasticRule
+from mnm_rl.fused import simd
 
 F, D, T, B = 3, 20, 40, 5
 
@@ -90,11 +91,11 @@ def test_recorded_steps_have_the_gradient_of_the_sequence(core: RecurrentCore[An
     inputs, first, starts = sequence(core, dtype)
 
     def step_by_step(inputs: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
-        recording = core.record(state, T)
-        steps = [recording.step(x, start) for x, start in zip(inputs.detach(), starts, strict=True)]
-        outputs, meta_loss = recording.replay(inputs, starts)
+        trace = core.trace(state, T)
+        steps = [trace.step(x, start) for x, start in zip(inputs.detach(), starts, strict=True)]
+        outputs, meta_loss = trace.replay(inputs, starts)
         torch.testing.assert_close(torch.stack(steps), outputs.detach())
-        return outputs, type(state)(*(tensor.detach() for tensor in recording.state)), meta_loss
+        return outputs, type(state)(*(tensor.detach() for tensor in trace.state())), meta_loss
 
     def at_once(inputs: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
         outputs, last, meta_loss = core(inputs, state, starts)
@@ -144,8 +145,8 @@ def test_undoing_a_thousand_writes_does_not_drift(rule: str) -> None:
 def test_what_a_step_keeps_grows_with_the_width_not_with_its_square() -> None:
     def kept(D: int, T: int) -> int:
         core = MnmCore(F, D, heads=2)
-        recording = core.record(core.initial_state(4), T)
-        return sum(array.nbytes for array in recording.trace)  # type: ignore[attr-defined]
+        trace = core.trace(core.initial_state(4), T)
+        return sum(array.nbytes for array in trace.kept)  # type: ignore[attr-defined]
 
     per_step = [(kept(D, 20) - kept(D, 10)) / 10 for D in (64, 128, 256)]
     assert per_step[2] - per_step[1] == 2 * (per_step[1] - per_step[0])
@@ -153,22 +154,64 @@ def test_what_a_step_keeps_grows_with_the_width_not_with_its_square() -> None:
 
 
 @pytest.mark.parametrize("changed", ["parameters", "inputs"])
-def test_a_recording_runs_again_what_has_changed(core: RecurrentCore[Any], changed: str) -> None:
+def test_a_trace_runs_again_what_has_changed(
+    core: RecurrentCore[Any], changed: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnm_rl.cores.implementations._logged", set())
     inputs, state, starts = sequence(core, torch.float64)
     core.path = "fused"
-    recording = core.record(state, T)
+    trace = core.trace(state, T)
     for x, start in zip(inputs, starts, strict=True):
-        recording.step(x, start)
+        trace.step(x, start)
     if changed == "parameters":
-        with torch.no_grad():
-            for parameter in core.parameters():
-                parameter.mul_(1.1)
+        for parameter in core.parameters():
+            parameter.data.mul_(1.1)  # not seen by PyTorch's version counters
     else:
         inputs = inputs + 0.1
     outputs, _, meta_loss = core(inputs, state, starts)
-    again, loss_again = recording.replay(inputs, starts)
+    with caplog.at_level("INFO", "mnm_rl"):
+        again, loss_again = trace.replay(inputs, starts)
+        trace.replay(inputs, starts)
     assert torch.equal(again, outputs)
     assert torch.equal(loss_again, meta_loss)
+    assert [record.message for record in caplog.records if changed in record.message] == [
+        f"the steps of a rollout are run again for its gradient, since the core's {changed} changed after it"
+    ]
+
+
+def test_the_state_of_a_trace_is_a_value(core: RecurrentCore[Any]) -> None:
+    inputs, state, starts = sequence(core, torch.float32)
+    core.path = "fused"
+    trace = core.trace(state, T)
+    trace.step(inputs[0], starts[0])
+    before = trace.state()
+    copies = [tensor.clone() for tensor in before]
+    trace.step(inputs[1], starts[1])
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(before, copies, strict=True))
+    rows = torch.tensor([1, 3])
+    assert all(torch.equal(some, every[rows]) for some, every in zip(trace.state(rows), trace.state(), strict=True))
+
+
+def test_a_late_backward_pass_is_not_disturbed_by_what_ran_since(core: RecurrentCore[Any]) -> None:
+    """The memory of a trace is used again only when nobody can go back through it any more."""
+    inputs, state, starts = sequence(core, torch.float64)
+    core.path = "fused"
+    parameters = [p for p in core.parameters() if p.requires_grad]
+
+    def gradients(late: bool) -> Any:
+        trace = core.trace(state, T)
+        for x, start in zip(inputs, starts, strict=True):
+            trace.step(x, start)
+        outputs, meta_loss = trace.replay(inputs, starts)
+        loss = outputs.pow(2).sum() + meta_loss.sum()
+        del trace, outputs, meta_loss
+        if late:
+            for _ in range(3):
+                core(inputs.flip(0), state, starts)[0].sum().backward()
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    for late, at_once in zip(gradients(late=True), gradients(late=False), strict=True):
+        assert late is at_once is None or torch.equal(late, at_once)
 
 
 def test_two_threads_give_what_one_gives(core: RecurrentCore[Any]) -> None:
@@ -227,8 +270,24 @@ def test_the_path_can_be_chosen_and_seen(monkeypatch: pytest.MonkeyPatch) -> Non
         core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
     assert "replay" in repr(MnmCore(F, D, replay=2))
     assert "no fused path" in repr(RnnCore(F, D))
-    monkeypatch.setattr("mnm_rl.cores.core._numba_problem", lambda: "Numba cannot be used here")
-    assert "Numba" in repr(LstmCore(F, D))
+    monkeypatch.setitem(sys.modules, "mnm_rl.fused.lstm", None)  # as where Numba is not installed
+    assert "Numba cannot be used here" in repr(LstmCore(F, D))
+
+
+def test_a_subclass_runs_its_own_equations_and_nobody_elses_kernel() -> None:
+    class Doubled(LstmCore):
+        def step(self, x: Tensor, state: Any) -> Any:
+            output, state, meta_loss = super().step(x, state)
+            return 2 * output, state, meta_loss
+
+    core = Doubled(F, D)
+    inputs, starts = torch.randn(T, B, F), torch.zeros(T, B, dtype=torch.bool)
+    expected = LstmCore(F, D)
+    expected.load_state_dict(core.state_dict())
+    torch.testing.assert_close(
+        core(inputs, core.initial_state(B), starts)[0], 2 * expected(inputs, core.initial_state(B), starts)[0]
+    )
+    assert "there is no fused path for Doubled" in repr(core)
 
 
 def test_without_numba_everything_runs_in_plain_pytorch() -> None:

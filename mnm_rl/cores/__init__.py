@@ -1,11 +1,15 @@
-"""Recurrent cores behind one interface: MNM, plastic RNNs, LSTM and vanilla RNN. No Stable-Baselines3 in here."""
+"""Recurrent cores behind one interface: their equations in plain PyTorch. No Stable-Baselines3 and no kernel in here."""
 
 from mnm_rl.cores.core import RecurrentCore
+from mnm_rl.cores.gru import GruCore, GruState
+from mnm_rl.cores.lstm import LstmCore, LstmState
 from mnm_rl.cores.mnm import MnmCore, MnmState
 from mnm_rl.cores.plastic import PlasticCore, PlasticState
-from mnm_rl.cores.recurrent import LstmCore, LstmState, RnnCore, RnnState
+from mnm_rl.cores.rnn import RnnCore, RnnState
 
 __all__ = [
+    "GruCore",
+    "GruState",
     "LstmCore",
     "LstmState",
     "MnmCore",

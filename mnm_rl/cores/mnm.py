@@ -1,18 +1,15 @@
 """Metalearned neural memory: an LSTM controller around a neural memory (Munkhdalai et al. 2019, section 3)."""
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import Recording, RecurrentCore, segments
+from mnm_rl.cores.core import RecurrentCore, segments
 from mnm_rl.initialization import Init, orthogonal_blocks_, scaled_inputs_
 from mnm_rl.memory import NeuralMemory, recall_loss
 from mnm_rl.memory.neural_memory import FastWeights, FeedbackInputs, WriteRule
-
-if TYPE_CHECKING:
-    from mnm_rl.cores.fused_mnm import FusedMnm
 
 
 class MnmState(NamedTuple):
@@ -52,8 +49,6 @@ class MnmCore(RecurrentCore[MnmState]):
         learn_initial_memory: train ``theta_0``, or keep a fixed random draw.
         init: ``"scaled"`` (default), with which a write removes a good part of its error from the first update, or ``"pytorch"``.
 
-    On CPUs a whole sequence is one fused operation (:mod:`mnm_rl.cores.fused_mnm`), except with ``replay``.
-
     Raises:
         ValueError: if an argument is out of range.
     """
@@ -92,20 +87,10 @@ class MnmCore(RecurrentCore[MnmState]):
         return MnmState(zeros, zeros, zeros, theta, replay, replay, replay[:, :, 0, 0])
 
     def step(self, x: Tensor, state: MnmState) -> tuple[Tensor, MnmState, Tensor]:
-        outputs, state, meta_loss = self(x.unsqueeze(0), state, torch.zeros(1, len(x), dtype=torch.bool, device=x.device))
+        outputs, state, meta_loss = self.scan(x.unsqueeze(0), state, torch.zeros(1, len(x), dtype=torch.bool, device=x.device))
         return outputs[0], state, meta_loss[0]
 
-    def why_plain(self) -> str | None:
-        return super().why_plain() or ("there is no fused path for replay" if self.replay else None)
-
-    def _fused_recording(self, state: MnmState, steps: int, reuse: Recording[MnmState] | None = None) -> "FusedMnm":
-        from mnm_rl.cores.fused_mnm import FusedMnm  # needs Numba
-
-        return FusedMnm(self, state, steps, reuse)
-
-    def forward(self, inputs: Tensor, state: MnmState, episode_starts: Tensor) -> tuple[Tensor, MnmState, Tensor]:
-        if self._fused():
-            return self._fused_recording(state, len(inputs)).sequence(inputs, episode_starts)
+    def scan(self, inputs: Tensor, state: MnmState, episode_starts: Tensor) -> tuple[Tensor, MnmState, Tensor]:
         # The base class's loop, but with the layers of theta apart within a segment (stacking them at every step costs a copy
         # of all fast weights) and with the output map outside of it.
         hidden, read, meta_loss, beta = [], [], [], []
@@ -146,3 +131,36 @@ class MnmCore(RecurrentCore[MnmState]):
             replay_values = torch.cat([replay_values[:, 1:], v_w.unsqueeze(1)], dim=1)
             mask = torch.cat([mask[:, 1:], torch.ones_like(mask[:, :1])], dim=1)
         return MnmState(h, c, read, state.theta, replay_keys, replay_values, mask), theta, meta_loss, beta
+
+
+SAMPLED = 16
+"""Steps of a sequence that the diagnostics look at."""
+
+
+def memory_diagnostics(
+    keys: Tensor, values: Tensor, read: Tensor, before: Tensor, after: Tensor, beta: Tensor, change: Tensor, theta: Tensor
+) -> dict[str, Tensor]:
+    """Whether a memory is at work, in numbers.
+
+    Args:
+        keys: ``k^w``, ``[S, B, H, D]``, of some steps.
+        values: ``v^w``, likewise.
+        read: ``v^r``, ``[S, B, D]``.
+        before: ``f_theta(k^w)`` before the write, ``[S, B, H, D]``.
+        after: the same after it.
+        beta: write strength, ``[S, B]``.
+        change: ``|theta_t - theta_(t-1)|`` of the last step, ``[B]``.
+        theta: fast weights after it, ``[B, L, D, D]``.
+
+    Returns:
+        scalars: root mean squares of keys, values and reads, and of what of them varies between steps and environments; the share of its
+        error that a write removes; the size of the last write relative to the fast weights; the mean write strength.
+    """
+    result = {}
+    for name, x in (("key", keys), ("value", values), ("read", read)):
+        result[f"memory/{name}_rms"] = x.square().mean().sqrt()
+        result[f"memory/{name}_varies"] = (x - x.mean(dim=(0, 1))).square().mean().sqrt()
+    result["memory/error_removed"] = 1 - (after - values).square().sum() / (before - values).square().sum()
+    result["memory/theta_change"] = (change / theta.flatten(1).norm(dim=1)).mean()
+    result["memory/beta"] = beta.mean()
+    return {name: value.detach() for name, value in result.items()}

@@ -4,16 +4,13 @@ Miconi, Stanley and Clune (2018) for the rules ``hebb``, ``decay`` and ``oja``; 
 ``modulated`` and ``retroactive``.
 """
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import Recording, RecurrentCore
+from mnm_rl.cores.core import RecurrentCore
 from mnm_rl.initialization import Init, check_init, scaled_inputs_
-
-if TYPE_CHECKING:
-    from mnm_rl.cores.fused_plastic import FusedPlastic
 
 PlasticRule = Literal["hebb", "decay", "oja", "modulated", "retroactive"]
 
@@ -42,8 +39,6 @@ class PlasticCore(RecurrentCore[PlasticState]):
 
     where ``m_t``, one number per neuron, is a trained linear fan-out of the scalar ``tanh(M h_t)``.
 
-    On CPUs a whole sequence is one fused operation (:mod:`mnm_rl.cores.fused_plastic`).
-
     Args:
         input_size: width F of the inputs.
         hidden_size: number of neurons D, also the width of the outputs ``h_t``.
@@ -62,7 +57,7 @@ class PlasticCore(RecurrentCore[PlasticState]):
         self.rule = rule
         self.input = nn.Linear(input_size, hidden_size)  # U, u
         if init == "scaled":
-            scaled_inputs_(self.input.weight, gain=1)
+            scaled_inputs_(self.input.weight, gain=2)
         self.w = nn.Parameter(0.01 * torch.rand(hidden_size, hidden_size))
         self.alpha = nn.Parameter(0.01 * torch.rand(hidden_size, hidden_size))
         if rule != "modulated":
@@ -77,11 +72,6 @@ class PlasticCore(RecurrentCore[PlasticState]):
         return PlasticState(
             self.w.new_zeros(batch_size, D), self.w.new_zeros(batch_size, D, D), self.w.new_zeros(batch_size, traced, traced)
         )
-
-    def _fused_recording(self, state: PlasticState, steps: int, reuse: Recording[PlasticState] | None = None) -> "FusedPlastic":
-        from mnm_rl.cores.fused_plastic import FusedPlastic  # needs Numba
-
-        return FusedPlastic(self, state, steps, reuse)
 
     def step(self, x: Tensor, state: PlasticState) -> tuple[Tensor, PlasticState, Tensor]:
         before, hebb, E = state

@@ -40,7 +40,7 @@ class _Announcement(numba_event.Listener):
     def on_start(self, event: Any) -> None:
         if not self.made and event.data["dispatcher"].py_func.__module__.startswith("mnm_rl."):
             self.made = True
-            logging.getLogger("mnm_rl").warning("compiling kernels for this machine: half a minute, the first time")
+            logging.getLogger("mnm_rl").info("compiling kernels for this machine: half a minute, the first time")
 
     def on_end(self, event: Any) -> None:
         pass

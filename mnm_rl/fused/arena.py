@@ -1,0 +1,43 @@
+"""Memory for the arrays of the kernels."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+ALIGNMENT = 64
+"""Bytes of a cache line: a vector that crosses one takes twice as long to fetch."""
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array of zeros that starts on a cache line."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+class Arena:
+    """Arrays that were used and are free: to fetch fresh memory from the operating system can take as long as the kernels do.
+
+    What is taken belongs to whoever took it until it is given back.
+    """
+
+    KEEP = 2
+    """Free arrays of a name that are kept: a rollout's and a minibatch's."""
+
+    def __init__(self) -> None:
+        self._free: dict[str, list[Array]] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array that is zero where the kernels that use this name never write, and elsewhere what was there."""
+        free = self._free.get(name, [])
+        for i, array in enumerate(free):
+            if array.shape == shape and array.dtype == dtype:
+                return free.pop(i)
+        return zeros(shape, dtype)
+
+    def give(self, arrays: list[tuple[str, Array]]) -> None:
+        for name, array in arrays:
+            self._free[name] = [*self._free.get(name, []), array][-self.KEEP :]

@@ -1,0 +1,501 @@
+"""A whole sequence of an MNM core as one differentiable operation, with the same results as :mod:`mnm_rl.cores.mnm`.
+
+Four environments at a time (:data:`~mnm_rl.fused.simd.ROWS`) go through all time steps, so that their fast weights stay in the cache.
+Kept for the backward pass are vectors only (:class:`Trace`): it undoes the writes one by one, from the last fast weights back to
+the first, and where an episode started in the middle of the sequence, makes those of the episode before by writing again.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mnm_rl.cores.mnm import SAMPLED, MnmCore, MnmState, memory_diagnostics
+from mnm_rl.fused.arena import Array, zeros
+from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward
+from mnm_rl.fused.memory import CHECKED, GRADIENT, LOCAL, READ, RULES, WRITTEN, Step, write, write_and_read, write_and_read_backward
+from mnm_rl.fused.padding import array, gather, gather_rows, pad_memory, spread, spread_rows
+from mnm_rl.fused.parallel import run
+from mnm_rl.fused.simd import ROWS, add_product, kernel, padded, sigmoid_, tanh_
+from mnm_rl.fused.trace import FusedCore, FusedTrace
+
+KEY, VALUE, READ_KEY = 0, 1, 2
+"""The slots of a head in the interaction vector."""
+
+
+class Setting(NamedTuple):
+    """What stays the same over a sequence."""
+
+    rule: int
+    D: int
+    starts: Array
+    """Episode starts, ``[T, B]`` bool."""
+
+
+class Weights(NamedTuple):
+    """The slow weights, padded, transposed for the forward pass (``x M``) and as they are for the backward pass."""
+
+    gates: Array
+    """Controller, from ``[x; v^r; h]``: ``[F + 2P, 4P]``."""
+    gates_back: Array
+    """To ``[v^r; h]``: ``[4P, 2P]``."""
+    gates_bias: Array
+    A: Array
+    """``[P, U]``, ``U = (3H + 1) P``."""
+    A_back: Array
+    a: Array
+    b: Array
+    b_0: Array
+    Q: Array
+    """Feedback maps of rule p, ``[P, L P]`` (``[2P, L P]`` for keys and values); empty for rule g."""
+    Q_back: Array
+    q: Array
+    theta_0: Array
+    """``[L, R, P]``."""
+
+
+class Trace(NamedTuple):
+    """What the forward pass leaves for the backward pass, time first; batches are padded to a multiple of ``ROWS``."""
+
+    x: Array
+    """``[x_t; v^r_(t-1); h_(t-1)]``, ``[T, B, F + 2P]``."""
+    c: Array
+    """``c_(t-1)``, ``[T, B, P]``."""
+    gates: Array
+    """The gates of the LSTM, ``[T, B, 4P]``."""
+    out: Array
+    """``[h_t; v^r_t]``, ``[T, B, 2P]``."""
+    u: Array
+    """Interaction vectors, ``[T, B, U]``."""
+    beta: Array
+    """``[T, B]``."""
+    z: Array
+    """``[T, B, 3, H, L + 1, P]``, see :class:`~mnm_rl.fused.memory.Step`."""
+    q: Array
+    """``[T, B, H, L - 1, P]`` for rule g, nothing for rule p."""
+    delta: Array
+    """``[T, B, H, L, P]``."""
+    meta_loss: Array
+    """``[T, B]``."""
+
+
+class Given(NamedTuple):
+    """The gradients that the backward pass starts from."""
+
+    out: Array
+    """``[T, B, 2P]``."""
+    meta_loss: Array
+    """``[T, B]``."""
+
+
+class Gradients(NamedTuple):
+    """What the backward pass makes, time first."""
+
+    gates: Array
+    """With respect to the gates before their nonlinearities, ``[T, B, 4P]``."""
+    u: Array
+    """With respect to ``A h + a``, ``[T, B, U]``."""
+    strength: Array
+    """With respect to ``b . u + b_0``, ``[T, B]``."""
+    targets: Array
+    """With respect to the feedback targets of rule p, ``[T, B, H, L P]``."""
+    h: Array
+    """With respect to the state before the first step, ``[B, P]``, in and out."""
+    c: Array
+    read: Array
+    theta: Array
+    """``[B, L, R, P]``, in and out."""
+    theta_0: Array
+    """A sum for every four environments, ``[B / ROWS, L, R, P]``."""
+
+
+class Working(NamedTuple):
+    """The state, changed in place: ``[B, P]``, and ``[B, L, R, P]`` without padded environments."""
+
+    h: Array
+    c: Array
+    read: Array
+    theta: Array
+
+
+class Undone(NamedTuple):
+    """Fast weights of the backward pass, ``[B, L, R, P]``."""
+
+    theta: Array
+    """Those after the step that is gone back through; changed in place."""
+    first: Array
+    """Those before the first step."""
+
+
+@kernel
+def _controller(b0: int, t: int, weights: Any, state: Any, trace: Any) -> None:
+    """``h_t, c_t = LSTM([x_t; v^r_(t-1)])`` and ``u_t = tanh(A h_t + a)`` of four environments."""
+    b1, P = b0 + ROWS, state.h.shape[1]
+    F = trace.x.shape[2] - 2 * P
+    for b in range(b0, b1):
+        trace.x[t, b, F : F + P] = state.read[b]
+        trace.x[t, b, F + P :] = state.h[b]
+        trace.c[t, b] = state.c[b]
+        trace.gates[t, b] = weights.gates_bias
+        trace.u[t, b] = weights.a
+    add_product(trace.gates[t, b0:b1], trace.x[t, b0:b1], weights.gates)
+    for b in range(b0, b1):
+        lstm_cell(trace.gates[t, b], state.c[b], state.h[b])
+    add_product(trace.u[t, b0:b1], state.h[b0:b1], weights.A)
+    for b in range(b0, b1):
+        tanh_(trace.u[t, b])
+
+
+@kernel
+def _feedback(b0: int, t: int, weights: Any, u: Any, seen: Any, targets: Any) -> None:
+    """The feedback targets of rule p, ``[ROWS H, L P]``, of what the maps see, ``[ROWS H, P or 2P]``, which is filled in too."""
+    P, H = weights.A.shape[0], targets.shape[0] // ROWS
+    for b in range(b0, b0 + ROWS):
+        heads = u[t, b, P:].reshape(H, 3, P)
+        for h in range(H):
+            row = (b - b0) * H + h
+            seen[row, :P] = heads[h, VALUE]
+            seen[row, P:] = heads[h, KEY, : seen.shape[1] - P]
+            targets[row] = weights.q
+    add_product(targets, seen, weights.Q)
+
+
+@kernel
+def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, targets: Any) -> None:
+    """``beta_t``, the write, ``v^r_t`` and the meta-loss of one environment."""
+    L, P, H = trace.delta.shape[3], state.h.shape[1], trace.delta.shape[2]
+    dtype = trace.x.dtype
+    zero, per = dtype.type(0), dtype.type(1 / (H * setting.D))
+    u, z = trace.u[t, b], trace.z[t, b]
+    strength = trace.beta[t, b : b + 1]
+    strength[0] = weights.b_0[0]
+    for i in range(P):
+        strength[0] += weights.b[i] * u[i]
+    sigmoid_(strength)
+    heads = u[P:].reshape(H, 3, P)
+    for h in range(H):
+        z[WRITTEN, h, 0] = heads[h, KEY]
+        z[CHECKED, h, 0] = heads[h, KEY]
+        z[READ, h, 0] = heads[h, READ_KEY]
+    scale = dtype.type(2) * per * strength[0]
+    write_and_read(state.theta[b], setting.rule, scale, heads[:, VALUE], targets, Step(z, trace.q[t, b], trace.delta[t, b]))
+    state.read[b] = zero
+    loss = zero
+    for h in range(H):
+        for i in range(P):
+            state.read[b, i] += z[READ, h, L, i] * dtype.type(1 / H)
+            miss = z[CHECKED, h, L, i] - heads[h, VALUE, i]
+            loss += miss * miss
+    trace.meta_loss[t, b] = loss * per
+
+
+@kernel
+def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any, state: Any, trace: Any) -> None:
+    """Steps t0 to t1 of the fours of environments from first to last."""
+    B, L, _, P = state.theta.shape
+    H = trace.delta.shape[2]
+    dtype = trace.x.dtype
+    seen = np.zeros((ROWS * H, weights.Q.shape[0]), dtype)
+    targets = np.zeros((ROWS * H, L * P), dtype)
+    for b0 in range(ROWS * first, ROWS * last, ROWS):
+        for t in range(t0, t1):
+            for b in range(b0, min(b0 + ROWS, B)):
+                if setting.starts[t, b]:
+                    state.h[b], state.c[b], state.read[b] = dtype.type(0), dtype.type(0), dtype.type(0)
+                    state.theta[b] = weights.theta_0
+            _controller(b0, t, weights, state, trace)
+            if setting.rule == LOCAL:
+                _feedback(b0, t, weights, trace.u, seen, targets)
+            for b in range(b0, min(b0 + ROWS, B)):
+                own = targets[(b - b0) * H : (b - b0 + 1) * H].reshape(H, L, P)
+                _memory(b, t, setting, weights, state, trace, own)
+            for b in range(b0, b0 + ROWS):
+                trace.out[t, b, :P] = state.h[b]
+                trace.out[t, b, P:] = state.read[b]
+
+
+@kernel
+def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given: Any, g: Any, gstep: Any) -> None:
+    """Back through :func:`_memory`, to the interaction vector and, in ``gstep.delta``, the feedback targets; undoes the write."""
+    L, P, H = trace.delta.shape[3], theta.shape[3], trace.delta.shape[2]
+    dtype = trace.x.dtype
+    two, per = dtype.type(2), dtype.type(1 / (H * setting.D))
+    z, gz = trace.z[t, b], gstep.z
+    heads, g_heads = trace.u[t, b, P:].reshape(H, 3, P), g.u[t, b, P:].reshape(H, 3, P)
+    gz[:] = dtype.type(0)
+    miss = two * per * given.meta_loss[t, b]
+    for h in range(H):
+        for i in range(P):
+            gz[READ, h, L, i] = (g.read[b, i] + given.out[t, b, P + i]) * dtype.type(1 / H)
+            gz[CHECKED, h, L, i] = miss * (z[CHECKED, h, L, i] - heads[h, VALUE, i])
+            g_heads[h, VALUE, i] = -gz[CHECKED, h, L, i]
+    beta = trace.beta[t, b]
+    step = Step(z, trace.q[t, b], trace.delta[t, b])
+    g_scale = write_and_read_backward(theta[b], g.theta[b], setting.rule, two * per * beta, step, gstep)
+    g.strength[t, b] = g_scale * two * per * beta * (dtype.type(1) - beta)
+    for h in range(H):
+        for i in range(P):
+            g_heads[h, KEY, i] = gz[WRITTEN, h, 0, i] + gz[CHECKED, h, 0, i]
+            g_heads[h, READ_KEY, i] = gz[READ, h, 0, i]
+            if setting.rule == GRADIENT:
+                g_heads[h, VALUE, i] -= gstep.delta[h, L - 1, i]
+
+
+@kernel
+def _feedback_backward(b0: int, t: int, weights: Any, g: Any, g_seen: Any) -> None:
+    """Back through :func:`_feedback`, to values and keys; ``g_seen`` is scratch."""
+    P, H = weights.A.shape[0], g_seen.shape[0] // ROWS
+    g_seen[:] = g_seen.dtype.type(0)
+    add_product(g_seen, g.targets[t, b0 : b0 + ROWS].reshape(ROWS * H, g.targets.shape[3]), weights.Q_back)
+    for b in range(b0, b0 + ROWS):
+        g_heads = g.u[t, b, P:].reshape(H, 3, P)
+        for h in range(H):
+            row = (b - b0) * H + h
+            g_heads[h, VALUE] += g_seen[row, :P]
+            if g_seen.shape[1] > P:
+                g_heads[h, KEY] += g_seen[row, P:]
+
+
+@kernel
+def _controller_backward(b0: int, t: int, weights: Any, trace: Any, given: Any, g: Any, g_before: Any) -> None:
+    """Back through :func:`_controller`, to the state before the step; ``g_before`` is scratch."""
+    b1, P = b0 + ROWS, g.h.shape[1]
+    dtype = trace.x.dtype
+    for b in range(b0, b1):
+        for i in range(g.u.shape[2]):
+            g.u[t, b, i] *= dtype.type(1) - trace.u[t, b, i] * trace.u[t, b, i]
+        for i in range(P):
+            g.h[b, i] += given.out[t, b, i]
+    add_product(g.h[b0:b1], g.u[t, b0:b1], weights.A_back)
+    for b in range(b0, b1):
+        lstm_cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g.gates[t, b])
+    g_before[:] = dtype.type(0)
+    add_product(g_before, g.gates[t, b0:b1], weights.gates_back)
+    for b in range(b0, b1):
+        g.read[b] = g_before[b - b0, :P]
+        g.h[b] = g_before[b - b0, P:]
+
+
+@kernel
+def _start_backward(b: int, t: int, setting: Any, weights: Any, undone: Any, trace: Any, g: Any) -> None:
+    """Back through an episode start: to ``theta_0``, and to the fast weights that the episode before ended with."""
+    dtype = trace.x.dtype
+    zero, per, starts, theta = dtype.type(0), dtype.type(1 / (trace.delta.shape[2] * setting.D)), setting.starts, undone.theta
+    g.read[b], g.h[b], g.c[b] = zero, zero, zero
+    g.theta_0[b // ROWS] += g.theta[b]
+    g.theta[b] = zero
+    if t > 0:
+        s = t - 1
+        while s > 0 and not starts[s, b]:
+            s -= 1
+        theta[b] = weights.theta_0 if starts[s, b] else undone.first[b]
+        for k in range(s, t):
+            write(theta[b], dtype.type(2) * per * trace.beta[k, b], trace.z[k, b], trace.delta[k, b])
+
+
+@kernel
+def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, trace: Any, given: Any, g: Any) -> None:
+    """Back through :func:`_forward`; ``g`` (:class:`Gradients`) is filled in."""
+    B, L, _, P = undone.theta.shape
+    T, H = trace.x.shape[0], trace.delta.shape[2]
+    dtype = trace.x.dtype
+    gstep = Step(np.zeros((3, H, L + 1, P), dtype), np.zeros((H, L - 1, P), dtype), np.zeros((H, L, P), dtype))
+    g_seen = np.zeros((ROWS * H, weights.Q.shape[0]), dtype)
+    g_before = np.zeros((ROWS, 2 * P), dtype)
+    for b0 in range(ROWS * first, ROWS * last, ROWS):
+        for t in range(T - 1, -1, -1):
+            for b in range(b0, min(b0 + ROWS, B)):
+                _memory_backward(b, t, setting, undone.theta, trace, given, g, gstep)
+                for i in range(P):
+                    g.u[t, b, i] = g.strength[t, b] * weights.b[i]
+                if setting.rule == LOCAL:
+                    g.targets[t, b] = -gstep.delta.reshape(H, L * P)
+            if setting.rule == LOCAL:
+                _feedback_backward(b0, t, weights, g, g_seen)
+            _controller_backward(b0, t, weights, trace, given, g, g_before)
+            for b in range(b0, min(b0 + ROWS, B)):
+                if setting.starts[t, b]:
+                    _start_backward(b, t, setting, weights, undone, trace, g)
+
+
+class Parameters(NamedTuple):
+    """The parameters of an MNM core, as it has them. Those of the feedback maps are empty for rule g."""
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor
+    bias_hh: Tensor
+    A: Tensor
+    a: Tensor
+    b: Tensor
+    b_0: Tensor
+    Q: Tensor
+    q: Tensor
+    theta_0: Tensor
+
+
+class MnmTrace(FusedTrace[MnmState]):
+    """Steps of an MNM core, see :class:`~mnm_rl.fused.trace.FusedTrace`."""
+
+    carried = 4
+    core: MnmCore
+
+    @staticmethod
+    def parameters_of(core: MnmCore) -> Parameters:
+        feedback = getattr(core.memory, "feedback", None)
+        none = core.output.weight.new_zeros(0, 0)
+        return Parameters(
+            weight_ih=core.controller.weight_ih,
+            weight_hh=core.controller.weight_hh,
+            bias_ih=core.controller.bias_ih,
+            bias_hh=core.controller.bias_hh,
+            A=core.interaction.weight,
+            a=core.interaction.bias,
+            b=core.write_strength.weight,
+            b_0=core.write_strength.bias,
+            Q=none if feedback is None else feedback.weight,
+            q=none.flatten() if feedback is None else feedback.bias,
+            theta_0=core.memory.theta_0,
+        )
+
+    @staticmethod
+    def pack(core: MnmCore, parameters: Parameters) -> Weights:
+        p = Parameters(*(parameter.detach() for parameter in parameters))
+        D = core.hidden_size
+        F = p.weight_ih.shape[1] - D
+        before = spread(torch.cat([p.weight_ih[:, F:], p.weight_hh], dim=1), 4, 2, D)
+        gates = torch.cat([spread_rows(p.weight_ih[:, :F], 4, D), before], dim=1)
+        A = spread(p.A, len(p.A) // D, 1, D)
+        Q = spread(p.Q, len(p.Q) // D, p.Q.shape[1] // D, D)
+        packed = [gates.T, before, spread_rows(p.bias_ih + p.bias_hh, 4, D), A.T, A, spread_rows(p.a, len(p.a) // D, D)]
+        packed += [spread_rows(p.b[0], 1, D), p.b_0.clone(), Q.T, Q, spread_rows(p.q, len(p.q) // D, D)]
+        return Weights(*(tensor.contiguous().numpy() for tensor in packed), theta_0=pad_memory(p.theta_0))
+
+    def __init__(self, implementation: FusedCore[MnmState], state: MnmState, steps: int) -> None:
+        super().__init__(implementation, state, steps)
+        core, D = self.core, self.D
+        self.heads = H = core.heads
+        self.F = F = core.controller.input_size - D
+        self.setting = Setting(RULES[core.memory.write_rule], D, self.episode_starts)
+        B, P, L = padded(self.B, ROWS), padded(D), core.memory.layers
+        self.kept = Trace(
+            x=self.room("x", steps, B, F + 2 * P),
+            c=self.room("c", steps, B, P),
+            gates=self.room("gates", steps, B, 4 * P),
+            out=zeros((steps, B, 2 * P), self.dtype),  # others may have it
+            u=self.room("u", steps, B, (3 * H + 1) * P),
+            beta=self.room("beta", steps, B),
+            z=self.room("z", steps, B, 3, H, L + 1, P),
+            q=self.room("q", steps, B, H, L - 1 if self.setting.rule == GRADIENT else 0, P),
+            delta=self.room("delta", steps, B, H, L, P),
+            meta_loss=zeros((steps, B), self.dtype),
+        )
+        self.x = self.kept.x
+        self.now = Working(
+            h=array(state.h, (B, P), self.dtype),
+            c=array(state.c, (B, P), self.dtype),
+            read=array(state.read, (B, P), self.dtype),
+            theta=pad_memory(state.theta),
+        )
+        with torch.no_grad():
+            self._padded_output = self._pad_output()
+
+    def working_state(self) -> tuple[Tensor, ...]:
+        h, c, read, theta = map(torch.from_numpy, self.now)
+        B, D = self.B, self.D
+        return h[:B, :D], c[:B, :D], read[:B, :D], theta[..., :D, :D]
+
+    def run_kernels(self, t0: int, t1: int) -> Tensor:
+        run(_forward, len(self.now.h) // ROWS, t0, t1, self.setting, self.weights, self.now, self.kept)
+        return torch.from_numpy(self.kept.out[t0:t1])
+
+    def _pad_output(self) -> Tensor:
+        """``C``, for padded rows ``[h; v^r]``: ``[D, 2P]``."""
+        D, C = self.D, self.core.output.weight
+        return torch.cat([nn.functional.pad(half, (0, padded(D) - D)) for half in (C[:, :D], C[:, D:])], dim=1)
+
+    def outputs(self, raw: Tensor) -> Tensor:
+        C = self._pad_output() if torch.is_grad_enabled() else self._padded_output
+        return nn.functional.linear(raw, C, self.core.output.bias)[:, : self.B]
+
+    def results(self) -> tuple[Tensor | None, ...]:
+        return torch.from_numpy(self.kept.out), torch.from_numpy(self.kept.meta_loss)[:, : self.B], *self.working_state()
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        T, B, H, D, L = len(self.kept.x), self.B, self.heads, self.D, self.core.memory.layers
+        every = max(1, T // SAMPLED)
+        some = slice((T - 1) % every, None, every)
+        u, z, out, beta = (torch.from_numpy(a[some, :B]) for a in (self.kept.u, self.kept.z, self.kept.out, self.kept.beta))
+        P = out.shape[-1] // 2
+        heads, recalled = u[..., P:].unflatten(-1, (H, 3, P))[..., :D], z[..., L, :D]
+        delta, keys = (torch.from_numpy(a[-1, :B]) for a in (self.kept.delta, self.kept.z[:, :, WRITTEN, :, :L]))
+        # |sum_h delta_h z_h^T|^2 of a layer is the sum over all pairs of heads of (delta_h . delta_g) (z_h . z_g).
+        change = torch.einsum("bhlp,bglp,bhlq,bglq->b", delta, delta, keys, keys).clamp(min=0).sqrt() * 2 / (H * D) * beta[-1]
+        return memory_diagnostics(
+            *(heads[..., slot, :] for slot in (KEY, VALUE)),
+            read=out[..., P : P + D],
+            before=recalled[:, :, WRITTEN],
+            after=recalled[:, :, CHECKED],
+            beta=beta,
+            change=change,
+            theta=self.working_state()[3],
+        )
+
+    def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        g_out, g_meta_loss, g_h, g_c, g_read, g_theta = given
+        weights, trace, D, F, H = self.weights, self.kept, self.D, self.F, self.heads
+        T, B, L, P, dtype = *trace.x.shape[:2], len(weights.theta_0), padded(D), self.dtype
+        g = Gradients(
+            gates=self.room("g_gates", *trace.gates.shape),
+            u=self.room("g_u", *trace.u.shape),
+            strength=self.room("g_strength", *trace.beta.shape),
+            targets=self.room("g_targets", T, B, H, weights.Q.shape[1]),
+            h=array(g_h, (B, P), dtype),
+            c=array(g_c, (B, P), dtype),
+            read=array(g_read, (B, P), dtype),
+            theta=array(g_theta, self.now.theta.shape, dtype),
+            theta_0=zeros((B // ROWS, *weights.theta_0.shape), dtype),
+        )
+        undone = Undone(array(torch.from_numpy(self.now.theta), self.now.theta.shape, dtype), pad_memory(self.initial_state.theta))
+        from_outside = Given(array(g_out, trace.out.shape, dtype), array(g_meta_loss, trace.meta_loss.shape, dtype))
+        run(_backward, B // ROWS, self.setting, weights, undone, trace, from_outside, g)
+
+        # The weights' gradients are a few large products over all steps.
+        x, out, u, g_gates, g_u, g_targets = (
+            torch.from_numpy(a).flatten(0, 1) for a in (trace.x, trace.out, trace.u, g.gates, g.u, g.targets)
+        )
+        g_targets, g_strength = g_targets.flatten(0, 1), torch.from_numpy(g.strength).flatten()
+        weight, bias = g_gates.T @ x, gather_rows(g_gates.sum(0), 4, D)
+        recurrent = gather(weight[:, F:], 4, 2, D)
+        n, m = 3 * H + 1, weights.Q.shape[0] // P  # the feedback maps see values, or values and keys; there are none in rule g
+        heads = u[:, P:].reshape(-1, 3, P)
+        seen = torch.cat([heads[:, VALUE], heads[:, KEY]], dim=1)[:, : m * P]
+        parameters = Parameters(
+            weight_ih=torch.cat([gather_rows(weight[:, :F], 4, D), recurrent[:, :D]], dim=1),
+            weight_hh=recurrent[:, D:],
+            bias_ih=bias,
+            bias_hh=bias,
+            A=gather(g_u.T @ out[:, :P], n, 1, D),
+            a=gather_rows(g_u.sum(0), n, D),
+            b=gather_rows(g_strength @ u[:, :P], 1, D).unsqueeze(0),
+            b_0=g_strength.sum().view(1),
+            Q=gather(g_targets.T @ seen, L if m else 0, m, D),
+            q=gather_rows(g_targets.sum(0), L if m else 0, D),
+            theta_0=torch.from_numpy(g.theta_0).sum(0)[:, :D, :D],
+        )
+        g_inputs = (g_gates @ torch.from_numpy(weights.gates[:F]).T).view(T, B, F)[:, : self.B] if inputs else None
+        state = (torch.from_numpy(row)[: self.B, :D] for row in (g.h, g.c, g.read))
+        return g_inputs, *state, torch.from_numpy(g.theta)[..., :D, :D], *parameters
+
+
+class Fused(FusedCore[MnmState]):
+    """MNM by kernels."""
+
+    trace_class = MnmTrace
+
+    @classmethod
+    def refusal(cls, core: MnmCore) -> str | None:
+        if core.memory.write_rule not in RULES:
+            return f"there is no fused path for write rule {core.memory.write_rule!r}"
+        return super().refusal(core) or ("there is no fused path for replay" if core.replay else None)

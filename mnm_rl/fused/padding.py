@@ -1,0 +1,53 @@
+"""Between the shapes of PyTorch, of width D, and those of the kernels, of width P."""
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mnm_rl.fused.arena import zeros
+from mnm_rl.fused.simd import ROWS, padded
+
+Array = NDArray[Any]
+
+
+def array(tensor: Tensor | None, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Zeros with a tensor, if there is one, in the first corner."""
+    out = zeros(shape, dtype)
+    if tensor is not None:
+        torch.from_numpy(out)[tuple(slice(n) for n in tensor.shape)] = tensor.detach()
+    return out
+
+
+def pad_memory(theta: Tensor) -> Array:
+    """Fast weights ``[..., D, D]`` with rows and columns of zeros, ``[..., R, P]``."""
+    D = theta.shape[-1]
+    like = torch.zeros((), dtype=theta.dtype).numpy()
+    return array(theta, (*theta.shape[:-2], padded(D, ROWS), padded(D)), like.dtype)
+
+
+def spread(matrix: Tensor, n: int, m: int, D: int) -> Tensor:
+    """Pad a matrix ``[n D, m D]`` of n times m blocks to ``[n P, m P]``."""
+    P = padded(D)
+    out = matrix.new_zeros(n, P, m, P)
+    out[:, :D, :, :D] = matrix.view(n, D, m, D)
+    return out.view(n * P, m * P)
+
+
+def gather(matrix: Tensor, n: int, m: int, D: int) -> Tensor:
+    """The inverse of :func:`spread`."""
+    P = padded(D)
+    return matrix.view(n, P, m, P)[:, :D, :, :D].reshape(n * D, m * D)
+
+
+def spread_rows(matrix: Tensor, n: int, D: int) -> Tensor:
+    """Pad a matrix ``[n D, k]`` of n blocks to ``[n P, k]``; a vector likewise."""
+    out = matrix.new_zeros(n, padded(D), *matrix.shape[1:])
+    out[:, :D] = matrix.view(n, D, *matrix.shape[1:])
+    return out.flatten(0, 1)
+
+
+def gather_rows(matrix: Tensor, n: int, D: int) -> Tensor:
+    """The inverse of :func:`spread_rows`."""
+    return matrix.view(n, padded(D), *matrix.shape[1:])[:, :D].flatten(0, 1)

@@ -1,0 +1,72 @@
+"""Arrows only run downwards: which parts of the project may know which, read from their imports, those in functions included."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ALLOWED = {
+    "mnm_rl/memory": {"mnm_rl/initialization"},
+    "mnm_rl/cores": {"mnm_rl/memory", "mnm_rl/initialization"},
+    "mnm_rl/fused": {"mnm_rl/cores", "mnm_rl/memory"},
+    "envs": set(),
+    "agents": {"mnm_rl"},
+    "experiments": {"agents", "envs", "mnm_rl"},
+}
+"""What each part may import, beside itself; what is not named here may import anything but what is above it."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project that is no test, by its dotted name."""
+    found = {}
+    for top in ("mnm_rl", "envs", "agents", "experiments"):
+        for path in (ROOT / top).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> set[str]:
+    """The modules of the project that a module imports, wherever in its text."""
+    tree = ast.parse(MODULES[name].read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= submodules & MODULES.keys() or {node.module}
+    return (found & MODULES.keys()) - {name}
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    graph = {name: imports(name) for name in MODULES}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_arrows_only_run_downwards(part: str) -> None:
+    prefix = part.replace("/", ".")
+    allowed = tuple(other.replace("/", ".") for other in (*ALLOWED[part], part))
+    for name in MODULES:
+        if f"{name}.".startswith(f"{prefix}."):
+            for other in imports(name):
+                assert f"{other}.".startswith(tuple(f"{a}." for a in allowed)), f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("mnm_rl")])
+def test_the_library_knows_no_environment_and_no_experiment(name: str) -> None:
+    assert not {other.split(".")[0] for other in imports(name)} & {"envs", "agents", "experiments"}
+
+
+@pytest.mark.parametrize("library", ["stable_baselines3", "numba"])
+def test_memory_and_cores_know_neither_algorithm_nor_kernel(library: str) -> None:
+    for name, path in MODULES.items():
+        if name.startswith(("mnm_rl.memory", "mnm_rl.cores")):
+            assert library not in path.read_text(), name

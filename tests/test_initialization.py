@@ -1,0 +1,75 @@
+"""With the default initialization, what a core does reaches the loss from the first update."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.initialization import Init
+
+RULES = ["g", "p"]
+T, B = 8, 16
+
+
+def diagnostics(core: RecurrentCore[Any], inputs: Tensor) -> dict[str, float]:
+    core(inputs, core.initial_state(inputs.shape[1]), torch.zeros(inputs.shape[:2], dtype=torch.bool))
+    return {name.removeprefix("memory/"): value.item() for name, value in core.diagnostics.items()}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(
+    F=st.integers(4, 512),
+    D=st.sampled_from([16, 24, 48, 100, 128]),
+    H=st.integers(1, 4),
+    scale=st.floats(0.7, 1.4),
+    seed=st.integers(0, 99),
+)
+def test_the_first_write_removes_more_than_a_tenth_of_its_error(rule: Any, F: int, D: int, H: int, scale: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    core = MnmCore(F, D, write_rule=rule, heads=H)
+    assert diagnostics(core, scale * torch.randn(1, 64, F))["error_removed"] > 0.1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_keys_and_values_vary_with_the_inputs(rule: Any) -> None:
+    found = diagnostics(MnmCore(16, 48, write_rule=rule), torch.randn(T, B, 16))
+    assert found["key_rms"] > found["key_varies"] > 0.4
+    assert found["value_rms"] > found["value_varies"] > 0.4
+    assert found["read_varies"] > 0.1
+    assert found["beta"] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_pytorchs_initialization_can_still_be_had_and_removes_next_to_nothing(rule: Any) -> None:
+    found = diagnostics(MnmCore(16, 48, write_rule=rule, init="pytorch"), torch.randn(T, B, 16))
+    assert found["error_removed"] < 0.02
+    assert found["key_varies"] < 0.1
+
+
+@pytest.mark.parametrize("core_class", [MnmCore, PlasticCore, LstmCore, GruCore, RnnCore])
+def test_every_core_takes_the_same_names(core_class: Any) -> None:
+    def input_scale(init: Init) -> float:
+        torch.manual_seed(0)
+        core = core_class(64, 32, init=init)
+        weight = next(p for name, p in core.named_parameters() if "weight_ih" in name or name == "input.weight")
+        return (weight[:, :64].std() * 64**0.5).item()  # of what inputs of unit scale become
+
+    assert input_scale("scaled") == pytest.approx(2, rel=0.05)
+    assert input_scale("pytorch") < 1.5
+    with pytest.raises(ValueError, match="init must be 'scaled' or 'pytorch', got 'xavier'"):
+        core_class(4, 8, init="xavier")
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("heads", [1, 3])
+def test_the_memory_reports_the_same_on_every_path(rule: Any, heads: int) -> None:
+    core, inputs = MnmCore(5, 20, write_rule=rule, heads=heads), torch.randn(T, B, 5)
+    found = {}
+    for core.path in ("plain", "reversible", "fused"):
+        found[core.path] = diagnostics(core, inputs)
+    assert found["fused"] == pytest.approx(found["plain"], rel=1e-3)
+    assert found["reversible"] == pytest.approx(found["plain"], rel=1e-3)
