@@ -1,5 +1,6 @@
-# make train   train an agent on the maze, evaluate it, show the result   (make train ARGS="mnm-g --seed 1")
-# make test    formatter, linter, type checker, tests
+# make train   train an agent on the maze, evaluate it, show the result   (make train ARGS="mnm-g --env mnm/MazeSmall-v0 --seed 1")
+# make test    formatter, linter, type checker, tests, documentation
+# make docs    the documentation with the API reference, in site/
 # make bench   throughput and memory beside the alternatives, for about half an hour (make bench ARGS="--json FILE --plot FILE")
 # All make the virtual environment .venv first, with the versions of constraints.txt.
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test bench format clean
+.PHONY: train test docs bench format clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py $(or $(ARGS),mnm-p --env mnm/MazeSmall-v0 --total-timesteps 3e6)
@@ -17,6 +18,11 @@ test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+	$(MAKE) docs
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html; its search works when served: python -m http.server --directory site"
 
 bench: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
@@ -34,4 +40,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build site *.egg-info

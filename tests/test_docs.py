@@ -1,7 +1,9 @@
-"""Every Python block and every command in the README and in docs/ works."""
+"""Every Python block, command and link in the documentation works, and the API reference has every public name."""
 
+import importlib
 import re
 import shlex
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from agents.command_line import parse
 from mnm_rl import RecurrentA2C
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -41,7 +43,8 @@ def test_commands_are_commands(page: Path) -> None:
         if words[:1] == ["make"]:
             assert words[1].split("=")[0] in re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
             arguments = [shlex.split(word.removeprefix("ARGS=")) for word in words[2:]]
-            words = ["python", "train.py", *arguments[0]] if arguments else []
+            program = {"train": ["train.py"], "bench": ["-m", "benchmarks.throughput"]}
+            words = ["python", *program[words[1]], *arguments[0]] if arguments else []
         if words[:2] == ["python", "train.py"]:
             if not {"--resume", "--help"} & set(words):
                 train.parse_options(words[2:])
@@ -56,3 +59,12 @@ def test_links_and_pictures_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_the_reference_has_every_public_name() -> None:
+    shown = set()
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        for package, pattern in re.findall(r"^::: (.+)\.([\w*]+)$", page.read_text(), flags=re.MULTILINE):
+            names = importlib.import_module(package).__all__ if "*" in pattern else [pattern]
+            shown |= {name for name in names if fnmatch(name, pattern)}
+    assert shown >= set(importlib.import_module("mnm_rl").__all__)

@@ -1,0 +1,166 @@
+"""The tables of results in README.md and docs/, from the JSON files in docs/.
+
+python -m benchmarks.tables
+
+rewrites what stands between ``<!-- table: NAME -->`` and ``<!-- end -->``, where NAME is a key of ``TABLES``.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from envs.references import REFERENCES, reference_episodes
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^<!-- table: (\w+) -->$.*?^<!-- end -->$", flags=re.MULTILINE | re.DOTALL)
+GOAL_REWARD = 10.0
+"""What a goal pays in the registered mazes: returns over this are goals."""
+
+
+def main() -> None:
+    for page in PAGES:
+        page.write_text(render(page.read_text()))
+
+
+def render(text: str) -> str:
+    """The text of a page with its tables made anew.
+
+    Raises:
+        KeyError: if the page names a table that is not in ``TABLES``.
+    """
+    return BLOCK.sub(lambda block: f"<!-- table: {block[1]} -->\n\n{TABLES[block[1]]()}\n\n<!-- end -->", text)
+
+
+def maze(file: str) -> str:
+    """What the agents in a report of eval.py collect in a maze, the best first, beside the reference policies."""
+    report = read(file)
+    rows = []
+    for agent in sorted(report["agents"], key=lambda agent: -agent["return_iqm"]):
+        runs = [run for run in report["runs"] if run["agent"] == agent["agent"]]
+        goals = f"**{agent['return_iqm'] / GOAL_REWARD:.1f}**"
+        if agent["return_iqm_ci95"] is not None:
+            goals += " [{:.1f}, {:.1f}]".format(*(bound / GOAL_REWARD for bound in agent["return_iqm_ci95"]))
+        each = ", ".join(f"{run['goals']:.1f}" for run in runs)
+        counts = (mean(run[key] for run in runs) for key in ("steps_to_first_goal", "steps_between_goals"))
+        rows.append([agent["agent"], goals, each, f"{agent['normalized_iqm']:z.2f}", *counts])
+    env = report["runs"][0]["env"]
+    played = {reference: reference_episodes(reference, **gym.spec(env).kwargs) for reference in REFERENCES}
+    random, oracle = (played[reference]["return"].mean() for reference in ("random", "oracle"))
+    for reference, figures in played.items():
+        found, first, again = (mean(figures[key]) for key in ("goals", "steps_to_first_goal", "mean_steps_between_goals"))
+        score = (figures["return"].mean() - random) / (oracle - random)
+        rows.append([f"*{reference}*", found, "", f"{score:z.2f}", first, again])
+    steps = either(f"{run['train_steps'] / 1e6:.1f}M" for run in report["runs"])
+    seeds = either(str(len(agent["seeds"])) for agent in report["agents"])
+    episodes = either(str(run["episodes"]) for run in report["runs"])
+    columns = ("agent", "goals per episode", "each seed", "score", "steps to the first goal", "steps to each next")
+    return (
+        f"{table(columns, rows)}\n\n"
+        f"`{env}`; training steps: {steps}; seeds per agent: {seeds}; evaluation episodes per seed: {episodes}."
+    )
+
+
+def hidden_velocity() -> str:
+    """How soon each policy balances CartPole without velocities, the fastest first, variants (after a comma) last."""
+    figures = read("hidden_velocity.json")
+    budget = figures["options"]["total_timesteps"]
+    policies: dict[str, list[dict[str, Any]]] = {}
+    for run in figures["runs"]:
+        policies.setdefault(run["policy"], []).append(run)
+
+    def order(policy: str) -> tuple[bool, float]:
+        return "," in policy, float(np.mean([run["steps_to_threshold"] or budget for run in policies[policy]]))
+
+    rows = []
+    for policy in sorted(policies, key=order):
+        steps = (run["steps_to_threshold"] for run in policies[policy])
+        best_and_last = (", ".join(f"{run[key]:.0f}" for run in policies[policy]) for key in ("best", "last"))
+        rows.append([policy, ", ".join("never" if n is None else f"{n:,}" for n in steps), *best_and_last])
+    return table(("policy", "steps to 400, each seed", "highest mean return", "at the end"), rows)
+
+
+def cores(shown: Callable[[dict[str, Any]], bool], bound: bool = True) -> str:
+    """Speed and memory of the cores beside their naive versions, in those cases that are to be shown.
+
+    Args:
+        shown: whether a case of throughput.json is.
+        bound: with the columns that a summary can do without.
+    """
+    figures = read("throughput.json")
+    columns = ["core", "B", "T", "H", "steps/s", "naive", "times", "share of the bound", "MB", "naive MB", "times"]
+    rows = []
+    for case in filter(shown, figures["cores"]):
+        fast, naive = case["fused"], case["naive"]
+        speed, memory = ([number(way[key]) for way in (fast, naive)] for key in ("steps_per_second", "memory_mb"))
+        rows.append(
+            [
+                *(str(case[key]) for key in ("core", "B", "T", "H")),
+                *(*speed, ratio(fast["steps_per_second"], naive["steps_per_second"])),
+                f"{(fast['steps_per_second'] or 0) / case['bound_steps_per_second']:.0%}",
+                *(*memory, ratio(naive["memory_mb"], fast["memory_mb"])),
+            ]
+        )
+    if not bound:
+        columns, *rows = ([*row[:7], *row[8:]] for row in (columns, *rows))
+    machine = figures["machine"]
+    return (
+        f"{table(columns, rows)}\n\n"
+        f"{machine['threads']} threads; float32 matrix product: {machine['matrix_product_gflops']} GFLOP/s; D = 100."
+    )
+
+
+def training() -> str:
+    """Speed of training on the maze, and of the maze alone."""
+    figures = read("throughput.json")
+    base = figures["training"]["RecurrentPPO"]
+    rows = [[agent, number(speed), ratio(speed, base)] for agent, speed in figures["training"].items()]
+    maze_alone = f"The batched maze alone, 1,024 environments on one core: {figures['maze'] / 1e6:.1f}M steps per second."
+    return f"{table(('agent', 'steps/s', 'times RecurrentPPO'), rows)}\n\n{maze_alone}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "maze_small": lambda: maze("maze_small.json"),
+    "maze": lambda: maze("maze.json"),
+    "hidden_velocity": hidden_velocity,
+    "cores_in_short": lambda: cores(lambda case: (case["B"], case["T"], case["H"]) == (32, 200, 1), bound=False),
+    "cores": lambda: cores(lambda case: case["B"] != 16),
+    "cores_by_length": lambda: cores(lambda case: case["B"] == 16),
+    "training": training,
+}
+
+
+def read(file: str) -> Any:
+    return json.loads((ROOT / "docs" / file).read_text())
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    columns = list(columns)
+    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in [columns, ["---"] * len(columns), *rows])
+
+
+def either(values: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(values))
+
+
+def number(value: float | None) -> str:
+    return "does not fit" if value is None else f"{value:,.0f}"
+
+
+def ratio(a: float | None, b: float | None) -> str:
+    return f"{a / b:.1f}" if a and b else ""
+
+
+def mean(values: Iterable[float | None]) -> str:
+    """The mean of the values that there are."""
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.1f}" if known else ""
+
+
+if __name__ == "__main__":
+    main()
