@@ -1,16 +1,9 @@
 """Metalearned neural memory for reinforcement learning, with Stable-Baselines3 around it."""
 
-__version__ = "0.1.0"
-
-from mnm_rl.a2c import (
-    LstmPolicy,
-    MnmPolicy,
-    PlasticPolicy,
-    RecurrentA2C,
-    RecurrentActorCriticPolicy,
-    RnnPolicy,
-    TrainingDivergedError,
-)
+from mnm_rl._version import __version__
+from mnm_rl.algorithms.a2c import RecurrentA2C
+from mnm_rl.algorithms.checks import OtherSpacesError, TrainingDivergedError
+from mnm_rl.algorithms.policies import LstmPolicy, MnmPolicy, PlasticPolicy, RecurrentActorCriticPolicy, RnnPolicy
 from mnm_rl.cores import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.vec_env import GymnasiumVecEnv
@@ -22,6 +15,7 @@ __all__ = [
     "MnmCore",
     "MnmPolicy",
     "NeuralMemory",
+    "OtherSpacesError",
     "PlasticCore",
     "PlasticPolicy",
     "RecurrentA2C",
@@ -30,4 +24,5 @@ __all__ = [
     "RnnCore",
     "RnnPolicy",
     "TrainingDivergedError",
+    "__version__",
 ]
