@@ -1,28 +1,31 @@
 """Metalearned neural memory for reinforcement learning, with Stable-Baselines3 around it."""
 
-__version__ = "0.1.0"
-
-from mnm_rl import fused as _fused  # makes the fast implementations known
-from mnm_rl.a2c import (
+import mnm_rl.fused  # noqa: F401  (makes the fast implementations known to the cores)
+from mnm_rl._version import __version__
+from mnm_rl.algorithms.a2c import RecurrentA2C
+from mnm_rl.algorithms.checks import OtherSpacesError, TrainingDivergedError
+from mnm_rl.algorithms.policies import (
+    GruPolicy,
     LstmPolicy,
     MnmPolicy,
     PlasticPolicy,
-    RecurrentA2C,
     RecurrentActorCriticPolicy,
     RnnPolicy,
-    TrainingDivergedError,
 )
 from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.vec_env import GymnasiumVecEnv
 
 __all__ = [
+    "GruCore",
+    "GruPolicy",
     "GymnasiumVecEnv",
     "LstmCore",
     "LstmPolicy",
     "MnmCore",
     "MnmPolicy",
     "NeuralMemory",
+    "OtherSpacesError",
     "PlasticCore",
     "PlasticPolicy",
     "RecurrentA2C",
@@ -31,4 +34,5 @@ __all__ = [
     "RnnCore",
     "RnnPolicy",
     "TrainingDivergedError",
+    "__version__",
 ]

@@ -1,4 +1,4 @@
-"""Every kind of policy, for the tests, and a rollout with one."""
+"""Variants of every policy, for the tests, and a rollout with one."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "lstm": ("LstmPolicy", {}),
     "rnn": ("RnnPolicy", {}),
 }
+"""Every policy that has a core of its own is in here, see ``test_policies.py``."""
 
 
 def a2c(name: str, env: Any, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> RecurrentA2C:

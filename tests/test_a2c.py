@@ -267,11 +267,37 @@ def test_an_evaluation_of_endless_episodes_ends() -> None:
         evaluate_episodes(model, make_vec_env(lambda: Counting(10**9), n_envs=2), 2, max_length=50)
 
 
-def test_outputs_that_are_not_finite_stop_the_training() -> None:
-    model = a2c("lstm", make_vec_env(Recall, n_envs=2), n_steps=3)
+@pytest.mark.parametrize(
+    "actions", [spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)], ids=str
+)
+def test_outputs_that_are_not_finite_stop_the_training(actions: spaces.Space[Any]) -> None:
+    model = a2c("lstm", make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), actions), n_envs=2), n_steps=3)
     model.policy.action_net.bias.data.fill_(float("nan"))
     with pytest.raises(TrainingDivergedError, match="policy's outputs became NaN or infinite at step 0"):
         model.learn(100)
+    with pytest.raises(ValueError, match="policy's outputs became NaN or infinite"):
+        model.predict(np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize("use_sde", [False, True])
+@pytest.mark.parametrize("log_std", [-1e3, 1e3])
+def test_a_spread_of_actions_that_vanishes_or_overflows_stops_the_training(log_std: float, use_sde: bool) -> None:
+    env = make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))), n_envs=2)
+    model = a2c("lstm", env, use_sde=use_sde)
+    model.policy.log_std.data.fill_(log_std)
+    with pytest.raises(TrainingDivergedError, match="standard deviation of the policy's actions became zero or infinite at step 0"):
+        model.learn(100)
+
+
+def test_without_verbose_the_library_is_silent(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Warnings are errors in these tests."""
+    model = a2c("rnn", make_vec_env(Recall, n_envs=2)).learn(100, log_interval=1)
+    model.predict(np.ones((2, 3), np.float32))
+    model.save(tmp_path / "model")
+    model.export(tmp_path / "exported")
+    RecurrentA2C.load(tmp_path / "model", make_vec_env(Recall, n_envs=3), device="cpu").learn(100)
+    RecurrentA2C.from_pretrained(tmp_path / "exported", make_vec_env(Recall), device="cpu")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were() -> None:

@@ -14,7 +14,8 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
-from mnm_rl import RecurrentA2C, __version__
+from mnm_rl import OtherSpacesError, RecurrentA2C, __version__
+from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from tests.counting import Counting, Random, Recall
 
 
@@ -110,7 +111,9 @@ def test_an_export_keeps_classes_by_name_and_asks_for_what_it_cannot_keep(tmp_pa
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["not_kept"] == ["features_extractor_class", "learning_rate"]
     assert config["policy_kwargs"]["activation_fn"] == {"class": "torch.nn.ReLU"}
-    with pytest.raises(ValueError, match=r"features_extractor_class, learning_rate of the exported model.*give them again"):
+    with pytest.raises(
+        ValueError, match=r"features_extractor_class \(.*\.Own\), learning_rate of the exported model.*give them again"
+    ):
         RecurrentA2C.from_pretrained(tmp_path, device="cpu")
     again = RecurrentA2C.from_pretrained(
         tmp_path, device="cpu", learning_rate=1e-3, policy_kwargs={"features_extractor_class": Own}
@@ -144,7 +147,7 @@ def test_an_export_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no exported model: there is no config\.json"):
         RecurrentA2C.from_pretrained(tmp_path)
     model().export(tmp_path)
-    with pytest.raises(ValueError, match="Observation spaces do not match"):
+    with pytest.raises(OtherSpacesError, match="Observation spaces do not match"):
         RecurrentA2C.from_pretrained(tmp_path, make_vec_env(Counting), device="cpu")
     config = json.loads((tmp_path / "config.json").read_text())
     for text, message in (
@@ -218,7 +221,7 @@ def test_only_the_policies_of_the_library_are_exported(tmp_path: Path) -> None:
         pass
 
     own = RecurrentA2C(Own, make_vec_env(Recall), device="cpu")
-    with pytest.raises(ValueError, match=r"only the policies MnmPolicy, .* can be exported; save\(\) keeps Own"):
+    with pytest.raises(ValueError, match=r"only the policies .*, MnmPolicy, .* can be exported; save\(\) keeps Own"):
         own.export(tmp_path)
 
 
@@ -226,12 +229,12 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         RecurrentA2C.load(tmp_path / "nothing")
     (tmp_path / "text.zip").write_text("hello")
-    with pytest.raises(ValueError, match="wasn't a zip-file"):
+    with pytest.raises(ValueError, match=f"text is not a model that mnm_rl {__version__} can load: File is not a zip file"):
         RecurrentA2C.load(tmp_path / "text")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("notes.txt", "hello")
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "a2c")
-    for name, reason in (("other", "No data found"), ("a2c", "needs a recurrent policy")):
+    for name, reason in (("other", "there is no data of a model in it"), ("a2c", "needs a recurrent policy")):
         with pytest.raises(ValueError, match=f"{name} is not a model that mnm_rl {__version__} can load: .*{reason}"):
             RecurrentA2C.load(tmp_path / name, device="cpu")
 
@@ -241,13 +244,74 @@ def test_a_model_of_another_version_is_refused(tmp_path: Path) -> None:
     old = model()
     old.policy.core.register_parameter("gone", torch.nn.Parameter(torch.zeros(1)))
     old.save(tmp_path / "old")
-    with pytest.raises(ValueError, match=r"old is not a model that mnm_rl .* can load: "):
+    with pytest.raises(ValueError, match=r"old is not a model that mnm_rl .* can load: .*gone") as error:
         RecurrentA2C.load(tmp_path / "old", device="cpu")
+    assert "saved by" not in str(error.value)
+    old.mnm_rl_version = "0.0.9"
+    old.save(tmp_path / "old")
+    with pytest.raises(ValueError, match=r"old is not a model that mnm_rl .* can load: .* \(saved by version 0\.0\.9\)"):
+        RecurrentA2C.load(tmp_path / "old", device="cpu")
+
+
+@pytest.mark.parametrize("way", ["saved", "exported"])
+def test_models_of_version_0_1_0_are_read(way: str) -> None:
+    """Written by that version: MNM-p on CartPole, 40 steps, and what it then makes of three observations."""
+    directory, env = Path(__file__).parent / "data" / "version-0.1.0", make_vec_env("CartPole-v1", n_envs=3)
+    if way == "saved":
+        model = RecurrentA2C.load(directory / "saved.zip", env, device="cpu")
+    else:
+        model = RecurrentA2C.from_pretrained(directory / "exported", env, device="cpu")
+    state: Any = None
+    for _ in range(3):
+        _, state = model.predict(np.ones((1, 4), np.float32), state)
+    np.testing.assert_allclose(state[0], [[0.4913317, 0.1356157, 0.1046777, -0.2392184]], rtol=1e-5)
+    model.learn(30, reset_num_timesteps=False)
+    assert model.num_timesteps == 70
+
+
+def test_a_saved_model_says_its_version(tmp_path: Path) -> None:
+    model().save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        assert json.loads(archive.read("data"))["mnm_rl_version"] == __version__
+
+
+def test_an_export_names_its_algorithm(tmp_path: Path) -> None:
+    class Other(RecurrentOnPolicyAlgorithm):
+        def __init__(self, policy: Any, env: Any, clip_range: float = 0.2, **kwargs: Any) -> None:
+            self.clip_range = clip_range
+            arguments = dict(learning_rate=1e-3, n_steps=4, gamma=0.9, gae_lambda=1.0, ent_coef=0.0, vf_coef=0.5, max_grad_norm=0.5)
+            super().__init__(
+                policy,
+                env,
+                **arguments,  # type: ignore[arg-type]
+                use_sde=False,
+                sde_sample_freq=-1,
+                normalize_advantage=True,
+                meta_coef=1.0,
+                **kwargs,
+            )
+
+    Other("LstmPolicy", make_vec_env(Recall), clip_range=0.3, device="cpu").export(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["algorithm"]["clip_range"] == 0.3
+    assert Other.from_pretrained(tmp_path, device="cpu").clip_range == 0.3
+    with pytest.raises(ValueError, match=r"was exported by Other, not RecurrentA2C; read it with Other\.from_pretrained"):
+        RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+
+
+def test_a_subclass_reads_what_its_base_class_exported(tmp_path: Path) -> None:
+    class Own(RecurrentA2C):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+    model(gamma=0.5).export(tmp_path / "base")
+    own = Own.from_pretrained(tmp_path / "base", device="cpu")
+    own.export(tmp_path / "own")
+    assert Own.from_pretrained(tmp_path / "own", device="cpu").gamma == own.gamma == 0.5
 
 
 def test_a_model_is_not_loaded_for_environments_of_other_spaces(tmp_path: Path) -> None:
     model().save(tmp_path / "model")
-    with pytest.raises(ValueError, match="Observation spaces do not match"):
+    with pytest.raises(OtherSpacesError, match="Observation spaces do not match"):
         RecurrentA2C.load(tmp_path / "model", env=make_vec_env(Counting), device="cpu")
 
 

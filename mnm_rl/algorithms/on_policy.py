@@ -1,11 +1,17 @@
-"""Advantage actor-critic for recurrent policies, as a Stable-Baselines3 algorithm."""
+"""What all on-policy algorithms for recurrent policies share; one file an algorithm holds the rest."""
 
+import inspect
 import io
+import json
 import pickle
+import sys
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from textwrap import shorten
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -17,133 +23,92 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.save_util import json_to_data, open_path
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
-from torch.nn import functional as F
+from torch import Tensor
 
-from mnm_rl import __version__
-from mnm_rl.a2c import pretrained
-from mnm_rl.a2c.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
-from mnm_rl.a2c.checks import check_spaces, flattened, not_finite, outside
-from mnm_rl.a2c.policies import LstmPolicy, MnmPolicy, PlasticPolicy, RecurrentActorCriticPolicy, RnnPolicy, State, state_at
+from mnm_rl._version import __version__
+from mnm_rl.algorithms import pretrained
+from mnm_rl.algorithms.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer, RolloutSequence
+from mnm_rl.algorithms.checks import (
+    NotFiniteError,
+    OtherSpacesError,
+    TrainingDivergedError,
+    check_same_spaces,
+    check_spaces,
+    flattened,
+    not_finite,
+    outside,
+)
+from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, State, state_at
 from mnm_rl.cores.core import Recording
 from mnm_rl.vec_env import GymnasiumVecEnv
 
-SelfRecurrentA2C = TypeVar("SelfRecurrentA2C", bound="RecurrentA2C")
+# The arguments of every algorithm that an export writes apart, or that are not the model's but the machine's or the session's.
+_NOT_OF_THE_MODEL = {
+    *("self", "policy", "env", "policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "device", "_init_setup_model")
+}
 
 
-class TrainingDivergedError(RuntimeError):
-    """A quantity of training became NaN or infinite; the message says which one, and at which step.
+class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
+    """What on-policy algorithms for policies with a recurrent core share: all but the constructor and ``train``.
 
-    The parameters are those of the last good update: nothing that is not finite has reached them.
-    """
+    One rollout of ``n_steps`` in every environment is one sequence for backpropagation through time, from the recurrent state
+    that the rollout started with; advantages are GAE (Schulman et al. 2016).
 
-
-class RecurrentA2C(OnPolicyAlgorithm):
-    """Advantage actor-critic (A2C, Mnih et al. 2016) for policies with a recurrent core.
-
-    Arguments are named and defaulted as in Stable-Baselines3's ``A2C``; ``meta_coef`` is new. One rollout of ``n_steps``
-    in every environment is one sequence for backpropagation through time, from the recurrent state that the rollout
-    started with; advantages are GAE (Schulman et al. 2016). The loss is
-
-        L = L_policy + vf_coef * L_value - ent_coef * entropy + meta_coef * mean(l_t),
-
-    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores that have none.
+    A subclass has every hyperparameter as an argument of its constructor and as an attribute of the same name, which is what
+    :meth:`export` writes. Its ``train`` reads ``self.rollout_buffer.sequence()`` and updates with :meth:`_gradient_step`.
 
     Args:
-        policy: ``"MnmPolicy"``, ``"PlasticPolicy"``, ``"LstmPolicy"``, ``"RnnPolicy"``, or a policy class.
+        policy: the name of one of ``policy_aliases``, or a policy class.
         env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3 ``VecEnv``.
-        learning_rate: a number, or a function of the remaining progress (from 1 to 0).
         n_steps: rollout length per environment, and the length of backpropagation through time.
-        gamma: discount factor.
-        gae_lambda: bias against variance of the advantages.
-        ent_coef: weight of the entropy bonus.
-        vf_coef: weight of the value loss.
-        max_grad_norm: gradient norm above which gradients are scaled down.
-        rms_prop_eps: epsilon of RMSprop.
-        use_rms_prop: RMSprop (default) or Adam.
-        use_sde: generalized state-dependent exploration, for Box actions.
-        sde_sample_freq: steps between new exploration matrices; -1 for once a rollout.
-        normalize_advantage: scale the advantages of a rollout to mean 0 and standard deviation 1.
+        normalize_advantage: scale the advantages to mean 0 and standard deviation 1.
         meta_coef: weight of the meta-loss.
-        stats_window_size: episodes that the logged means are taken over.
-        tensorboard_log: directory of the TensorBoard logs.
-        policy_kwargs: arguments of the policy, such as ``{"write_rule": "g", "hidden_size": 64}``.
-        verbose: 0 for nothing, 1 for information, 2 for more.
-        seed: seed of everything random.
-        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        arguments: those of Stable-Baselines3's ``OnPolicyAlgorithm``.
 
     Raises:
-        ValueError: if the environment's spaces cannot be used.
-        TrainingDivergedError: from ``learn``, when a reward, observation, output, loss, gradient or parameter is NaN or
-            infinite.
+        ValueError: if the environment's spaces cannot be used, or if ``n_steps`` is not positive.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MnmPolicy": MnmPolicy,
-        "PlasticPolicy": PlasticPolicy,
-        "LstmPolicy": LstmPolicy,
-        "RnnPolicy": RnnPolicy,
-    }
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
     policy: RecurrentActorCriticPolicy
-    rollout_buffer: RecurrentRolloutBuffer | RecurrentDictRolloutBuffer
+    rollout_buffer: RecurrentRolloutBuffer
 
     def __init__(
         self,
         policy: str | type[RecurrentActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 7e-4,
-        n_steps: int = 5,
-        gamma: float = 0.99,
-        gae_lambda: float = 1.0,
-        ent_coef: float = 0.0,
-        vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
-        rms_prop_eps: float = 1e-5,
-        use_rms_prop: bool = True,
-        use_sde: bool = False,
-        sde_sample_freq: int = -1,
-        normalize_advantage: bool = False,
-        meta_coef: float = 1.0,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
+        *,
+        n_steps: int,
+        normalize_advantage: bool,
+        meta_coef: float,
         _init_setup_model: bool = True,
+        **arguments: Any,
     ) -> None:
         if n_steps < 1:
             raise ValueError(f"n_steps must be at least 1, got {n_steps}")
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            use_sde=use_sde,
-            sde_sample_freq=sde_sample_freq,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=policy_kwargs,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-        )
+        super().__init__(policy, env, n_steps=n_steps, **arguments, _init_setup_model=False)
         self.normalize_advantage = normalize_advantage
         self.meta_coef = meta_coef
         self._last_state: State | None = None
-        if use_rms_prop and "optimizer_class" not in self.policy_kwargs:
-            self.policy_kwargs["optimizer_class"] = torch.optim.RMSprop
-            self.policy_kwargs["optimizer_kwargs"] = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
         if _init_setup_model:
             self._setup_model()
+
+    @classmethod
+    def hyperparameters(cls) -> list[str]:
+        """The arguments of the constructor that make the model what it is: all but where and how it runs."""
+        names: list[str] = []
+        for base in cls.__mro__[: cls.__mro__.index(RecurrentOnPolicyAlgorithm)]:
+            if "__init__" not in vars(base):
+                continue
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            names += [parameter.name for parameter in parameters if parameter.name not in _NOT_OF_THE_MODEL]
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+                break  # what a constructor passes on as **kwargs are its base class's arguments
+        return names
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -158,24 +123,28 @@ class RecurrentA2C(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         if not issubclass(self.policy_class, RecurrentActorCriticPolicy):
             names = ", ".join(self.policy_aliases)
-            raise ValueError(f"RecurrentA2C needs a recurrent policy ({names}, or your own), not {self.policy_class.__name__}")
+            raise ValueError(
+                f"{type(self).__name__} needs a recurrent policy ({names}, or your own), not {self.policy_class.__name__}"
+            )
         is_dict = isinstance(self.observation_space, spaces.Dict)
         self.rollout_buffer_class = RecurrentDictRolloutBuffer if is_dict else RecurrentRolloutBuffer
         super()._setup_model()
         self._last_state = None
+        self.mnm_rl_version = __version__  # goes into the file that save writes
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model begins with new episodes: their observations go with the recurrent state, which is large.
-        return [*super()._excluded_save_params(), "_last_state", "_last_obs", "_last_episode_starts"]
+        new_episodes = ["_last_state", "_last_obs", "_last_episode_starts"]
+        return [*super()._excluded_save_params(), *new_episodes, "rollout_buffer_class"]
 
     @classmethod
     def load(  # type: ignore[override]
-        cls: type[SelfRecurrentA2C],
+        cls,
         path: str | Path | io.BufferedIOBase,
         env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
         device: torch.device | str = "auto",
         **kwargs: Any,
-    ) -> SelfRecurrentA2C:
+    ) -> Self:
         """Load what ``save`` wrote. **This runs code from the file**, as every pickle does: for files from strangers, see
         :meth:`from_pretrained`.
 
@@ -187,25 +156,35 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is no model of this version of this library, or its spaces are not those of ``env``.
+            OtherSpacesError: if its spaces are not those of ``env``; a ValueError.
+            ValueError: if it is no model that this version of this library can read.
         """
         if isinstance(path, str | Path) and Path(path).is_dir():
             raise ValueError(f"{path} is a directory: what export wrote is read by from_pretrained")
         if env is not None:
             env = cls._wrap_env(maybe_make_env(cast(GymEnv, env), 0))
+        saved: dict[str, Any] = {}
         try:
+            saved = _saved_attributes(path)
+            if env is not None:
+                both = json.dumps({name: saved[name] for name in ("observation_space", "action_space")})
+                check_same_spaces(env, **json_to_data(both, kwargs.get("custom_objects")))
+            if "mnm_rl_version" not in saved:
+                _find_classes_of_version_0_1_0()
             return super().load(path, env, device, **kwargs)
-        except (ValueError, TypeError, RuntimeError, KeyError, AssertionError, AttributeError, pickle.UnpicklingError) as error:
-            if "spaces do not match" in str(error) or "wasn't a zip-file" in str(error):
-                raise  # it says it already
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}") from error
+        except OtherSpacesError:
+            raise
+        except _UNREADABLE as error:
+            reason = shorten(str(error), 300) or type(error).__name__
+            version = saved.get("mnm_rl_version", "0.1.0, or another library")
+            by = f" (saved by version {version})" if saved and version != __version__ else ""
+            raise ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}{by}") from error
 
     def export(self, directory: str | Path) -> None:
         """Write the policy's parameters and a description of the model, for :meth:`from_pretrained`.
 
         Unlike :meth:`save`, it keeps no optimizer state and no code: arguments that JSON cannot hold (a learning rate
-        schedule, a features extractor of your own) are named in the file and have to be given again.
+        schedule, a features extractor or a core of your own) are named in the file and have to be given again.
 
         Args:
             directory: where ``config.json`` and ``model.safetensors`` go; made if missing.
@@ -217,11 +196,11 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
     @classmethod
     def from_pretrained(
-        cls: type[SelfRecurrentA2C],
+        cls,
         directory: str | Path,
         env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
         **arguments: Any,
-    ) -> SelfRecurrentA2C:
+    ) -> Self:
         """Read what :meth:`export` wrote. No code from the files is run: safe for files from strangers.
 
         Args:
@@ -231,10 +210,11 @@ class RecurrentA2C(OnPolicyAlgorithm):
 
         Raises:
             FileNotFoundError: if one of the files is missing.
-            ValueError: if they cannot be read, are of another version, leave out an argument that is not given again, or
-                describe spaces that are not those of ``env``.
+            OtherSpacesError: if the model's spaces are not those of ``env``; a ValueError.
+            ValueError: if they cannot be read, are of another version or algorithm, or leave out an argument that is not given
+                again.
         """
-        return cast(SelfRecurrentA2C, pretrained.from_pretrained(cls, Path(directory), env, **arguments))
+        return pretrained.from_pretrained(cls, Path(directory), env, **arguments)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(*args, **kwargs)
@@ -258,12 +238,12 @@ class RecurrentA2C(OnPolicyAlgorithm):
         recording = self.policy.core.record(self._last_state, n_rollout_steps, reuse=self.rollout_buffer.recording)
         self.rollout_buffer.recording = recording
         if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
+            self._reset_noise()
         callback.on_rollout_start()
 
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
+                self._reset_noise()
             with torch.no_grad(), self._divergence_named():
                 obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
                 actions_tensor, values, log_probs, _ = self.policy(obs_tensor, recording, self._episode_starts_tensor())
@@ -313,15 +293,17 @@ class RecurrentA2C(OnPolicyAlgorithm):
         callback.on_rollout_end()
         return True
 
+    def _reset_noise(self) -> None:
+        with self._divergence_named():
+            self.policy.reset_noise(self.n_envs)
+
     @contextmanager
     def _divergence_named(self) -> Iterator[None]:
-        """Say what it means when torch refuses the parameters of an action distribution."""
+        """Say at which step the policy's outputs became NaN or infinite."""
         try:
             yield
-        except (ValueError, RuntimeError) as error:
-            if not any(refusal in str(error) for refusal in ("Expected parameter", "probability tensor contains")):
-                raise
-            raise TrainingDivergedError(f"the policy's outputs became NaN or infinite at step {self.num_timesteps:,}") from error
+        except NotFiniteError as error:
+            raise TrainingDivergedError(f"{error} at step {self.num_timesteps:,}") from error
 
     def _episode_starts_tensor(self) -> torch.Tensor:
         return torch.as_tensor(self._last_episode_starts, device=self.device, dtype=torch.bool)
@@ -348,33 +330,31 @@ class RecurrentA2C(OnPolicyAlgorithm):
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
         return rewards
 
-    def train(self) -> None:
-        """One gradient step on the whole rollout.
-
-        Raises:
-            TrainingDivergedError: if the loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
-            they were.
-        """
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
-        rollout = self.rollout_buffer.sequence()
+    def _evaluate(self, rollout: RolloutSequence) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Values, log-probabilities, entropies and meta-loss of a rollout with gradient, ``[T, B]``; see ``evaluate_actions``."""
         actions = rollout.actions
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().squeeze(-1)
-
         with self._divergence_named():
-            values, log_prob, entropy, meta_loss = self.policy.evaluate_actions(
-                rollout.observations, actions, rollout.recording, rollout.episode_starts
-            )
-        advantages = rollout.advantages
-        if self.normalize_advantage:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        losses = {
-            "policy_loss": -(advantages * log_prob).mean(),
-            "value_loss": F.mse_loss(rollout.returns, values),
-            "entropy_loss": log_prob.mean() if entropy is None else -entropy.mean(),
-            "meta_loss": meta_loss.mean(),
-        }
+            return self.policy.evaluate_actions(rollout.observations, actions, rollout.recording, rollout.episode_starts)
+
+    def _scaled(self, advantages: Tensor) -> Tensor:
+        """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage``."""
+        return (advantages - advantages.mean()) / (advantages.std() + 1e-8) if self.normalize_advantage else advantages
+
+    def _gradient_step(self, losses: dict[str, Tensor]) -> Tensor:
+        """One step of the optimizer down the weighted sum of the losses, its gradient clipped.
+
+        Args:
+            losses: scalars ``policy_loss``, ``value_loss``, ``entropy_loss`` and ``meta_loss``.
+
+        Returns:
+            The norm of the gradient, before it was clipped.
+
+        Raises:
+            TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
+                they were.
+        """
         for name, value in losses.items():
             if not torch.isfinite(value):
                 raise TrainingDivergedError(f"{name} became {value.item()} at step {self.num_timesteps:,}")
@@ -384,7 +364,6 @@ class RecurrentA2C(OnPolicyAlgorithm):
             + self.vf_coef * losses["value_loss"]
             + self.meta_coef * losses["meta_loss"]
         )
-
         self.policy.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
@@ -397,32 +376,35 @@ class RecurrentA2C(OnPolicyAlgorithm):
             for p, good in zip(parameters, before, strict=True):
                 p.data.copy_(good)
             raise TrainingDivergedError(f"the parameters became NaN or infinite at step {self.num_timesteps:,}")
+        return grad_norm
 
-        self._n_updates += 1
+    def _log_update(self, scalars: dict[str, Tensor]) -> None:
+        """Log ``train/<name>`` for these scalars, for the core's diagnostics, and for what every algorithm has."""
         buffer = self.rollout_buffer
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
-        self.logger.record("train/grad_norm", grad_norm.item())
-        for name, value in losses.items() | self.policy.core.diagnostics.items():
+        for name, value in (scalars | self.policy.core.diagnostics).items():
             self.logger.record(f"train/{name}", value.item())
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
 
     def learn(
-        self: SelfRecurrentA2C,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 100,
-        tb_log_name: str = "RecurrentA2C",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfRecurrentA2C:
-        """Train for ``total_timesteps`` environment steps; arguments as for every Stable-Baselines3 algorithm.
+    ) -> Self:
+        """Train for ``total_timesteps`` environment steps; arguments as for every Stable-Baselines3 algorithm, whose
+        logs are named after the class.
 
         Raises:
             TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
         """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
 
 def _check_observation(observations: Any, space: spaces.Space[Any], step: int, what: str = "observation") -> None:
@@ -438,3 +420,33 @@ def _check_observation(observations: Any, space: spaces.Space[Any], step: int, w
 def _check_finite(array: NDArray[Any], what: str, step: int) -> None:
     if (env := not_finite(array)) is not None:
         raise TrainingDivergedError(f"the {what} of environment {env} is NaN or infinite at step {step:,}")
+
+
+_UNREADABLE = (
+    *(ValueError, TypeError, RuntimeError, KeyError, AssertionError, AttributeError, ImportError, EOFError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
+
+
+def _saved_attributes(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
+    """The attributes in a file that ``save`` wrote, as JSON: pickles are text, and stay closed."""
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if "data" not in archive.namelist():
+                raise ValueError("there is no data of a model in it")
+            return cast(dict[str, Any], json.loads(archive.read("data")))
+    finally:
+        if isinstance(path, str | Path):
+            file.close()
+
+
+def _find_classes_of_version_0_1_0() -> None:
+    """Let the pickles of version 0.1.0, which did not yet write its version, find the classes that have moved since."""
+    moved = {
+        "mnm_rl.a2c.policies": "mnm_rl.algorithms.policies",
+        "mnm_rl.a2c.buffers": "mnm_rl.algorithms.buffers",
+        "mnm_rl.cores.recurrent": "mnm_rl.cores",
+    }
+    for before, now in moved.items():
+        sys.modules.setdefault(before, sys.modules[now])

@@ -26,20 +26,6 @@ class RolloutSequence(NamedTuple):
     """The steps of the core."""
 
 
-def _sequence(buffer: RolloutBuffer, recording: Recording[Any]) -> RolloutSequence:
-    observations = buffer.observations
-    return RolloutSequence(
-        {key: buffer.to_torch(obs) for key, obs in observations.items()}
-        if isinstance(observations, dict)
-        else buffer.to_torch(observations),
-        buffer.to_torch(buffer.actions).float(),  # MultiBinary's log-probability needs floats
-        buffer.to_torch(buffer.advantages),
-        buffer.to_torch(buffer.returns),
-        buffer.to_torch(buffer.episode_starts).to(torch.bool),
-        recording,
-    )
-
-
 class RecurrentRolloutBuffer(RolloutBuffer):
     """Stable-Baselines3's rollout buffer, read as one sequence."""
 
@@ -48,15 +34,18 @@ class RecurrentRolloutBuffer(RolloutBuffer):
     def sequence(self) -> RolloutSequence:
         """The whole rollout in time order; see :class:`RolloutSequence`."""
         assert self.recording is not None, "nothing has been recorded"
-        return _sequence(self, self.recording)
+        observations: Any = self.observations
+        return RolloutSequence(
+            {key: self.to_torch(part) for key, part in observations.items()}
+            if isinstance(observations, dict)
+            else self.to_torch(observations),
+            self.to_torch(self.actions).float(),  # MultiBinary's log-probability needs floats
+            self.to_torch(self.advantages),
+            self.to_torch(self.returns),
+            self.to_torch(self.episode_starts).to(torch.bool),
+            self.recording,
+        )
 
 
-class RecurrentDictRolloutBuffer(DictRolloutBuffer):
-    """Stable-Baselines3's rollout buffer for Dict observations, read as one sequence."""
-
-    recording: Recording[Any] | None = None
-
-    def sequence(self) -> RolloutSequence:
-        """The whole rollout in time order; see :class:`RolloutSequence`."""
-        assert self.recording is not None, "nothing has been recorded"
-        return _sequence(self, self.recording)
+class RecurrentDictRolloutBuffer(RecurrentRolloutBuffer, DictRolloutBuffer):
+    """The same for Dict observations."""

@@ -1,13 +1,14 @@
 """Actor-critic policies around a recurrent core: Stable-Baselines3's feature extractors below it, its heads above."""
 
+import inspect
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.distributions import CategoricalDistribution, Distribution, StateDependentNoiseDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -19,22 +20,29 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from mnm_rl.a2c.checks import not_finite, outside
+from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside
 from mnm_rl.cores import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.cores.core import Recording, make_state
-from mnm_rl.cores.plastic import PlasticRule
-from mnm_rl.initialization import Init
-from mnm_rl.memory.neural_memory import FeedbackInputs, WriteRule
 
 State = tuple[Tensor, ...]
 StateT = TypeVar("StateT", State, Recording[Any])
 
 
+POLICIES: dict[str, type[BasePolicy]] = {}
+"""Every policy by its name: those of this file, and any subclass of :class:`RecurrentActorCriticPolicy` that names its core."""
+
+
 class RecurrentActorCriticPolicy(ActorCriticPolicy):
     """Actor and critic on the outputs of one recurrent core.
 
-    Use one of its subclasses, or give your own core. The arguments not named here are those of Stable-Baselines3's
-    ``ActorCriticPolicy``, with the same meaning; ``net_arch`` comes after the core and is empty by default.
+    Use one of its subclasses, or a core of your own: as ``core_class`` in ``policy_kwargs``, or with a name, in two lines that
+    make ``"MyPolicy"`` known to every algorithm (a later class of the same name takes its place)::
+
+        class MyPolicy(RecurrentActorCriticPolicy):
+            core_class = MyCore
+
+    Arguments that are not named here go to the core if its constructor takes them; the others are those of Stable-Baselines3's
+    ``ActorCriticPolicy``, with the same meaning. ``net_arch`` comes after the core and is empty by default.
 
     Args:
         observation_space: any space that Stable-Baselines3 has a features extractor for; the extractor is chosen by
@@ -42,19 +50,27 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             smaller than 36 x 36, which it cannot take), all keys combined for Dict, else flatten.
         action_space: Discrete, Box, MultiDiscrete or MultiBinary.
         lr_schedule: learning rate as a function of the remaining progress (from 1 to 0).
-        core_class: the core, built as ``core_class(input_size, **core_kwargs)``.
-        core_kwargs: arguments of the core.
+        core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses that name theirs.
+        core_kwargs: arguments of the core, beside those given by name: for names that ``ActorCriticPolicy`` has, too.
 
     Raises:
+        TypeError: for an argument that neither the policy nor its core takes, and if there is no core, or two.
         ValueError: if ``share_features_extractor`` is false: actor and critic share one memory, so one extractor feeds it.
     """
+
+    core_class: type[RecurrentCore[Any]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "core_class" in vars(cls):
+            POLICIES[cls.__name__] = cls
 
     def __init__(
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
-        core_class: type[RecurrentCore[Any]],
+        core_class: type[RecurrentCore[Any]] | None = None,
         core_kwargs: dict[str, Any] | None = None,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -63,7 +79,13 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     ) -> None:
         if not share_features_extractor:
             raise ValueError("share_features_extractor=False is not possible: actor and critic share one memory and its input")
-        self.core_class, self.core_kwargs = core_class, core_kwargs or {}
+        name = type(self).__name__
+        if (core_class is None) != hasattr(type(self), "core_class"):
+            raise TypeError(f"{name} needs a core_class" if core_class is None else f"{name} has a core_class of its own")
+        if core_class is not None:
+            self.core_class = core_class
+        of_the_core, kwargs = _core_kwargs(self.core_class, kwargs, name)
+        self.core_kwargs = (core_kwargs or {}) | of_the_core
         if features_extractor_class is None:
             if isinstance(observation_space, spaces.Dict):
                 features_extractor_class = _CombinedExtractor
@@ -140,7 +162,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         latent_pi, latent_vf = self.mlp_extractor(latent)
         if isinstance(self.action_dist, CategoricalDistribution):
             # What torch's Categorical does, which takes most of its time for checks.
-            logits = self.action_net(latent_pi)
+            logits = self._action_parameters(latent_pi)
             actions = logits.argmax(dim=1) if deterministic else torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
             log_prob = logits.log_softmax(dim=1).gather(1, actions.unsqueeze(1)).squeeze(1)
         else:
@@ -148,6 +170,31 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
         return actions.reshape((-1, *cast(tuple[int, ...], self.action_space.shape))), self.value_net(latent_vf), log_prob, state
+
+    def _action_parameters(self, latent_pi: Tensor) -> Tensor:
+        """Logits or means of the action distributions, ``[B, ...]``; torch would refuse those that are not finite."""
+        parameters = self.action_net(latent_pi)
+        if not parameters.isfinite().all():
+            raise NotFiniteError("the policy's outputs became NaN or infinite")
+        return cast(Tensor, parameters)
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
+        parameters: list[Tensor] = [self._action_parameters(latent_pi)]
+        if isinstance(self.action_space, spaces.Box):
+            self._check_spread()
+            parameters += [self.log_std, latent_pi] if self.use_sde else [self.log_std]
+        return self.action_dist.proba_distribution(*parameters)
+
+    def _check_spread(self) -> None:
+        dist = self.action_dist
+        std = dist.get_std(self.log_std) if isinstance(dist, StateDependentNoiseDistribution) else self.log_std.exp()
+        if not (std.isfinite() & (std > 0)).all():
+            raise NotFiniteError("the standard deviation of the policy's actions became zero or infinite")
+
+    def reset_noise(self, n_envs: int = 1) -> None:
+        """Draw the matrices of state-dependent exploration anew, one for each of ``n_envs`` environments."""
+        self._check_spread()
+        super().reset_noise(n_envs)
 
     def predict_values(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> Tensor:  # type: ignore[override]
         """Values ``[B, 1]`` of observations ``[B, ...]`` seen in ``state``."""
@@ -202,8 +249,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             actions (without batch dimension if the observation had none), and the state: a tuple of arrays, batch first.
 
         Raises:
-            ValueError: if the observation is not in the observation space (values beyond the bounds of a Box are let pass), or
-                if ``state`` or ``episode_start`` do not fit it.
+            ValueError: if the observation is not in the observation space (values beyond the bounds of a Box are let pass), if
+                ``state`` or ``episode_start`` do not fit it, or if what the policy makes of them is NaN or infinite.
         """
         self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(self._checked_observation(observation))
@@ -258,83 +305,44 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return make_state(like, (torch.as_tensor(a, dtype=s.dtype, device=self.device) for a, s in zip(arrays, like, strict=True)))
 
 
-class MnmPolicy(RecurrentActorCriticPolicy):
-    """Policy with a metalearned neural memory, see :class:`mnm_rl.MnmCore`; the other arguments are the base class's."""
+POLICIES["RecurrentActorCriticPolicy"] = RecurrentActorCriticPolicy
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
-        write_rule: WriteRule = "p",
-        hidden_size: int = 100,
-        memory_layers: int = 3,
-        heads: int = 1,
-        replay: int = 0,
-        feedback_inputs: FeedbackInputs = "value",
-        learn_initial_memory: bool = True,
-        init: Init = "scaled",
-        **kwargs: Any,
-    ) -> None:
-        core_kwargs = dict(
-            hidden_size=hidden_size,
-            write_rule=write_rule,
-            memory_layers=memory_layers,
-            heads=heads,
-            replay=replay,
-            feedback_inputs=feedback_inputs,
-            learn_initial_memory=learn_initial_memory,
-            init=init,
-        )
-        super().__init__(observation_space, action_space, lr_schedule, MnmCore, core_kwargs, **kwargs)
+
+class MnmPolicy(RecurrentActorCriticPolicy):
+    """Policy with a metalearned neural memory; it takes the arguments of :class:`mnm_rl.MnmCore` and of the base class."""
+
+    core_class = MnmCore
 
 
 class PlasticPolicy(RecurrentActorCriticPolicy):
-    """Policy with differentiable plasticity, see :class:`mnm_rl.PlasticCore`; the other arguments are the base class's."""
+    """Policy with differentiable plasticity; it takes the arguments of :class:`mnm_rl.PlasticCore` and of the base class."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
-        rule: PlasticRule = "hebb",
-        hidden_size: int = 100,
-        init: Init = "scaled",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space, action_space, lr_schedule, PlasticCore, dict(hidden_size=hidden_size, rule=rule, init=init), **kwargs
-        )
+    core_class = PlasticCore
 
 
 class LstmPolicy(RecurrentActorCriticPolicy):
-    """Policy with an LSTM, see :class:`mnm_rl.LstmCore`; the other arguments are the base class's."""
+    """Policy with an LSTM; it takes the arguments of :class:`mnm_rl.LstmCore` and of the base class."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
-        hidden_size: int = 100,
-        init: Init = "scaled",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(observation_space, action_space, lr_schedule, LstmCore, dict(hidden_size=hidden_size, init=init), **kwargs)
+    core_class = LstmCore
 
 
 class RnnPolicy(RecurrentActorCriticPolicy):
-    """Policy with a vanilla RNN, see :class:`mnm_rl.RnnCore`; the other arguments are the base class's."""
+    """Policy with a vanilla RNN; it takes the arguments of :class:`mnm_rl.RnnCore` and of the base class."""
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
-        hidden_size: int = 100,
-        init: Init = "scaled",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(observation_space, action_space, lr_schedule, RnnCore, dict(hidden_size=hidden_size, init=init), **kwargs)
+    core_class = RnnCore
+
+
+def _core_kwargs(core: type[Any], kwargs: dict[str, Any], policy: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part arguments into those of the core and those of Stable-Baselines3's policy, which takes what both know."""
+    parameters = list(inspect.signature(core).parameters.values())[1:]  # the first is input_size
+    names = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    of_policy = kwargs.keys() & inspect.signature(ActorCriticPolicy).parameters
+    for name in kwargs.keys() - of_policy - names:
+        if not takes_any:
+            raise TypeError(f"{policy} got an unexpected argument {name!r}; its core takes {', '.join(sorted(names)) or 'none'}")
+    of_core = {name: value for name, value in kwargs.items() if name not in of_policy}
+    return of_core, {name: value for name, value in kwargs.items() if name in of_policy}
 
 
 def _too_small_for_cnn(space: spaces.Space[Any]) -> bool:

@@ -1,13 +1,14 @@
 """Models as weights and a description, for exchange: reading them executes no code, whoever wrote them.
 
 A directory holds ``model.safetensors``, the parameters of the policy, and ``config.json``: the policy, its arguments, those of the
-algorithm, and the spaces. Classes are written as names and read from a list of PyTorch's and Stable-Baselines3's.
+algorithm, and the spaces. Classes are written as names and read from a list of PyTorch's and Stable-Baselines3's; a policy is
+known by its name (:data:`mnm_rl.algorithms.policies.POLICIES`).
 """
 
 import inspect
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +19,12 @@ from safetensors.torch import load_model, save_model
 from stable_baselines3.common import torch_layers
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.utils import check_for_correct_spaces
 
-from mnm_rl import __version__
-from mnm_rl.a2c.checks import check_spaces
+from mnm_rl._version import __version__
+from mnm_rl.algorithms.checks import check_same_spaces, check_spaces
 
 if TYPE_CHECKING:
-    from mnm_rl.a2c.recurrent_a2c import RecurrentA2C
+    from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 
 FORMAT = 1
 
@@ -39,26 +39,24 @@ _CLASSES: dict[str, type[Any]] = {
     if inspect.isclass(value) and issubclass(value, base)
 }
 _NAMES = {value: name for name, value in _CLASSES.items()}
-
-# The arguments of the algorithm that are the model's, not the machine's or the session's. The optimizer is in policy_kwargs.
-_HYPERPARAMETERS = (
-    *("learning_rate", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm", "use_sde", "sde_sample_freq"),
-    *("normalize_advantage", "meta_coef", "seed"),
-)
+Algorithm = TypeVar("Algorithm", bound="RecurrentOnPolicyAlgorithm")
 
 
-def export(model: "RecurrentA2C", directory: Path) -> None:
-    """See :meth:`mnm_rl.RecurrentA2C.export`."""
+def export(model: "RecurrentOnPolicyAlgorithm", directory: Path) -> None:
+    """See :meth:`mnm_rl.algorithms.on_policy.RecurrentOnPolicyAlgorithm.export`."""
     aliases = {policy: alias for alias, policy in model.policy_aliases.items()}
     if model.policy_class not in aliases:
         raise ValueError(
             f"only the policies {', '.join(model.policy_aliases)} can be exported; save() keeps {model.policy_class.__name__}"
         )
     policy_kwargs, not_kept = _describable(model.policy_kwargs)
-    algorithm, not_kept_either = _describable({name: getattr(model, name) for name in _HYPERPARAMETERS})
+    # What a model does not keep, such as the choice of an optimizer, is in its policy_kwargs.
+    kept = {name: getattr(model, name) for name in model.hyperparameters() if hasattr(model, name)}
+    algorithm, not_kept_either = _describable(kept)
     config = {
         "format": FORMAT,
         "mnm_rl": __version__,
+        "algorithm_class": type(model).__name__,
         "policy": aliases[model.policy_class],
         "policy_kwargs": policy_kwargs,
         "algorithm": algorithm,
@@ -72,8 +70,8 @@ def export(model: "RecurrentA2C", directory: Path) -> None:
     save_model(model.policy, str(directory / "model.safetensors"))
 
 
-def from_pretrained(cls: "type[RecurrentA2C]", directory: Path, env: Any, **arguments: Any) -> "RecurrentA2C":
-    """See :meth:`mnm_rl.RecurrentA2C.from_pretrained`."""
+def from_pretrained(cls: "type[Algorithm]", directory: Path, env: Any, **arguments: Any) -> "Algorithm":
+    """See :meth:`mnm_rl.algorithms.on_policy.RecurrentOnPolicyAlgorithm.from_pretrained`."""
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"{directory} holds no exported model: there is no config.json in it")
     unreadable = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError, OverflowError)
@@ -86,11 +84,18 @@ def from_pretrained(cls: "type[RecurrentA2C]", directory: Path, env: Any, **argu
                 f"it is of format {config['format']!r}, written by mnm_rl {config.get('mnm_rl')}; "
                 f"this is mnm_rl {__version__}, which reads format {FORMAT}"
             )
-        policy, policy_kwargs = str(config["policy"]), {key: _read(value) for key, value in config["policy_kwargs"].items()}
+        exporter = str(config.get("algorithm_class", "RecurrentA2C"))  # the only one in version 0.1.0, which did not say
+        if exporter not in (base.__name__ for base in cls.__mro__):
+            raise ValueError(f"it was exported by {exporter}, not {cls.__name__}; read it with {exporter}.from_pretrained")
+        policy = str(config["policy"])
+        not_kept = {str(name) for name in list(config["not_kept"])}
+        own = {name: f"{name} ({config['policy_kwargs'][name]['class']})" for name in not_kept & config["policy_kwargs"].keys()}
+        policy_kwargs: dict[str, Any] = {"optimizer_class": torch.optim.Adam}  # Stable-Baselines3's
+        policy_kwargs |= {key: _read(value) for key, value in config["policy_kwargs"].items() if key not in own}
         algorithm = {key: _read(value) for key, value in config["algorithm"].items()}
         observation_space, action_space = (_read_space(config[key]) for key in ("observation_space", "action_space"))
-        num_timesteps, not_kept = int(config["num_timesteps"]), {str(name) for name in list(config["not_kept"])}
-        if policy not in cls.policy_aliases or (unknown := algorithm.keys() - set(_HYPERPARAMETERS)):
+        num_timesteps = int(config["num_timesteps"])
+        if policy not in cls.policy_aliases or (unknown := algorithm.keys() - set(cls.hyperparameters())):
             what = repr(policy) if policy not in cls.policy_aliases else ", ".join(sorted(unknown))
             raise ValueError(f"mnm_rl {__version__} does not know {what}")
     except unreadable as error:
@@ -99,13 +104,14 @@ def from_pretrained(cls: "type[RecurrentA2C]", directory: Path, env: Any, **argu
 
     given = arguments.pop("policy_kwargs", None) or {}
     if missing := not_kept - given.keys() - arguments.keys():
-        raise ValueError(f"{', '.join(sorted(missing))} of the exported model could not be described without code; give them again")
+        names = ", ".join(own.get(name, name) for name in sorted(missing))
+        raise ValueError(f"{names} of the exported model could not be described without code; give them again")
     if env is not None:
         env = cls._wrap_env(maybe_make_env(env, 0))
-        check_for_correct_spaces(env, observation_space, action_space)
+        check_same_spaces(env, observation_space, action_space)
     try:
         check_spaces(observation_space, action_space)
-        arguments = {"use_rms_prop": False} | algorithm | arguments | {"policy_kwargs": policy_kwargs | given}
+        arguments = algorithm | arguments | {"policy_kwargs": policy_kwargs | given}
         model = cls(policy, env, **arguments, _init_setup_model=False)
         if env is None:
             model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
@@ -125,13 +131,15 @@ def from_pretrained(cls: "type[RecurrentA2C]", directory: Path, env: Any, **argu
 
 
 def _describable(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values that JSON can hold, classes as names; and the names of the others."""
+    """The values that JSON can hold, classes as names; and the names of those that have to be given again, such as own classes."""
     described, others = {}, []
     for name, value in values.items():
         try:
             described[name] = _describe(value)
         except TypeError:
             others.append(name)
+            if isinstance(value, type):
+                described[name] = {"class": f"{value.__module__}.{value.__qualname__}"}
     return described, others
 
 

@@ -9,6 +9,23 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 from gymnasium.wrappers.vector import FlattenObservation as FlattenVectorObservation
 from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+
+class TrainingDivergedError(RuntimeError):
+    """A quantity of training became NaN or infinite; the message says which one, and at which step.
+
+    The parameters are those of the last good update: nothing that is not finite has reached them.
+    """
+
+
+class NotFiniteError(ValueError):
+    """What a policy gives became NaN or infinite."""
+
+
+class OtherSpacesError(ValueError):
+    """A model was trained on other spaces than those of the environments it is given."""
+
 
 ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 """The spaces whose elements Stable-Baselines3 takes."""
@@ -81,6 +98,20 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
             f"the action space {action_space} cannot be used: it must be Box, Discrete, MultiDiscrete or MultiBinary; "
             "gymnasium.wrappers.TransformAction can map one of these to it"
         )
+
+
+def check_same_spaces(env: VecEnv, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Check that a model of these spaces can go on in ``env``.
+
+    Raises:
+        OtherSpacesError: if not; the message names both.
+    """
+    for what, trained, given in (
+        ("Observation", observation_space, env.observation_space),
+        ("Action", action_space, env.action_space),
+    ):
+        if trained != given:
+            raise OtherSpacesError(f"{what} spaces do not match: {trained} != {given}")
 
 
 def not_finite(array: NDArray[Any]) -> int | None:

@@ -1,0 +1,123 @@
+"""Advantage actor-critic for recurrent policies, as a Stable-Baselines3 algorithm."""
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch.nn import functional as F
+
+from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
+from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
+
+
+class RecurrentA2C(RecurrentOnPolicyAlgorithm):
+    """Advantage actor-critic (A2C, Mnih et al. 2016) for policies with a recurrent core.
+
+    Arguments are named and defaulted as in Stable-Baselines3's ``A2C``; ``meta_coef`` is new. One rollout of ``n_steps``
+    in every environment is one sequence for backpropagation through time, from the recurrent state that the rollout
+    started with; advantages are GAE (Schulman et al. 2016). The loss is
+
+        L = L_policy + vf_coef * L_value - ent_coef * entropy + meta_coef * mean(l_t),
+
+    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores that have none.
+
+    Args:
+        policy: ``"MnmPolicy"``, ``"PlasticPolicy"``, ``"LstmPolicy"``, ``"RnnPolicy"``, or a policy class.
+        env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3 ``VecEnv``.
+        learning_rate: a number, or a function of the remaining progress (from 1 to 0).
+        n_steps: rollout length per environment, and the length of backpropagation through time.
+        gamma: discount factor.
+        gae_lambda: bias against variance of the advantages.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the value loss.
+        max_grad_norm: gradient norm above which gradients are scaled down.
+        rms_prop_eps: epsilon of RMSprop.
+        use_rms_prop: RMSprop (default) or Adam.
+        use_sde: generalized state-dependent exploration, for Box actions.
+        sde_sample_freq: steps between new exploration matrices; -1 for once a rollout.
+        normalize_advantage: scale the advantages of a rollout to mean 0 and standard deviation 1.
+        meta_coef: weight of the meta-loss.
+        stats_window_size: episodes that the logged means are taken over.
+        tensorboard_log: directory of the TensorBoard logs.
+        policy_kwargs: arguments of the policy, such as ``{"write_rule": "g", "hidden_size": 64}``.
+        verbose: 0 for nothing, 1 for information, 2 for more.
+        seed: seed of everything random.
+        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+
+    Raises:
+        ValueError: if the environment's spaces cannot be used.
+        TrainingDivergedError: from ``learn``, when a reward, observation, output, loss, gradient or parameter is NaN or
+            infinite.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[RecurrentActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 7e-4,
+        n_steps: int = 5,
+        gamma: float = 0.99,
+        gae_lambda: float = 1.0,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        rms_prop_eps: float = 1e-5,
+        use_rms_prop: bool = True,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        normalize_advantage: bool = False,
+        meta_coef: float = 1.0,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if use_rms_prop and "optimizer_class" not in (policy_kwargs or {}):
+            rms_prop = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
+            policy_kwargs = {**(policy_kwargs or {}), "optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": rms_prop}
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            normalize_advantage=normalize_advantage,
+            meta_coef=meta_coef,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def train(self) -> None:
+        """One gradient step on the whole rollout.
+
+        Raises:
+            TrainingDivergedError: if the loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
+                they were.
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        rollout = self.rollout_buffer.sequence()
+        values, log_prob, entropy, meta_loss = self._evaluate(rollout)
+        losses = {
+            "policy_loss": -(self._scaled(rollout.advantages) * log_prob).mean(),
+            "value_loss": F.mse_loss(rollout.returns, values),
+            "entropy_loss": log_prob.mean() if entropy is None else -entropy.mean(),
+            "meta_loss": meta_loss.mean(),
+        }
+        grad_norm = self._gradient_step(losses)
+        self._n_updates += 1
+        self._log_update(losses | {"grad_norm": grad_norm})
