@@ -11,6 +11,7 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "plastic": ("PlasticPolicy", {}),
     "retroactive": ("PlasticPolicy", {"rule": "retroactive"}),
     "lstm": ("LstmPolicy", {}),
+    "gru": ("GruPolicy", {}),
     "rnn": ("RnnPolicy", {}),
 }
 """Every policy that has a core of its own is in here, see ``test_policies.py``."""

@@ -38,7 +38,11 @@ def test_log_probabilities_and_values_of_the_rollout_are_those_of_the_update(nam
             assert isinstance(algorithm, RecurrentA2C)
             rollout = algorithm.rollout_buffer.sequence()
             values, log_prob, entropy, _ = algorithm.policy.evaluate_actions(
-                rollout.observations, rollout.actions.long().squeeze(-1), rollout.recording, rollout.episode_starts
+                rollout.observations,
+                rollout.actions.long().squeeze(-1),
+                rollout.initial_state,
+                rollout.episode_starts,
+                rollout.trace,
             )
             buffer = algorithm.rollout_buffer
             np.testing.assert_allclose(log_prob.detach().numpy(), buffer.log_probs, rtol=1e-4, atol=1e-6)
@@ -125,7 +129,7 @@ def test_the_loss_is_the_sum_of_its_parts_with_their_coefficients() -> None:
     roll_out(model)
     rollout = model.rollout_buffer.sequence()
     values, log_prob, entropy, meta_loss = model.policy.evaluate_actions(
-        rollout.observations, rollout.actions.long().squeeze(-1), rollout.recording, rollout.episode_starts
+        rollout.observations, rollout.actions.long().squeeze(-1), rollout.initial_state, rollout.episode_starts, rollout.trace
     )
     assert entropy is not None
     loss = -(rollout.advantages * log_prob).mean() + 0.3 * (values - rollout.returns).pow(2).mean()

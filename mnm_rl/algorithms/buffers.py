@@ -1,4 +1,4 @@
-"""Rollout buffers that give back the whole rollout in time order, with the recorded steps of the core."""
+"""Rollout buffers that give back the whole rollout in time order, with what the core kept of its steps."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
-from mnm_rl.cores.core import Recording
+from mnm_rl.cores.implementations import Trace
 
 
 class RolloutSequence(NamedTuple):
@@ -22,18 +22,21 @@ class RolloutSequence(NamedTuple):
     """TD(lambda) targets of the value function, ``[T, B]``."""
     episode_starts: Tensor
     """``[T, B]`` bool."""
-    recording: Recording[Any]
+    initial_state: tuple[Tensor, ...]
+    """Recurrent state before the first step, batch first."""
+    trace: Trace[Any]
     """The steps of the core."""
 
 
 class RecurrentRolloutBuffer(RolloutBuffer):
     """Stable-Baselines3's rollout buffer, read as one sequence."""
 
-    recording: Recording[Any] | None = None
+    trace: Trace[Any] | None = None
+    """The core's steps of this rollout; whoever collects the next one puts its own in place, which gives this one's memory back."""
 
     def sequence(self) -> RolloutSequence:
         """The whole rollout in time order; see :class:`RolloutSequence`."""
-        assert self.recording is not None, "nothing has been recorded"
+        assert self.trace is not None, "nothing has been collected"
         observations: Any = self.observations
         return RolloutSequence(
             {key: self.to_torch(part) for key, part in observations.items()}
@@ -43,7 +46,8 @@ class RecurrentRolloutBuffer(RolloutBuffer):
             self.to_torch(self.advantages),
             self.to_torch(self.returns),
             self.to_torch(self.episode_starts).to(torch.bool),
-            self.recording,
+            self.trace.initial_state,
+            self.trace,
         )
 
 

@@ -42,8 +42,8 @@ from mnm_rl.algorithms.checks import (
     not_finite,
     outside,
 )
-from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, State, state_at
-from mnm_rl.cores.core import Recording
+from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, State
+from mnm_rl.cores.implementations import Trace
 from mnm_rl.vec_env import GymnasiumVecEnv
 
 # The arguments of every algorithm that an export writes apart, or that are not the model's but the machine's or the session's.
@@ -235,8 +235,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         rollout_buffer.reset()
         if self._last_state is None:
             self._last_state = self.policy.initial_state(env.num_envs)
-        recording = self.policy.core.record(self._last_state, n_rollout_steps, reuse=self.rollout_buffer.recording)
-        self.rollout_buffer.recording = recording
+        self.rollout_buffer.trace = None  # its memory serves the next one
+        trace = self.rollout_buffer.trace = self.policy.core.trace(self._last_state, n_rollout_steps)
         if self.use_sde:
             self._reset_noise()
         callback.on_rollout_start()
@@ -246,7 +246,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 self._reset_noise()
             with torch.no_grad(), self._divergence_named():
                 obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
-                actions_tensor, values, log_probs, _ = self.policy(obs_tensor, recording, self._episode_starts_tensor())
+                actions_tensor, values, log_probs = self.policy.step(obs_tensor, trace, self._episode_starts_tensor())
             actions = actions_tensor.cpu().numpy()
 
             clipped_actions = actions
@@ -268,11 +268,11 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
             callback.update_locals(locals())
             if not callback.on_step():
-                self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, recording.state  # type: ignore[assignment]
+                self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, trace.state()  # type: ignore[assignment]
                 return False
             self._update_info_buffer(infos, dones)
 
-            rewards = self._bootstrap_truncated(rewards, dones, infos, recording)
+            rewards = self._bootstrap_truncated(rewards, dones, infos, trace)
             rollout_buffer.add(
                 cast(Any, self._last_obs),
                 actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
@@ -284,7 +284,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
 
-        self._last_state = state = recording.state
+        self._last_state = state = trace.state()
         with torch.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, self._episode_starts_tensor())  # type: ignore[arg-type]
         with np.errstate(all="ignore"):  # what overflows is named when it reaches the loss
@@ -309,7 +309,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return torch.as_tensor(self._last_episode_starts, device=self.device, dtype=torch.bool)
 
     def _bootstrap_truncated(
-        self, rewards: NDArray[np.float32], dones: NDArray[np.bool_], infos: list[dict[str, Any]], recording: Recording[Any]
+        self, rewards: NDArray[np.float32], dones: NDArray[np.bool_], infos: list[dict[str, Any]], trace: Trace[Any]
     ) -> NDArray[np.float32]:
         """Add the discounted value of the final observation, seen in the state that the episode ended in, where an
         episode was cut short rather than ended."""
@@ -325,7 +325,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         with torch.no_grad():
             obs, _ = self.policy.obs_to_tensor(stacked)
             starts = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
-            values = self.policy.predict_values(obs, state_at(recording.state, np.array(cut)), starts)
+            values = self.policy.predict_values(obs, trace.state(torch.tensor(cut, device=self.device)), starts)
         rewards = rewards.astype(np.float32)  # SubprocVecEnv hands on integers as they are
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
         return rewards
@@ -336,7 +336,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().squeeze(-1)
         with self._divergence_named():
-            return self.policy.evaluate_actions(rollout.observations, actions, rollout.recording, rollout.episode_starts)
+            return self.policy.evaluate_actions(
+                rollout.observations, actions, rollout.initial_state, rollout.episode_starts, rollout.trace
+            )
 
     def _scaled(self, advantages: Tensor) -> Tensor:
         """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage``."""
@@ -379,12 +381,14 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return grad_norm
 
     def _log_update(self, scalars: dict[str, Tensor]) -> None:
-        """Log ``train/<name>`` for these scalars, for the core's diagnostics, and for what every algorithm has."""
+        """Log ``train/<name>`` for these scalars, the core's diagnostics, and what every algorithm has."""
         buffer = self.rollout_buffer
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
-        for name, value in (scalars | self.policy.core.diagnostics).items():
+        for name, value in scalars.items():
             self.logger.record(f"train/{name}", value.item())
+        for name, value in self.policy.core.diagnostics.items():
+            self.logger.record(name, value.item())
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
 

@@ -1,7 +1,7 @@
 """Actor-critic policies around a recurrent core: Stable-Baselines3's feature extractors below it, its heads above."""
 
 import inspect
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,12 +21,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside
-from mnm_rl.cores import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
-from mnm_rl.cores.core import Recording, make_state
+from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.cores.core import make_state
+from mnm_rl.cores.implementations import Trace
 
 State = tuple[Tensor, ...]
-StateT = TypeVar("StateT", State, Recording[Any])
-
 
 POLICIES: dict[str, type[BasePolicy]] = {}
 """Every policy by its name: those of this file, and any subclass of :class:`RecurrentActorCriticPolicy` that names its core."""
@@ -117,41 +116,31 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         with torch.no_grad():
             return cast(State, self.core.initial_state(n_envs))
 
-    def _latent(
-        self, obs: PyTorchObs, state: State | Recording[Any], episode_starts: Tensor
-    ) -> tuple[Tensor, State | Recording[Any], Tensor]:
-        """Run extractor and core on ``[T, B, ...]`` observations: latents ``[T * B, ...]``, state, meta-loss ``[T, B]``."""
-        T, B = episode_starts.shape
+    def _features(self, obs: PyTorchObs, *batch: int) -> Tensor:
+        """What the core sees of observations ``[*batch, ...]``: ``[*batch, F]``."""
         rows: PyTorchObs  # in the shapes of the space: the buffer gives Discrete observations one dimension more
         if isinstance(self.observation_space, spaces.Dict):
             assert isinstance(obs, dict)
             parts = self.observation_space.spaces
-            rows = {key: o.reshape(T * B, *cast(tuple[int, ...], parts[key].shape)) for key, o in obs.items()}
+            rows = {key: o.reshape(-1, *cast(tuple[int, ...], parts[key].shape)) for key, o in obs.items()}
         else:
             assert isinstance(obs, Tensor)
-            rows = obs.reshape(T * B, *cast(tuple[int, ...], self.observation_space.shape))
-        features = cast(Tensor, self.extract_features(rows)).view(T, B, -1)
-        if isinstance(state, Recording):
-            outputs, meta_loss = state.replay(features, episode_starts)
-        else:
-            outputs, state, meta_loss = self.core(features, state, episode_starts)
-        return outputs.flatten(0, 1), state, meta_loss
+            rows = obs.reshape(-1, *cast(tuple[int, ...], self.observation_space.shape))
+        return cast(Tensor, self.extract_features(rows)).view(*batch, -1)
 
-    def _one_step(self, obs: PyTorchObs, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT]:
-        features = cast(Tensor, self.extract_features(obs))
-        if isinstance(state, Recording):
-            return state.step(features, episode_starts), state
-        outputs, state, _ = self.core(features.unsqueeze(0), state, episode_starts.unsqueeze(0))
+    def _one_step(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
+        features = self._features(obs, 1, len(episode_starts))
+        outputs, state, _ = self.core(features, state, episode_starts.unsqueeze(0))
         return outputs[0], state
 
     def forward(  # type: ignore[override]
-        self, obs: PyTorchObs, state: StateT, episode_starts: Tensor, deterministic: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor, StateT]:
-        """One rollout step.
+        self, obs: PyTorchObs, state: State, episode_starts: Tensor, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """One step.
 
         Args:
             obs: ``[B, ...]``.
-            state: recurrent state before the step, batch first, or a recording of the core, which goes on by this step.
+            state: recurrent state before the step, batch first.
             episode_starts: ``[B]`` bool.
             deterministic: take the most likely action instead of a sample.
 
@@ -159,6 +148,14 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             actions ``[B, *action_shape]``, values ``[B, 1]``, log-probabilities ``[B]``, the new state.
         """
         latent, state = self._one_step(obs, state, episode_starts)
+        return *self._act(latent, deterministic), state
+
+    def step(self, obs: PyTorchObs, trace: Trace[Any], episode_starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of a rollout, which the trace goes on by: :meth:`forward`, but for the state."""
+        return self._act(trace.step(self._features(obs, len(episode_starts)), episode_starts))
+
+    def _act(self, latent: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions ``[B, *action_shape]``, values ``[B, 1]`` and log-probabilities ``[B]`` of the core's outputs ``[B, D]``."""
         latent_pi, latent_vf = self.mlp_extractor(latent)
         if isinstance(self.action_dist, CategoricalDistribution):
             # What torch's Categorical does, which takes most of its time for checks.
@@ -169,7 +166,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             distribution = self._get_action_dist_from_latent(latent_pi)
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
-        return actions.reshape((-1, *cast(tuple[int, ...], self.action_space.shape))), self.value_net(latent_vf), log_prob, state
+        return actions.reshape((-1, *cast(tuple[int, ...], self.action_space.shape))), self.value_net(latent_vf), log_prob
 
     def _action_parameters(self, latent_pi: Tensor) -> Tensor:
         """Logits or means of the action distributions, ``[B, ...]``; torch would refuse those that are not finite."""
@@ -209,20 +206,26 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent)), state
 
     def evaluate_actions(  # type: ignore[override]
-        self, obs: PyTorchObs, actions: Tensor, state: State | Recording[Any], episode_starts: Tensor
+        self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor, trace: Trace[Any] | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Values, log-probabilities and entropies of a rollout, with gradient.
 
         Args:
             obs: ``[T, B, ...]``.
             actions: ``[T, B, action_dim]``, or ``[T, B]`` for Discrete.
-            state: recurrent state before the first step, or the recording of these steps.
+            state: recurrent state before the first step, batch first.
             episode_starts: ``[T, B]`` bool.
+            trace: what the rollout kept of these steps, so that they need not be run again.
 
         Returns:
             values, log-probabilities, entropies (None where the distribution has no closed form) and meta-loss, ``[T, B]``.
         """
-        latent, _, meta_loss = self._latent(obs, state, episode_starts)
+        features = self._features(obs, *episode_starts.shape)
+        if trace is None:
+            outputs, _, meta_loss = self.core(features, state, episode_starts)
+        else:
+            outputs, meta_loss = trace.replay(features, episode_starts)
+        latent = outputs.flatten(0, 1)
         latent_pi, latent_vf = self.mlp_extractor(latent)
         distribution = self._get_action_dist_from_latent(latent_pi)
         log_prob = distribution.log_prob(actions.flatten(0, 1)).view_as(meta_loss)
@@ -326,6 +329,12 @@ class LstmPolicy(RecurrentActorCriticPolicy):
     core_class = LstmCore
 
 
+class GruPolicy(RecurrentActorCriticPolicy):
+    """Policy with a GRU; it takes the arguments of :class:`mnm_rl.GruCore` and of the base class."""
+
+    core_class = GruCore
+
+
 class RnnPolicy(RecurrentActorCriticPolicy):
     """Policy with a vanilla RNN; it takes the arguments of :class:`mnm_rl.RnnCore` and of the base class."""
 
@@ -358,8 +367,3 @@ class _CombinedExtractor(CombinedExtractor):
             for key, space in observation_space.spaces.items()
         }
         super().__init__(spaces.Dict(shown), **kwargs)
-
-
-def state_at(state: State, index: NDArray[np.int64]) -> State:
-    """The recurrent state of some of the environments."""
-    return make_state(state, (s[torch.as_tensor(index, device=s.device)] for s in state))

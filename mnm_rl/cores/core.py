@@ -129,6 +129,3 @@ def segments(episode_starts: Tensor) -> Iterator[tuple[int, int, bool]]:
 def make_state(like: StateT, tensors: Any) -> StateT:
     """A state of the same NamedTuple type as ``like``, from an iterable of tensors."""
     return type(like)(*tensors)
-
-
-Recording = Trace
