@@ -25,6 +25,7 @@ from mnm_rl.cores.fused import (
 )
 from mnm_rl.cores.mnm import MnmCore, MnmState
 from mnm_rl.memory.kernels import CHECKED, READ, WRITTEN, write, write_and_read, write_and_read_backward
+from mnm_rl.memory.rules import LocalRule
 from mnm_rl.parallel import run
 from mnm_rl.simd import ROWS, add_product, kernel, padded, sigmoid_, tanh_
 
@@ -313,6 +314,7 @@ class FusedMnm(FusedRecording[MnmState]):
     def __init__(self, core: MnmCore, state: MnmState, steps: int, reuse: Recording[MnmState] | None = None) -> None:
         memory, controller, D = core.memory, core.controller, core.hidden_size
         self.gradient_rule = memory.write_rule == "g"
+        rule = memory.rule
         none = core.output.weight.new_zeros(0, 0)
         parameters = Parameters(
             weight_ih=controller.weight_ih,
@@ -323,8 +325,8 @@ class FusedMnm(FusedRecording[MnmState]):
             a=core.interaction.bias,
             b=core.write_strength.weight,
             b_0=core.write_strength.bias,
-            Q=none if self.gradient_rule else memory.feedback.weight,
-            q=none.flatten() if self.gradient_rule else memory.feedback.bias,
+            Q=rule.feedback.weight if isinstance(rule, LocalRule) else none,
+            q=rule.feedback.bias if isinstance(rule, LocalRule) else none.flatten(),
             theta_0=memory.theta_0,
         )
         super().__init__(core, state, parameters, steps, reuse)

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from mnm_rl.cores.core import Recording, RecurrentCore, segments
 from mnm_rl.initialization import Init, orthogonal_blocks_, scaled_inputs_
-from mnm_rl.memory import NeuralMemory, recall_loss
-from mnm_rl.memory.neural_memory import FastWeights, FeedbackInputs, WriteRule
+from mnm_rl.memory import FeedbackInputs, NeuralMemory, PlainMemory, RunningMemory, WriteRuleName, recall_loss
 
 if TYPE_CHECKING:
     from mnm_rl.cores.fused_mnm import FusedMnm
@@ -44,7 +43,7 @@ class MnmCore(RecurrentCore[MnmState]):
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller, of the memory, and of the outputs.
-        write_rule: ``"g"`` (gradient step) or ``"p"`` (learned local rule).
+        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule) or ``"delta"`` (delta rule, with ``memory_layers=1``).
         memory_layers: layers L of the memory.
         heads: writes (and reads) H per step.
         replay: the meta-loss of a step also averages over the last ``replay`` writes of the episode.
@@ -62,7 +61,7 @@ class MnmCore(RecurrentCore[MnmState]):
         self,
         input_size: int,
         hidden_size: int = 100,
-        write_rule: WriteRule = "p",
+        write_rule: WriteRuleName = "p",
         memory_layers: int = 3,
         heads: int = 1,
         replay: int = 0,
@@ -96,6 +95,8 @@ class MnmCore(RecurrentCore[MnmState]):
         return outputs[0], state, meta_loss[0]
 
     def why_plain(self) -> str | None:
+        if self.memory.write_rule not in ("g", "p"):
+            return super().why_plain() or f"there is no fused path for write rule {self.memory.write_rule!r}"
         return super().why_plain() or ("there is no fused path for replay" if self.replay else None)
 
     def _fused_recording(self, state: MnmState, steps: int, reuse: Recording[MnmState] | None = None) -> "FusedMnm":
@@ -106,36 +107,38 @@ class MnmCore(RecurrentCore[MnmState]):
     def forward(self, inputs: Tensor, state: MnmState, episode_starts: Tensor) -> tuple[Tensor, MnmState, Tensor]:
         if self._fused():
             return self._fused_recording(state, len(inputs)).sequence(inputs, episode_starts)
-        # The base class's loop, but with the layers of theta apart within a segment (stacking them at every step costs a copy
-        # of all fast weights) and with the output map outside of it.
+        return self._scan(inputs, state, episode_starts, PlainMemory)
+
+    def _scan(
+        self, inputs: Tensor, state: MnmState, episode_starts: Tensor, running_memory: type[RunningMemory]
+    ) -> tuple[Tensor, MnmState, Tensor]:
+        """:meth:`forward`, with the fast weights as a running memory has them: apart from the rest of the state until the end."""
+        memory = running_memory(self.memory, state.theta)
         hidden, read, meta_loss, beta = [], [], [], []
         for t0, t1, reset in segments(episode_starts):
             if reset:
+                memory.reset(episode_starts[t0])
                 state = self.reset(state, episode_starts[t0])
-            theta = state.theta.unbind(1)
             for x in inputs[t0:t1].unbind(0):
-                state, theta, loss_t, beta_t = self._write_and_read(x, state, theta)
+                state, loss_t, beta_t = self._write_and_read(x, state, memory)
                 hidden.append(state.h)
                 read.append(state.read)
                 meta_loss.append(loss_t)
                 beta.append(beta_t)
-            state = state._replace(theta=torch.stack(theta, dim=1))
         self.diagnostics = {"beta": torch.stack(beta).detach().mean()}
         outputs: Tensor = self.output(torch.cat([torch.stack(hidden), torch.stack(read)], dim=-1))
-        return outputs, state, torch.stack(meta_loss)
+        return outputs, state._replace(theta=memory.theta()), torch.stack(meta_loss)
 
-    def _write_and_read(self, x: Tensor, state: MnmState, theta: FastWeights) -> tuple[MnmState, FastWeights, Tensor, Tensor]:
-        """One step: the new state (but for its ``theta``, which comes apart), the meta-loss ``[B]`` and beta ``[B]``."""
+    def _write_and_read(self, x: Tensor, state: MnmState, memory: RunningMemory) -> tuple[MnmState, Tensor, Tensor]:
+        """One step: the new state (but for its ``theta``, which stays as it was), the meta-loss ``[B]`` and beta ``[B]``."""
         B, H, D = x.shape[0], self.heads, self.hidden_size
         h, c = self.controller(torch.cat([x, state.read], dim=-1), (state.h, state.c))
         u = torch.tanh(self.interaction(h))
         beta = torch.sigmoid(self.write_strength(u[:, :D])).squeeze(-1)
         k_w, v_w, k_r = u[:, D:].view(B, H, 3, D).unbind(2)
 
-        theta = self.memory.write(theta, k_w, v_w, beta)
-
         # One pass over theta_t serves the read, the check of the write, and the replayed checks.
-        recalled = self.memory.read(theta, torch.cat([k_r, k_w, state.replay_keys.flatten(1, 2)], dim=1))
+        recalled = memory.write_and_read(k_w, v_w, beta, torch.cat([k_r, k_w, state.replay_keys.flatten(1, 2)], dim=1))
         read = recalled[:, :H].mean(dim=1)
         meta_loss = recall_loss(recalled[:, H : 2 * H], v_w)
         replay_keys, replay_values, mask = state.replay_keys, state.replay_values, state.replay_mask
@@ -145,4 +148,4 @@ class MnmCore(RecurrentCore[MnmState]):
             replay_keys = torch.cat([replay_keys[:, 1:], k_w.unsqueeze(1)], dim=1)
             replay_values = torch.cat([replay_values[:, 1:], v_w.unsqueeze(1)], dim=1)
             mask = torch.cat([mask[:, 1:], torch.ones_like(mask[:, :1])], dim=1)
-        return MnmState(h, c, read, state.theta, replay_keys, replay_values, mask), theta, meta_loss, beta
+        return MnmState(h, c, read, state.theta, replay_keys, replay_values, mask), meta_loss, beta
