@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from mnm_rl.memory.adjoint import Kept, write_and_read, write_and_read_backward
-from mnm_rl.memory.function import FastWeights, undo, write
+from mnm_rl.memory.function import FastWeights, undo
 from mnm_rl.memory.neural_memory import NeuralMemory
 from mnm_rl.memory.rules import WriteRule
 
@@ -86,28 +86,34 @@ class _Tape:
         step = self.steps[at]
         if isinstance(step, Kept):
             return undo(theta, step.z, step.deltas, step.step_size)
-        environments = step.starts.nonzero().squeeze(1)
-        again = self.write_again(at, step.starts, environments)
-        return tuple(W.index_copy(0, environments, W_again) for W, W_again in zip(theta, again, strict=True))
+        ended = step.starts.nonzero().squeeze(1)
+        return tuple(W.index_copy(0, ended, W_end) for W, W_end in zip(theta, self.write_again(at, ended), strict=True))
 
-    def write_again(self, position: int, ended: Tensor, environments: Tensor) -> FastWeights:
-        """Theta of some environments at a position, from the starts of the episodes they were in."""
-        begin = 0
-        for at in range(position - 1, -1, -1):
-            if isinstance(step := self.steps[at], _ResetStep):
-                ended = ended & ~step.starts
-                if not ended.any():
-                    begin = at
-                    break
+    def write_again(self, position: int, environments: Tensor) -> FastWeights:
+        """Theta of some environments at a position: from the starts of the episodes that they are in, all writes at once."""
         theta = tuple(W[environments] for W in self.first)
-        for step in self.steps[begin:position]:
+        writes, strengths = [], []
+        unmet = torch.ones_like(environments, dtype=torch.bool)  # those whose episode started earlier
+        for step in reversed(self.steps[:position]):
             if isinstance(step, Kept):
-                z, deltas = ([x[environments] for x in vectors] for vectors in (step.z, step.deltas))
-                theta = write(theta, z, deltas, step.step_size[environments])
+                writes.append(step)
+                strengths.append(step.step_size[environments] * unmet)
             else:
-                starts = step.starts[environments].view(-1, 1, 1)
-                theta = tuple(torch.where(starts, W_0, W) for W_0, W in zip(step.theta_0, theta, strict=True))
-        return theta
+                starts = step.starts[environments]
+                here = (starts & unmet).view(-1, 1, 1)
+                theta = tuple(torch.where(here, W_0, W) for W_0, W in zip(step.theta_0, theta, strict=True))
+                unmet = unmet & ~starts
+                if not unmet.any():
+                    break
+        if not writes:
+            return theta
+        s = torch.stack(strengths, dim=1)[..., None, None]
+
+        def written(l: int, W: Tensor) -> Tensor:
+            z, delta = (torch.stack(x, dim=1)[environments] for x in ([w.z[l] for w in writes], [w.deltas[l] for w in writes]))
+            return torch.baddbmm(W, (-s * delta).flatten(1, 2).mT, z.flatten(1, 2))  # as if they were the heads of one write
+
+        return tuple(written(l, W) for l, W in enumerate(theta))
 
 
 class _Enter(Function):
