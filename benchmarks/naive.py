@@ -34,7 +34,7 @@ def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
             gradients = torch.autograd.grad(loss, theta, create_graph=True)
         else:
             z = run(keys)
-            targets = core.memory.feedback(values).view(B, H, core.memory.layers, D).unbind(2)
+            targets = core.memory.rule.feedback(values).view(B, H, core.memory.layers, D).unbind(2)
             gradients = tuple(
                 2 / (H * D) * (z_out - target).mT @ z_in for z_in, z_out, target in zip(z[:-1], z[1:], targets, strict=True)
             )

@@ -24,5 +24,5 @@ def scaled_inputs_(weight: Tensor, gain: float) -> None:
 @torch.no_grad()
 def orthogonal_blocks_(weight: Tensor, gain: float) -> None:
     """Make every square block of a weight ``[n D, D]`` orthogonal, times ``gain``."""
-    for block in weight.split(weight.shape[1]):
+    for block in torch.split(weight, weight.shape[1]):
         nn.init.orthogonal_(block, gain)

@@ -1,4 +1,6 @@
-"""The neural memory: its two write rules against autograd, and the properties that the mathematics promises."""
+"""The neural memory: its write rules against autograd, and the properties that the mathematics promises."""
+
+from typing import get_args
 
 import pytest
 import torch
@@ -6,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnm_rl import NeuralMemory
-from mnm_rl.memory import recall_loss
+from mnm_rl import MnmCore, NeuralMemory
+from mnm_rl.memory import WRITE_RULES, WriteRuleName, recall_loss
+from mnm_rl.memory.function import activations, undo, write
 
-RULES = ("g", "p")
+RULES = tuple(WRITE_RULES)
 B, D = 3, 5
 
 
@@ -20,7 +23,11 @@ def random_write(heads: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def memory(rule: str, layers: int = 3, **kwargs: object) -> NeuralMemory:
-    return NeuralMemory(D, layers, rule, **kwargs).double()  # type: ignore[arg-type]
+    return NeuralMemory(D, 1 if rule == "delta" else layers, rule, **kwargs).double()  # type: ignore[arg-type]
+
+
+def test_every_rule_can_be_named() -> None:
+    assert get_args(WriteRuleName) == tuple(WRITE_RULES)
 
 
 @given(heads=st.sampled_from([1, 4]), layers=st.sampled_from([1, 2, 3]), seed=st.integers(0, 1000))
@@ -39,7 +46,8 @@ def test_write_p_is_the_perceptron_rule_of_every_layer(heads: int, layers: int, 
     net = memory("p", layers)
     theta = net.initial_memory(B)
     written = net.write(theta, keys, values, beta)
-    Q, q = net.feedback.weight.view(layers, D, D), net.feedback.bias.view(layers, D)
+    feedback = net.rule.get_submodule("feedback")
+    Q, q = feedback.weight.view(layers, D, D), feedback.bias.view(layers, D)
     for b in range(B):
         update = [torch.zeros(D, D, dtype=torch.float64) for _ in range(layers)]
         for h in range(heads):
@@ -51,6 +59,42 @@ def test_write_p_is_the_perceptron_rule_of_every_layer(heads: int, layers: int, 
                 z = above
         for l in range(layers):
             torch.testing.assert_close(written[l][b], theta[l][b] - beta[b] * 2 / (heads * D) * update[l])
+
+
+@given(heads=st.sampled_from([1, 4]), seed=st.integers(0, 1000))
+def test_write_delta_corrects_what_the_normalized_key_reads(heads: int, seed: int) -> None:
+    keys, values, beta = random_write(heads, seed)
+    net = memory("delta")
+    (W,) = net.initial_memory(B)
+    (written,) = net.write((W,), keys, values, beta)
+    for b in range(B):
+        update = torch.zeros(D, D, dtype=torch.float64)
+        for h in range(heads):
+            k = keys[b, h] / keys[b, h].norm()
+            update += torch.outer(values[b, h] - W[b] @ k, k)
+        torch.testing.assert_close(written[b], W[b] + beta[b] / heads * update)
+
+
+def test_a_whole_delta_write_replaces_its_value_and_spares_those_of_orthogonal_keys() -> None:
+    keys = 3 * torch.eye(D, dtype=torch.float64).expand(B, D, D)
+    _, value, _ = random_write(heads=1)
+    net = memory("delta")
+    theta = net.initial_memory(B)
+    written = net.write(theta, keys[:, :1], value, torch.ones(B, dtype=torch.float64))
+    torch.testing.assert_close(net.read(written, keys), torch.cat([value, net.read(theta, keys[:, 1:])], dim=1))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_write_can_be_undone(rule: str) -> None:
+    keys, values, beta = random_write(heads=3)
+    net = memory(rule)
+    before = net.initial_memory(B)
+    keys, targets, step_size = net.prepare_write(keys, values, beta)
+    z = activations(before, keys)
+    factors = z, net.rule.deltas(before, z, targets), step_size
+    after = write(before, *factors)
+    torch.testing.assert_close(after, net.write(before, keys, values, beta))
+    torch.testing.assert_close(undo(after, *factors), before, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -123,6 +167,29 @@ def test_a_fixed_initial_memory_is_saved_but_not_trained() -> None:
     net = memory("p", learn_initial_memory=False)
     assert "theta_0" in net.state_dict()
     assert "theta_0" not in dict(net.named_parameters())
+
+
+def test_a_memory_saved_by_version_0_1_0_can_be_loaded() -> None:
+    saved = memory("p", feedback_inputs="key_value")
+    old = {name.replace("rule.feedback", "feedback"): tensor for name, tensor in saved.state_dict().items()}
+    assert set(old) == {"theta_0", "feedback.weight", "feedback.bias"}
+    loaded = memory("p", feedback_inputs="key_value", init="pytorch")
+    torch.nn.ModuleDict({"memory": loaded}).load_state_dict({f"memory.{name}": tensor for name, tensor in old.items()})
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_the_delta_rule_is_for_one_layer() -> None:
+    with pytest.raises(ValueError, match="memory_layers=1, got 3"):
+        MnmCore(4, D, write_rule="delta")
+
+
+def test_a_rule_without_kernels_runs_in_plain_pytorch_and_says_so() -> None:
+    core = MnmCore(4, D, write_rule="delta", memory_layers=1)
+    assert "delta" in str(core.why_plain())
+    core.path = "fused"
+    with pytest.raises(RuntimeError, match="delta"):
+        core(torch.randn(1, B, 4), core.initial_state(B), torch.zeros(1, B, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("wrong", [{"write_rule": "q"}, {"feedback_inputs": "keys"}, {"layers": 0}, {"size": 0}])

@@ -89,7 +89,8 @@ class Plain(Implementation[StateT]):
     name = "plain"
 
     def sequence(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
-        return self.core.scan(inputs, state, episode_starts)
+        outputs, state, meta_loss = self.core.scan(inputs, state, episode_starts)
+        return outputs, state, meta_loss
 
 
 _registered: dict[type[Any], dict[str, Callable[[], type[Implementation[Any]]]]] = {}
@@ -123,16 +124,17 @@ def chosen(core: Any) -> Implementation[Any]:
     Raises:
         RuntimeError: if there is none.
     """
+    running: dict[str, Implementation[Any]] = core._implementations
     names = [*_registered.get(type(core), {})] if core.path == "auto" else [core.path] if core.path != "plain" else []
     reason = None
     for name in names:
         if (reason := why_not(core, name)) is None:
-            if name not in core._implementations:
-                core._implementations[name] = _registered[type(core)][name]()(core)
-            return core._implementations[name]
+            if name not in running:
+                running[name] = _registered[type(core)][name]()(core)
+            return running[name]
     if names and core.path != "auto":
         raise RuntimeError(f"path={core.path!r} is not possible: {reason}")
-    return core._implementations.setdefault("plain", Plain(core))
+    return running.setdefault("plain", Plain(core))
 
 
 _logged: set[str] = set()

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import RecurrentCore, segments
+from mnm_rl.cores.core import RecurrentCore, make_state, segments
 from mnm_rl.initialization import Init, orthogonal_blocks_, scaled_inputs_
-from mnm_rl.memory import NeuralMemory, recall_loss
-from mnm_rl.memory.neural_memory import FastWeights, FeedbackInputs, WriteRule
+from mnm_rl.memory import FeedbackInputs, NeuralMemory, PlainMemory, RunningMemory, WriteRuleName, recall_loss
+from mnm_rl.memory.function import write_size
 
 
 class MnmState(NamedTuple):
@@ -41,7 +41,7 @@ class MnmCore(RecurrentCore[MnmState]):
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller, of the memory, and of the outputs.
-        write_rule: ``"g"`` (gradient step) or ``"p"`` (learned local rule).
+        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule) or ``"delta"`` (delta rule, with ``memory_layers=1``).
         memory_layers: layers L of the memory.
         heads: writes (and reads) H per step.
         replay: the meta-loss of a step also averages over the last ``replay`` writes of the episode.
@@ -57,7 +57,7 @@ class MnmCore(RecurrentCore[MnmState]):
         self,
         input_size: int,
         hidden_size: int = 100,
-        write_rule: WriteRule = "p",
+        write_rule: WriteRuleName = "p",
         memory_layers: int = 3,
         heads: int = 1,
         replay: int = 0,
@@ -90,39 +90,44 @@ class MnmCore(RecurrentCore[MnmState]):
         outputs, state, meta_loss = self.scan(x.unsqueeze(0), state, torch.zeros(1, len(x), dtype=torch.bool, device=x.device))
         return outputs[0], state, meta_loss[0]
 
-    def scan(self, inputs: Tensor, state: MnmState, episode_starts: Tensor) -> tuple[Tensor, MnmState, Tensor]:
-        # The base class's loop, but with the layers of theta apart within a segment (stacking them at every step costs a copy
-        # of all fast weights) and with the output map outside of it.
-        hidden, read, meta_loss, beta = [], [], [], []
+    def scan(
+        self, inputs: Tensor, state: MnmState, episode_starts: Tensor, running_memory: type[RunningMemory] = PlainMemory
+    ) -> tuple[Tensor, MnmState, Tensor]:
+        """What :meth:`forward` gives; ``running_memory`` has the fast weights, apart from the rest of the state until the end."""
+        memory = running_memory(self.memory, state.theta)
+        state = state._replace(theta=state.theta[:, :0])
+        hidden, read, meta_loss, sample = [], [], [], []
         for t0, t1, reset in segments(episode_starts):
             if reset:
-                state = self.reset(state, episode_starts[t0])
-            theta = state.theta.unbind(1)
-            for x in inputs[t0:t1].unbind(0):
-                state, theta, loss_t, beta_t = self._write_and_read(x, state, theta)
+                starts = episode_starts[t0]
+                memory.reset(starts)
+                state = make_state(state, (x.masked_fill(starts.view(-1, *[1] * (x.ndim - 1)), 0) for x in state))
+            for t in range(t0, t1):
+                state, loss, written = self._write_and_read(inputs[t], state, memory)
                 hidden.append(state.h)
                 read.append(state.read)
-                meta_loss.append(loss_t)
-                beta.append(beta_t)
-            state = state._replace(theta=torch.stack(theta, dim=1))
-        self.diagnostics = {"beta": torch.stack(beta).detach().mean()}
+                meta_loss.append(loss)
+                if t % sampled(len(inputs)) == (len(inputs) - 1) % sampled(len(inputs)):
+                    sample.append(written)
         outputs: Tensor = self.output(torch.cat([torch.stack(hidden), torch.stack(read)], dim=-1))
+        state = state._replace(theta=memory.theta())
+        if torch.is_grad_enabled():
+            written = Written(*(torch.stack(parts) for parts in zip(*sample, strict=True)))
+            self.diagnostics = memory_diagnostics(written, write_size(*memory.last[:3]), state.theta)
         return outputs, state, torch.stack(meta_loss)
 
-    def _write_and_read(self, x: Tensor, state: MnmState, theta: FastWeights) -> tuple[MnmState, FastWeights, Tensor, Tensor]:
-        """One step: the new state (but for its ``theta``, which comes apart), the meta-loss ``[B]`` and beta ``[B]``."""
+    def _write_and_read(self, x: Tensor, state: MnmState, memory: RunningMemory) -> "tuple[MnmState, Tensor, Written]":
+        """One step: the new state, but for its ``theta``, which stays as it was; the meta-loss ``[B]``; and what was written."""
         B, H, D = x.shape[0], self.heads, self.hidden_size
         h, c = self.controller(torch.cat([x, state.read], dim=-1), (state.h, state.c))
         u = torch.tanh(self.interaction(h))
         beta = torch.sigmoid(self.write_strength(u[:, :D])).squeeze(-1)
         k_w, v_w, k_r = u[:, D:].view(B, H, 3, D).unbind(2)
 
-        theta = self.memory.write(theta, k_w, v_w, beta)
-
         # One pass over theta_t serves the read, the check of the write, and the replayed checks.
-        recalled = self.memory.read(theta, torch.cat([k_r, k_w, state.replay_keys.flatten(1, 2)], dim=1))
-        read = recalled[:, :H].mean(dim=1)
-        meta_loss = recall_loss(recalled[:, H : 2 * H], v_w)
+        recalled = memory.write_and_read(k_w, v_w, beta, torch.cat([k_r, k_w, state.replay_keys.flatten(1, 2)], dim=1))
+        read, after = recalled[:, :H].mean(dim=1), recalled[:, H : 2 * H]
+        meta_loss = recall_loss(after, v_w)
         replay_keys, replay_values, mask = state.replay_keys, state.replay_values, state.replay_mask
         if self.replay:
             past = recall_loss(recalled[:, 2 * H :].view_as(replay_values), replay_values)  # [B, R]
@@ -130,37 +135,50 @@ class MnmCore(RecurrentCore[MnmState]):
             replay_keys = torch.cat([replay_keys[:, 1:], k_w.unsqueeze(1)], dim=1)
             replay_values = torch.cat([replay_values[:, 1:], v_w.unsqueeze(1)], dim=1)
             mask = torch.cat([mask[:, 1:], torch.ones_like(mask[:, :1])], dim=1)
-        return MnmState(h, c, read, state.theta, replay_keys, replay_values, mask), theta, meta_loss, beta
+        written = Written(*(x.detach() for x in (k_w, v_w, read, memory.last.z[-1], after, beta)))
+        return MnmState(h, c, read, state.theta, replay_keys, replay_values, mask), meta_loss, written
 
 
-SAMPLED = 16
-"""Steps of a sequence that the diagnostics look at."""
+class Written(NamedTuple):
+    """What was written and read in a step, or in S steps with one more dimension in front."""
+
+    keys: Tensor
+    """``k^w``, ``[B, H, D]``."""
+    values: Tensor
+    """``v^w``, ``[B, H, D]``."""
+    read: Tensor
+    """``v^r``, ``[B, D]``."""
+    before: Tensor
+    """``f_theta(k^w)`` before the write, ``[B, H, D]``."""
+    after: Tensor
+    """The same after it."""
+    beta: Tensor
+    """Write strength, ``[B]``."""
 
 
-def memory_diagnostics(
-    keys: Tensor, values: Tensor, read: Tensor, before: Tensor, after: Tensor, beta: Tensor, change: Tensor, theta: Tensor
-) -> dict[str, Tensor]:
+def sampled(steps: int) -> int:
+    """The diagnostics look at every so many steps of a sequence, the last among them."""
+    return max(1, steps // 16)
+
+
+def memory_diagnostics(written: Written, change: Tensor, theta: Tensor) -> dict[str, Tensor]:
     """Whether a memory is at work, in numbers.
 
     Args:
-        keys: ``k^w``, ``[S, B, H, D]``, of some steps.
-        values: ``v^w``, likewise.
-        read: ``v^r``, ``[S, B, D]``.
-        before: ``f_theta(k^w)`` before the write, ``[S, B, H, D]``.
-        after: the same after it.
-        beta: write strength, ``[S, B]``.
+        written: of some steps, ``[S, ...]``.
         change: ``|theta_t - theta_(t-1)|`` of the last step, ``[B]``.
         theta: fast weights after it, ``[B, L, D, D]``.
 
     Returns:
-        scalars: root mean squares of keys, values and reads, and of what of them varies between steps and environments; the share of its
-        error that a write removes; the size of the last write relative to the fast weights; the mean write strength.
+        scalars: root mean squares of keys, values and reads, and of what varies of them between steps and environments; the share
+        of its error that a write removes; the size of the last write relative to the fast weights; the mean write strength.
     """
     result = {}
-    for name, x in (("key", keys), ("value", values), ("read", read)):
+    for name, x in (("key", written.keys), ("value", written.values), ("read", written.read)):
         result[f"memory/{name}_rms"] = x.square().mean().sqrt()
         result[f"memory/{name}_varies"] = (x - x.mean(dim=(0, 1))).square().mean().sqrt()
-    result["memory/error_removed"] = 1 - (after - values).square().sum() / (before - values).square().sum()
+    missed, misses = ((x - written.values).square().sum() for x in (written.before, written.after))
+    result["memory/error_removed"] = 1 - misses / missed
     result["memory/theta_change"] = (change / theta.flatten(1).norm(dim=1)).mean()
-    result["memory/beta"] = beta.mean()
+    result["memory/beta"] = written.beta.mean()
     return {name: value.detach() for name, value in result.items()}

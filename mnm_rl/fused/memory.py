@@ -1,7 +1,7 @@
 """The step of the neural memory for one environment, forward and backward, as Numba kernels.
 
-The equations are those of :mod:`mnm_rl.memory`, in the same symbols, and the adjoint is that of ``docs/mathematics.md``; the rows of
-every array are padded with zeros to ``P`` numbers (and those of the fast weights to ``R`` rows, a multiple of 4), see
+The equations are those of :mod:`mnm_rl.memory`, in the same symbols, and the adjoint is that of ``docs/mathematics.md``; the
+rows of every array are padded with zeros to ``P`` numbers (and those of the fast weights to ``R`` rows, a multiple of 4), see
 :mod:`mnm_rl.fused.simd`.
 
 ``theta``: fast weights ``W^1 ... W^L``, ``[L, R, P]``, changed in place. ``G``: the gradient with respect to them, likewise.
@@ -164,7 +164,7 @@ def _read_backward(W: Any, G: Any, i: int, h: int, l: int, z: Any, gz: Any) -> N
 
 @kernel
 def _write_backward(W: Any, G: Any, i: int, h: int, l: int, scale: Any, step: Any, g: Any) -> Any:
-    """Back through what head h writes to rows i and i + 1 of layer l, undoing it; returns the gradient with respect to ``scale``."""
+    """Back through what head h writes to rows i and i + 1 of layer l, undoing it; returns the gradient of ``scale``."""
     W0, W1, G0, G1 = W[i], W[i + 1], G[i], G[i + 1]
     x, gx, delta = step.z[WRITTEN, h, l], g.z[WRITTEN, h, l], step.delta
     s0, s1 = scale * delta[h, l, i], scale * delta[h, l, i + 1]

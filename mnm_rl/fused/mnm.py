@@ -1,8 +1,8 @@
 """A whole sequence of an MNM core as one differentiable operation, with the same results as :mod:`mnm_rl.cores.mnm`.
 
-Four environments at a time (:data:`~mnm_rl.fused.simd.ROWS`) go through all time steps, so that their fast weights stay in the cache.
-Kept for the backward pass are vectors only (:class:`Trace`): it undoes the writes one by one, from the last fast weights back to
-the first, and where an episode started in the middle of the sequence, makes those of the episode before by writing again.
+Four environments at a time (:data:`~mnm_rl.fused.simd.ROWS`) go through all time steps, so that their fast weights stay in the
+cache. Kept for the backward pass are vectors only (:class:`Trace`): it undoes the writes one by one, from the last fast weights
+back to the first, and where an episode started in the middle of the sequence, makes those of the episode before by writing again.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.mnm import SAMPLED, MnmCore, MnmState, memory_diagnostics
+from mnm_rl.cores.mnm import MnmCore, MnmState, Written, memory_diagnostics, sampled
 from mnm_rl.fused.arena import Array, zeros
 from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward
 from mnm_rl.fused.memory import CHECKED, GRADIENT, LOCAL, READ, RULES, WRITTEN, Step, write, write_and_read, write_and_read_backward
@@ -19,6 +19,7 @@ from mnm_rl.fused.padding import array, gather, gather_rows, pad_memory, spread,
 from mnm_rl.fused.parallel import run
 from mnm_rl.fused.simd import ROWS, add_product, kernel, padded, sigmoid_, tanh_
 from mnm_rl.fused.trace import FusedCore, FusedTrace
+from mnm_rl.memory.function import write_size
 
 KEY, VALUE, READ_KEY = 0, 1, 2
 """The slots of a head in the interaction vector."""
@@ -343,7 +344,7 @@ class MnmTrace(FusedTrace[MnmState]):
 
     @staticmethod
     def parameters_of(core: MnmCore) -> Parameters:
-        feedback = getattr(core.memory, "feedback", None)
+        feedback = getattr(core.memory.rule, "feedback", None)
         none = core.output.weight.new_zeros(0, 0)
         return Parameters(
             weight_ih=core.controller.weight_ih,
@@ -370,7 +371,7 @@ class MnmTrace(FusedTrace[MnmState]):
         Q = spread(p.Q, len(p.Q) // D, p.Q.shape[1] // D, D)
         packed = [gates.T, before, spread_rows(p.bias_ih + p.bias_hh, 4, D), A.T, A, spread_rows(p.a, len(p.a) // D, D)]
         packed += [spread_rows(p.b[0], 1, D), p.b_0.clone(), Q.T, Q, spread_rows(p.q, len(p.q) // D, D)]
-        return Weights(*(tensor.contiguous().numpy() for tensor in packed), theta_0=pad_memory(p.theta_0))
+        return Weights(*[tensor.contiguous().numpy() for tensor in packed], theta_0=pad_memory(p.theta_0))  # type: ignore[misc]
 
     def __init__(self, implementation: FusedCore[MnmState], state: MnmState, steps: int) -> None:
         super().__init__(implementation, state, steps)
@@ -424,23 +425,21 @@ class MnmTrace(FusedTrace[MnmState]):
 
     def diagnostics(self) -> dict[str, Tensor]:
         T, B, H, D, L = len(self.kept.x), self.B, self.heads, self.D, self.core.memory.layers
-        every = max(1, T // SAMPLED)
-        some = slice((T - 1) % every, None, every)
+        some = slice((T - 1) % sampled(T), None, sampled(T))
         u, z, out, beta = (torch.from_numpy(a[some, :B]) for a in (self.kept.u, self.kept.z, self.kept.out, self.kept.beta))
         P = out.shape[-1] // 2
-        heads, recalled = u[..., P:].unflatten(-1, (H, 3, P))[..., :D], z[..., L, :D]
-        delta, keys = (torch.from_numpy(a[-1, :B]) for a in (self.kept.delta, self.kept.z[:, :, WRITTEN, :, :L]))
-        # |sum_h delta_h z_h^T|^2 of a layer is the sum over all pairs of heads of (delta_h . delta_g) (z_h . z_g).
-        change = torch.einsum("bhlp,bglp,bhlq,bglq->b", delta, delta, keys, keys).clamp(min=0).sqrt() * 2 / (H * D) * beta[-1]
-        return memory_diagnostics(
-            *(heads[..., slot, :] for slot in (KEY, VALUE)),
+        heads, recalled = u[..., P:].reshape(*u.shape[:2], H, 3, P)[..., :D], z[..., L, :D]
+        written = Written(
+            keys=heads[..., KEY, :],
+            values=heads[..., VALUE, :],
             read=out[..., P : P + D],
             before=recalled[:, :, WRITTEN],
             after=recalled[:, :, CHECKED],
             beta=beta,
-            change=change,
-            theta=self.working_state()[3],
         )
+        last_z, last_delta = z[-1, :, WRITTEN].unbind(2), torch.from_numpy(self.kept.delta[-1, :B]).unbind(2)
+        change = write_size([*last_z], [*last_delta], 2 / (H * D) * beta[-1])
+        return memory_diagnostics(written, change, self.working_state()[3])
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         g_out, g_meta_loss, g_h, g_c, g_read, g_theta = given
@@ -495,7 +494,7 @@ class Fused(FusedCore[MnmState]):
     trace_class = MnmTrace
 
     @classmethod
-    def refusal(cls, core: MnmCore) -> str | None:
+    def refusal(cls, core: Any) -> str | None:
         if core.memory.write_rule not in RULES:
             return f"there is no fused path for write rule {core.memory.write_rule!r}"
         return super().refusal(core) or ("there is no fused path for replay" if core.replay else None)

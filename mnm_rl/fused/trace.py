@@ -1,8 +1,8 @@
 """What the fused implementations share: steps that Numba kernels run and differentiate.
 
 The kernels of a core run some steps and leave what the backward pass needs in arrays; ``gradients`` goes back through all of them.
-The arrays pad the width D with zeros to ``P``, a multiple of the vector length, and, where environments are taken four at a time, the
-batch as well.
+The arrays pad the width D with zeros to ``P``, a multiple of the vector length, and, where environments are taken four at a time,
+the batch as well.
 """
 
 import weakref
@@ -35,7 +35,7 @@ class FusedCore(Implementation[StateT]):
         self._packed: tuple[list[Tensor], Any] | None = None
 
     @classmethod
-    def refusal(cls, core: RecurrentCore[StateT]) -> str | None:
+    def refusal(cls, core: Any) -> str | None:
         tensors = [*core.parameters(), *core.buffers()]
         if any(tensor.device.type != "cpu" for tensor in tensors):
             return "the fused path is for CPUs"

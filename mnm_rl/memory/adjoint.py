@@ -1,0 +1,114 @@
+"""A write and a read, and back: the adjoint of ``docs/mathematics.md``, in its symbols.
+
+Going back, the write is undone by adding what it subtracted, so that of the forward pass only vectors are kept.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, baddbmm, zeros_like
+
+from mnm_rl.memory.function import FastWeights, activations, undo, write
+from mnm_rl.memory.rules import WriteRule
+
+
+class Kept(NamedTuple):
+    """What the way back needs of a write and a read, beside the fast weights after them."""
+
+    z: list[Tensor]
+    """Activations ``z^0 ... z^L`` of the written keys under ``theta_(t-1)``, each ``[B, H, D]``."""
+    deltas: list[Tensor]
+    """Error signals ``delta^1 ... delta^L``, each ``[B, H, D]``."""
+    step_size: Tensor
+    """``s``, ``[B]``."""
+    y: list[Tensor]
+    """Activations ``y^0 ... y^L`` of the read keys under ``theta_t``, each ``[B, N, D]``."""
+
+
+def write_and_read(
+    rule: WriteRule, theta: FastWeights, keys: Tensor, targets: Tensor, step_size: Tensor, read_keys: Tensor
+) -> tuple[FastWeights, Tensor, Kept]:
+    """Write, then read.
+
+    Args:
+        rule: gives the error signals of the write.
+        theta: ``theta_(t-1)``, each layer ``[B, D, D]``.
+        keys: ``[B, H, D]``, normalized as the rule wants them.
+        targets: those of the rule, ``[B, H, 1, D]`` or ``[B, H, L, D]``.
+        step_size: ``s``, ``[B]``.
+        read_keys: ``[B, N, D]``, normalized as the rule wants them.
+
+    Returns:
+        ``theta_t``, the values read ``[B, N, D]``, and what :func:`write_and_read_backward` needs.
+    """
+    z = activations(theta, keys)
+    deltas = rule.deltas(theta, z, targets)
+    theta = write(theta, z, deltas, step_size)
+    y = activations(theta, read_keys)
+    return theta, y[-1], Kept(z, deltas, step_size, y)
+
+
+class Gradients(NamedTuple):
+    """Gradients with respect to the arguments of :func:`write_and_read`, of their shapes."""
+
+    keys: Tensor
+    targets: Tensor
+    step_size: Tensor
+    read_keys: Tensor
+
+
+def write_and_read_backward(
+    rule: WriteRule, theta_t: FastWeights, G_t: FastWeights, g_values: Tensor, kept: Kept
+) -> tuple[FastWeights, FastWeights, Gradients]:
+    """Back through :func:`write_and_read`.
+
+    Args:
+        rule: that of the write.
+        theta_t: the fast weights after the write, each layer ``[B, D, D]``.
+        G_t: ``dL/dtheta_t``, but for what the values read in this step owe to it.
+        g_values: the gradient with respect to the values read, ``[B, N, D]``.
+        kept: from :func:`write_and_read`.
+
+    Returns:
+        ``theta_(t-1)``, ``dL/dtheta_(t-1)``, and the gradients with respect to keys, targets, step size and read keys.
+    """
+    z, deltas, step_size, y = kept
+    G, s = list(G_t), step_size.view(-1, 1, 1)
+
+    # The read: y^0 ... y^L under theta_t.
+    g_y = [zeros_like(y_l) for y_l in y[:-1]]
+    g_read_keys = _activations_backward(theta_t, G, y, [*g_y, g_values])
+
+    # The write, W_t = W_(t-1) - s sum_h delta_h z_h^T. It leaves G as it is: dW_t/dW_(t-1) is the identity.
+    a = [z_in @ G_l.mT for z_in, G_l in zip(z[:-1], G, strict=True)]  # a^l = G^l z^(l-1)
+    g_deltas = [-s * a_l for a_l in a]
+    g_z = [-s * (delta @ G_l) for delta, G_l in zip(deltas, G, strict=True)] + [zeros_like(z[-1])]
+    g_step_size = -torch.stack([(delta * a_l).sum(dim=(1, 2)) for delta, a_l in zip(deltas, a, strict=True)]).sum(0)
+    theta = undo(theta_t, z, deltas, step_size)
+
+    # The error signals, then z^0 ... z^L, both under theta_(t-1).
+    g_targets = rule.deltas_backward(theta, G, z, g_z, deltas, g_deltas)
+    g_keys = _activations_backward(theta, G, z, g_z)
+    return theta, tuple(G), Gradients(g_keys, g_targets, g_step_size, g_read_keys)
+
+
+def _activations_backward(theta: FastWeights, G: list[Tensor], z: list[Tensor], g_z: list[Tensor]) -> Tensor:
+    """Back through :func:`~mnm_rl.memory.function.activations`.
+
+    Args:
+        theta: the fast weights that gave z.
+        G: the gradient with respect to them, to which is added.
+        z: ``z^0 ... z^L``.
+        g_z: the gradient with respect to each of them that does not come from the next one.
+
+    Returns:
+        The gradient with respect to the keys.
+    """
+    L = len(theta)
+    g = g_z[L]
+    for l in range(L, 0, -1):
+        if l < L:
+            g = g * (1 - z[l] ** 2)
+        G[l - 1] = baddbmm(G[l - 1], g.mT, z[l - 1])  # theta[l - 1] is W^l
+        g = g_z[l - 1] + g @ theta[l - 1]
+    return g
