@@ -20,7 +20,7 @@ from stable_baselines3 import A2C
 import eval as eval_
 import train
 from agents import AGENTS
-from agents.command_line import run_main
+from experiments.command_line import run_main
 from mnm_rl import RecurrentA2C
 from mnm_rl.callbacks import checkpoints
 
