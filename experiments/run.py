@@ -98,8 +98,9 @@ class Run:
         arguments = self.hyperparameters.arguments() | {"seed": self.seed, "device": device}
         del arguments["reward_scale"]  # the environment's
         arguments["n_steps"] = arguments["n_steps"] or horizon
-        of_policy = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": arguments.pop("adam_eps")}}
-        of_policy |= {name: arguments.pop(name) for name in arguments.keys() - signature(RecurrentA2C).parameters.keys()}
+        adam = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": arguments.pop("adam_eps")}}
+        of_algorithm = signature(RecurrentA2C).parameters
+        of_policy = adam | {name: arguments.pop(name) for name in list(arguments) if name not in of_algorithm}
         window = max(100, 2 * env.num_envs)
         try:
             return RecurrentA2C(self.hyperparameters.policy, env, policy_kwargs=of_policy, stats_window_size=window, **arguments)
@@ -108,18 +109,13 @@ class Run:
 
     def save(self, directory: Path) -> None:
         """Write ``config.json``."""
-        config = (
-            {"agent": self.agent}
-            | dataclasses.asdict(self)
-            | {
-                "versions": {
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "gymnasium": gym.__version__,
-                    "stable_baselines3": stable_baselines3.__version__,
-                }
-            }
-        )
+        versions = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "gymnasium": gym.__version__,
+            "stable_baselines3": stable_baselines3.__version__,
+        }
+        config = {"agent": self.agent} | dataclasses.asdict(self) | {"versions": versions}
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
