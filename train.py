@@ -1,4 +1,4 @@
-"""Train an agent: python train.py AGENT [options]. Read from top to bottom; the pieces are in agents/ and mnm_rl/."""
+"""Train an agent: python train.py AGENT [options]. Read from top to bottom; the pieces are in experiments/ and mnm_rl/."""
 
 import signal
 
@@ -16,10 +16,9 @@ import tyro
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 
 from agents import AGENTS, Agent
-from agents.command_line import Count, InterruptedRun, UsageError, check_range, key_values, parse, run_main
-from agents.report import read_progress
-from agents.run import MAX_SEED, Run, check_unchanged, load_model, new_directory
-from eval import report
+from experiments.command_line import InterruptedRun, UsageError, check_range, key_values, parse, run_main
+from experiments.report import report
+from experiments.run import MAX_SEED, Run, check_unchanged, load_model, new_directory, read_progress
 from mnm_rl import TrainingDivergedError
 from mnm_rl.callbacks import AtomicCheckpoints, EpisodeMeans, ProgressBar, StopOnSignal, checkpoints, save_atomically
 
@@ -33,21 +32,21 @@ class Options(Generic[AgentT]):
     """Gymnasium id of the environment; module:Id imports the module first."""
     env_kwargs: tuple[str, ...] = ()
     """Arguments of the environment, such as size=13 layout=perfect."""
-    total_timesteps: Count = 2_000_000
+    total_timesteps: int = 2_000_000
     """Environment steps to train for."""
-    n_envs: Count = 64
+    n_envs: int = 64
     """Environments at once."""
-    seed: Count = 0
+    seed: int = 0
     """Seed of the weights, the environments and the actions."""
     out: Path | None = None
     """Run directory (default: runs/<env>/<agent>/seed<S>-<date>)."""
     resume: Path | None = None
     """Go on with an unfinished run from its last checkpoint, with its own settings."""
-    checkpoint_interval: Count = 250_000
+    checkpoint_interval: int = 250_000
     """Environment steps between two checkpoints."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where the model is (small recurrent models are fastest on the CPU)."""
-    threads: Count | None = None
+    threads: int | None = None
     """CPU threads (default: all cores)."""
 
 
@@ -64,7 +63,6 @@ def main(args: Sequence[str]) -> None:
     # What to train, and where to keep it.
     if options.resume is None:
         run = Run(
-            agent=agent,
             hyperparameters=options.hyperparameters,
             env=options.env,
             env_kwargs=key_values(options.env_kwargs),

@@ -1,29 +1,34 @@
-"""What all agents have in common: the hyperparameters of the algorithm, and how a model is built from them."""
+"""What all agents have in common: the hyperparameters of the algorithm, and the width and initial weights of the core."""
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
-import torch
-from stable_baselines3.common.vec_env import VecEnv
-
-from agents.command_line import Count, check_types
-from mnm_rl import RecurrentA2C
 from mnm_rl.initialization import Init
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agent:
-    """Hyperparameters of recurrent A2C; each agent adds those of its own memory."""
+    """Hyperparameters of recurrent A2C; each agent adds those of its own memory.
 
+    Each is an argument of that name: of the algorithm where its constructor takes it, else of the policy. What an agent leaves
+    no choice about is a class variable instead of a field.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    name: ClassVar[str]
+    """The agent on the command line and in run directories, such as ``"mnm-g"``."""
     policy: ClassVar[str]
+    """The policy, by the name that the algorithm knows it by, such as ``"MnmPolicy"``."""
 
-    hidden_size: Count = 100
+    hidden_size: int = 100
     """Width of the core (both papers use 100 for the maze)."""
     init: Init = "scaled"
     """Initial weights: scaled so that the memory is at work from the first update, or PyTorch's (docs/mathematics.md)."""
     learning_rate: float = 4e-3
     """Step size of Adam (tuned, see docs/results.md)."""
-    n_steps: Count | None = None
+    n_steps: int | None = None
     """Rollout length and reach of backpropagation through time; None for a whole episode of the maze, 100 elsewhere."""
     gamma: float = 0.95
     """Discount factor."""
@@ -46,7 +51,6 @@ class Agent:
     """What rewards are multiplied by for training, so that value targets are near 1; returns are reported unscaled."""
 
     def __post_init__(self) -> None:
-        check_types(self)
         ranges = {
             "hidden_size": (1, 10_000),
             "learning_rate": (0, 1),
@@ -63,38 +67,6 @@ class Agent:
             if isinstance(value, int | float) and not low <= value <= high:
                 raise ValueError(f"--{field.name.replace('_', '-')} must be from {low:,} to {high:,}, got {value}")
 
-    def core_kwargs(self) -> dict[str, Any]:
-        """Arguments of the policy's core."""
-        return {"hidden_size": self.hidden_size, "init": self.init}
-
-    def algorithm_kwargs(self) -> dict[str, Any]:
-        """Arguments of the algorithm that only this agent has."""
-        return {}
-
-    def build(self, env: VecEnv, n_steps: int, seed: int, device: str) -> RecurrentA2C:
-        """A model that is ready to learn.
-
-        Args:
-            env: the training environments.
-            n_steps: rollout length, for when the hyperparameter leaves it open.
-            seed: seed of everything random.
-            device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        """
-        return RecurrentA2C(
-            self.policy,
-            env,
-            learning_rate=self.learning_rate,
-            n_steps=n_steps if self.n_steps is None else self.n_steps,
-            gamma=self.gamma,
-            gae_lambda=self.gae_lambda,
-            ent_coef=self.ent_coef,
-            vf_coef=self.vf_coef,
-            max_grad_norm=self.max_grad_norm,
-            normalize_advantage=self.normalize_advantage,
-            stats_window_size=max(100, 2 * env.num_envs),
-            policy_kwargs=self.core_kwargs()
-            | {"ortho_init": self.ortho_init, "optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": self.adam_eps}},
-            seed=seed,
-            device=device,
-            **self.algorithm_kwargs(),
-        )
+    def arguments(self) -> dict[str, Any]:
+        """All hyperparameters by name: the fields, and the class variables except for name and policy."""
+        return {name: getattr(self, name) for name in get_type_hints(type(self)) if name not in ("name", "policy")}

@@ -10,4 +10,5 @@ from agents.agent import Agent
 class Lstm(Agent):
     """LSTM: memory in the activations only."""
 
+    name: ClassVar[str] = "lstm"
     policy: ClassVar[str] = "LstmPolicy"

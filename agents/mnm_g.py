@@ -1,7 +1,7 @@
 """MNM-g: metalearned neural memory, written by a gradient step (Munkhdalai et al. 2019)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from agents.agent import Agent
 
@@ -10,6 +10,7 @@ from agents.agent import Agent
 class MnmG(Agent):
     """MNM-g: an LSTM controller and a neural memory written by a gradient step."""
 
+    name: ClassVar[str] = "mnm-g"
     policy: ClassVar[str] = "MnmPolicy"
     write_rule: ClassVar[str] = "g"
 
@@ -23,15 +24,3 @@ class MnmG(Agent):
     """Train the memory's initial weights, or keep a random draw."""
     meta_coef: float = 1.0
     """Weight of the meta-loss (the paper's)."""
-
-    def core_kwargs(self) -> dict[str, Any]:
-        return super().core_kwargs() | {
-            "write_rule": self.write_rule,
-            "memory_layers": self.memory_layers,
-            "heads": self.heads,
-            "replay": self.replay,
-            "learn_initial_memory": self.learn_initial_memory,
-        }
-
-    def algorithm_kwargs(self) -> dict[str, Any]:
-        return {"meta_coef": self.meta_coef}

@@ -1,7 +1,7 @@
 """MNM-p: metalearned neural memory, written by a learned local rule (Munkhdalai et al. 2019)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from agents.mnm_g import MnmG
 
@@ -10,10 +10,8 @@ from agents.mnm_g import MnmG
 class MnmP(MnmG):
     """MNM-p: an LSTM controller and a neural memory written by a learned local (perceptron) rule."""
 
+    name: ClassVar[str] = "mnm-p"
     write_rule: ClassVar[str] = "p"
 
     feedback_inputs: Literal["value", "key_value"] = "value"
     """What the feedback maps see: the written value (the paper's), or the key as well."""
-
-    def core_kwargs(self) -> dict[str, Any]:
-        return super().core_kwargs() | {"feedback_inputs": self.feedback_inputs}

@@ -10,4 +10,5 @@ from agents.agent import Agent
 class Rnn(Agent):
     """Vanilla RNN: the plastic RNN without plasticity."""
 
+    name: ClassVar[str] = "rnn"
     policy: ClassVar[str] = "RnnPolicy"

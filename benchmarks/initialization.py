@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import nn
 
 from agents import AGENTS
-from agents.run import Run
+from experiments.run import Run
 from mnm_rl.callbacks import EpisodeMeans
 from mnm_rl.initialization import orthogonal_blocks_, scaled_inputs_
 
@@ -107,7 +107,6 @@ class Goals(EpisodeMeans):
 def train(agent: str, variant: str, seed: int, total_timesteps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     run = Run(
-        agent=agent,
         hyperparameters=AGENTS[agent](init="pytorch"),
         env="mnm/MazeSmall-v0",
         env_kwargs={},

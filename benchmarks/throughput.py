@@ -160,10 +160,10 @@ def measure_training(agent: str, total: float) -> dict[str, Any]:
         )
     else:
         from agents import AGENTS
-        from agents.run import Run
+        from experiments.run import Run
 
         config = AGENTS[agent]()
-        run = Run(agent=agent, hyperparameters=config, env=MAZE, env_kwargs={}, total_timesteps=1, n_envs=n_envs, seed=0)
+        run = Run(hyperparameters=config, env=MAZE, env_kwargs={}, total_timesteps=1, n_envs=n_envs, seed=0)
         model = run.build(run.make_env(n_envs, config.reward_scale), "cpu")
         n_steps = model.n_steps
     from stable_baselines3.common.logger import Logger

@@ -5,12 +5,14 @@ import signal
 import sys
 import time
 from collections import deque
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -128,13 +130,23 @@ class EpisodeMeans(BaseCallback):
             self.logger.record(f"rollout/{self.key}", self.mean)
 
 
-class ProgressBar(BaseCallback):
-    """Steps done, steps per second, time left and the current score of a training.
+def short(number: float) -> str:
+    """A number that is not negative, to a few digits, such as ``12``, ``3.0k`` or ``1.2M``."""
+    unit = ""
+    for larger in "kMG":
+        if number < 999.5:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.1f}{unit}" if unit else f"{number:.0f}"
 
-    On a terminal it is a bar; elsewhere it prints a line every ``interval`` seconds.
+
+class ProgressBar(BaseCallback):
+    """Steps done, steps per second, time left and the current score of a training, on the standard error output.
+
+    On a terminal, of 60 columns or more, it is a bar; elsewhere it prints a line every ``interval`` seconds.
 
     Args:
-        episode_means: the score to show, beside the return.
+        episode_means: the score to show; where it has none, the mean return.
         interval: seconds between two lines where the output is not a terminal.
     """
 
@@ -149,15 +161,8 @@ class ProgressBar(BaseCallback):
         self._first, self._since = self.num_timesteps, time.perf_counter()
         self._last_line = self._since
         if sys.stderr.isatty():
-            self._bar = Progress(
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[score]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self._task = self._bar.add_task("", total=self._total, completed=self.num_timesteps, score="")
+            self._bar = Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), console=Console(stderr=True))
+            self._task = self._bar.add_task(self._steps(), total=self._total, completed=self.num_timesteps)
             self._bar.start()
 
     def _on_step(self) -> bool:
@@ -166,17 +171,20 @@ class ProgressBar(BaseCallback):
     def _on_rollout_end(self) -> None:
         now = time.perf_counter()
         per_second = (self.num_timesteps - self._first) / (now - self._since)
-        score = f"{per_second:,.0f} steps/s"
+        left = timedelta(seconds=round(max(0, self._total - self.num_timesteps) / per_second))
+        line = f"{self._steps()}  {short(per_second)} steps/s  {left} left"
         if self.episode_means.mean is not None:
-            score += f"  {self.episode_means.key} an episode {self.episode_means.mean:.2f}"
+            line += f"  {self.episode_means.key} {self.episode_means.mean:.2f}"
         elif self.model.ep_info_buffer:
-            score += f"  return {np.mean([episode['r'] for episode in self.model.ep_info_buffer]):.1f}"
+            line += f"  return {np.mean([episode['r'] for episode in self.model.ep_info_buffer]):.1f}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=min(self.num_timesteps, self._total), score=score)
+            self._bar.update(self._task, completed=min(self.num_timesteps, self._total), description=line)
         elif now - self._last_line > self.interval:
             self._last_line = now
-            left = max(0, self._total - self.num_timesteps) / per_second
-            print(f"{self.num_timesteps:,}/{self._total:,} steps  {score}  {left:.0f} s left", file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)
+
+    def _steps(self) -> str:
+        return f"{short(self.num_timesteps)}/{short(self._total)}"
 
     def close(self) -> None:
         """Leave the terminal as it was; call it also when the training ended early."""

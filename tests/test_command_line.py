@@ -20,7 +20,8 @@ from stable_baselines3 import A2C
 import eval as eval_
 import train
 from agents import AGENTS
-from agents.command_line import run_main
+from experiments.command_line import run_main
+from experiments.run import Run
 from mnm_rl import RecurrentA2C
 from mnm_rl.callbacks import checkpoints
 
@@ -300,6 +301,21 @@ def test_a_config_that_was_changed_is_refused(change: dict[str, Any], expected: 
     assert expected in error
     assert "delete" not in error
     assert checkpoints(unfinished / "checkpoints") == before
+
+
+def test_runs_of_version_0_1_0_began_with_the_initial_weights_of_pytorch(unfinished: Path) -> None:
+    """Their ``config.json`` and their models do not name them: today's default, another one, must not stand in."""
+    path = unfinished / "config.json"
+    config = json.loads(path.read_text())
+    del config["hyperparameters"]["init"]
+    path.write_text(json.dumps(config))
+    assert Run.load(unfinished).hyperparameters.init == "pytorch"
+    assert "was trained with policy_kwargs" in fails(2, "train.py", "mnm-p", "--resume", unfinished)
+    last = checkpoints(unfinished / "checkpoints")[-1]
+    model = RecurrentA2C.load(last, device="cpu")
+    del model.policy_kwargs["init"]
+    model.save(last)
+    assert command("train.py", "mnm-p", "--resume", unfinished).returncode == 0
 
 
 @pytest.mark.parametrize("garbage", [b"\xff\xfe\n", b"abc\n", b"\0" * 500, b"1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20\n"])

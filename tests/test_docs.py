@@ -11,7 +11,7 @@ import pytest
 
 import eval as eval_
 import train
-from agents.command_line import parse
+from experiments.command_line import parse
 from mnm_rl import RecurrentA2C
 
 ROOT = Path(__file__).parent.parent

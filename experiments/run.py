@@ -1,36 +1,46 @@
 """One training run: what is trained on what, and the directory that it is kept in."""
 
+import contextlib
+import csv
 import dataclasses
 import json
+import math
 import platform
 import time
 import zipfile
 import zlib
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
 import stable_baselines3
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
+from stable_baselines3.common.save_util import json_to_data
+from stable_baselines3.common.utils import check_for_correct_spaces
 
 import envs  # noqa: F401  (registers the mazes)
 from agents import AGENTS, Agent
-from agents.command_line import RunError, UsageError, check_types, first_line
+from experiments.command_line import RunError, UsageError, first_line
 from mnm_rl import GymnasiumVecEnv, RecurrentA2C
 from mnm_rl.callbacks import checkpoints
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy takes."""
 
+OF_0_1_0 = {"init": "pytorch"}
+"""What version 0.1.0 did not write down, since it left no choice."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """All that is needed to make a run again; ``config.json`` in its directory."""
 
-    agent: str
     hyperparameters: Agent
     env: str
     env_kwargs: dict[str, Any]
@@ -39,10 +49,16 @@ class Run:
     seed: int
 
     def __post_init__(self) -> None:
-        check_types(self)
+        _check_types(self.hyperparameters)
+        _check_types(self)
         for name, low, high in (("total_timesteps", 1, 2**53), ("n_envs", 1, 2**20), ("seed", 0, MAX_SEED)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} cannot be {getattr(self, name)}")
+
+    @property
+    def agent(self) -> str:
+        """The agent's name."""
+        return self.hyperparameters.name
 
     @property
     def environment(self) -> str:
@@ -79,21 +95,27 @@ class Run:
             UsageError: if the environment's spaces or the hyperparameters cannot be used.
         """
         horizon = getattr(env.env.unwrapped, "horizon", 100)
+        arguments = self.hyperparameters.arguments() | {"seed": self.seed, "device": device}
+        del arguments["reward_scale"]  # the environment's
+        arguments["n_steps"] = arguments["n_steps"] or horizon
+        adam = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": arguments.pop("adam_eps")}}
+        of_algorithm = signature(RecurrentA2C).parameters
+        of_policy = adam | {name: arguments.pop(name) for name in list(arguments) if name not in of_algorithm}
+        window = max(100, 2 * env.num_envs)
         try:
-            return self.hyperparameters.build(env, n_steps=horizon, seed=self.seed, device=device)
+            return RecurrentA2C(self.hyperparameters.policy, env, policy_kwargs=of_policy, stats_window_size=window, **arguments)
         except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError, MemoryError) as error:
             raise UsageError(f"{self.agent} cannot be trained on {self.env}: {first_line(error)}") from error
 
     def save(self, directory: Path) -> None:
         """Write ``config.json``."""
-        config = dataclasses.asdict(self) | {
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "gymnasium": gym.__version__,
-                "stable_baselines3": stable_baselines3.__version__,
-            }
+        versions = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "gymnasium": gym.__version__,
+            "stable_baselines3": stable_baselines3.__version__,
         }
+        config = {"agent": self.agent} | dataclasses.asdict(self) | {"versions": versions}
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
@@ -108,7 +130,7 @@ class Run:
         try:
             config = json.loads((directory / "config.json").read_text())
             config.pop("versions")
-            config["hyperparameters"] = AGENTS[config["agent"]](**config["hyperparameters"])
+            config["hyperparameters"] = AGENTS[config.pop("agent")](**OF_0_1_0 | config["hyperparameters"])
             return cls(**config)
         except FileNotFoundError:
             raise UsageError(f"{directory} is not a run directory: it has no config.json") from None
@@ -157,6 +179,20 @@ def new_directory(out: Path | None, run: Run) -> Path:
     return out
 
 
+def read_progress(directory: Path, up_to: float = math.inf) -> list[dict[str, float]]:
+    """The rows of a run's ``progress.csv``, none where there is no such file; without those that a crash has garbled."""
+    path = directory / "progress.csv"
+    if not path.exists():
+        return []
+    rows: list[dict[str, float]] = []
+    for row in csv.DictReader(path.read_text(errors="replace").replace("\0", "").splitlines()):
+        with contextlib.suppress(ValueError, TypeError):
+            numbers = {key: float(value) for key, value in row.items() if key and value}
+            if (rows[-1]["time/total_timesteps"] if rows else 0) < numbers.get("time/total_timesteps", 0) <= up_to:
+                rows.append(numbers)
+    return rows
+
+
 def newest_model(directory: Path) -> Path:
     """``model.zip`` of a finished run, else its last checkpoint.
 
@@ -185,12 +221,27 @@ def load_model(path: Path, env: GymnasiumVecEnv | None, device: str) -> Recurren
         older = [other for other in checkpoints(path.parent) if other < path]
         advice = f"; delete it to go on from {older[-1].name}" if path.parent.name == "checkpoints" and older else ""
         raise RunError(f"{path} is damaged ({damaged}){advice}")
+    if env is not None and (saved := _saved_spaces(path)) is not None:
+        try:
+            check_for_correct_spaces(env, *saved)
+        except ValueError as error:
+            raise UsageError(f"{path} was trained on another environment than config.json names ({first_line(error)})") from error
     try:
         return RecurrentA2C.load(path, env=env, device=device)
     except ValueError as error:
-        if "spaces do not match" in str(error):
-            raise UsageError(f"{path} was trained on another environment than config.json names ({first_line(error)})") from error
         raise RunError(first_line(error)) from error
+
+
+def _saved_spaces(path: Path) -> tuple[spaces.Space[Any], spaces.Space[Any]] | None:
+    """Observation and action space of a saved model; None if the file holds no model."""
+    names = ("observation_space", "action_space")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = json.loads(archive.read("data"))
+        saved = json_to_data(json.dumps({name: data[name] for name in names}))
+        return saved[names[0]], saved[names[1]]
+    except (KeyError, ValueError):
+        return None
 
 
 def check_unchanged(model: RecurrentA2C, configured: RecurrentA2C, directory: Path) -> None:
@@ -202,5 +253,29 @@ def check_unchanged(model: RecurrentA2C, configured: RecurrentA2C, directory: Pa
     shared = ("policy_kwargs", "n_steps", "learning_rate", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
     for name in (*shared, "normalize_advantage", "meta_coef"):
         before, now = getattr(model, name), getattr(configured, name)
+        if name == "policy_kwargs":
+            before = OF_0_1_0 | before
         if before != now:
             raise UsageError(f"{directory / 'config.json'} was changed: the run was trained with {name} {before}, not {now}")
+
+
+def _check_types(instance: Any) -> None:
+    """Check the types of a dataclass's fields, whose values come from a file.
+
+    Raises:
+        ValueError: if a value is of another type than its field.
+    """
+    for name, hint in get_type_hints(type(instance)).items():
+        value = getattr(instance, name)
+        allowed = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
+        if not any(_is_of(value, kind) for kind in allowed):
+            raise ValueError(f"{name} cannot be {value!r}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is ClassVar:
+        return True
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    kind = get_origin(kind) or kind
+    return type(value) is kind or (kind is float and type(value) is int) or (kind not in (int, bool) and isinstance(value, kind))

@@ -10,11 +10,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from mnm_rl import TrainingDivergedError
 
@@ -33,6 +32,24 @@ class InterruptedRun(Exception):
     """The user stopped the run; the message says how to go on. Exit code 130."""
 
 
+_TYPES = ConstructorRegistry()
+"""What tyro has to be taught about types."""
+
+
+@_TYPES.primitive_rule
+def _whole_number(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+    """Whole numbers as people write them: ``1000000``, ``1_000_000`` or ``1e6``."""
+    if type_info.type is not int:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N",
+        instance_from_str=lambda args: _count(args[0]),
+        is_instance=lambda instance: isinstance(instance, int),
+        str_from_instance=lambda instance: [f"{instance:_}"],
+    )
+
+
 def _count(text: str) -> int:
     number = float(text)  # takes 1e6 and 1_000_000
     if not number.is_integer() or abs(number) >= 2**53:
@@ -40,21 +57,8 @@ def _count(text: str) -> int:
     return int(number)
 
 
-Count = Annotated[
-    int,
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="N",
-        instance_from_str=lambda args: _count(args[0]),
-        is_instance=lambda instance: isinstance(instance, int),
-        str_from_instance=lambda instance: [f"{instance:_}"],
-    ),
-]
-"""A whole number on the command line: ``1000000``, ``1_000_000`` or ``1e6``."""
-
-
 def parse(options: type[OptionsT], args: Sequence[str], prog: str, description: str = "") -> OptionsT:
-    """Parse a command line into a dataclass.
+    """Parse a command line into a dataclass, its whole numbers written as in ``1e6`` or ``1_000_000``.
 
     Raises:
         UsageError: with tyro's explanation on one line.
@@ -63,7 +67,7 @@ def parse(options: type[OptionsT], args: Sequence[str], prog: str, description: 
     explanation = io.StringIO()
     try:
         with contextlib.redirect_stderr(explanation):
-            return tyro.cli(options, args=args, prog=prog, description=description)
+            return tyro.cli(options, args=args, prog=prog, description=description, registry=_TYPES)
     except ValueError as error:  # from the checks of a dataclass
         raise UsageError(str(error)) from None
     except SystemExit as exit_:
@@ -118,28 +122,6 @@ def first_line(error: BaseException) -> str:
 def _exit(code: int, message: str) -> NoReturn:
     print(f"{'stopped' if code == 130 else 'error'}: {message}", file=sys.stderr)
     sys.exit(code)
-
-
-def check_types(instance: Any) -> None:
-    """Check the types of a dataclass's fields, for values that come from a file.
-
-    Raises:
-        ValueError: if a value is of another type than its field.
-    """
-    for name, hint in get_type_hints(type(instance)).items():
-        value = getattr(instance, name)
-        allowed = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
-        if not any(_is_of(value, kind) for kind in allowed):
-            raise ValueError(f"{name} cannot be {value!r}")
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is ClassVar:
-        return True
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    kind = get_origin(kind) or kind
-    return type(value) is kind or (kind is float and type(value) is int) or (kind not in (int, bool) and isinstance(value, kind))
 
 
 def check_range(low: int, high: int, **options: int | None) -> None:

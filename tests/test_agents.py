@@ -1,0 +1,73 @@
+"""An agent is one file of hyperparameters, and all of them arrive where they belong."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import agents
+from agents import AGENTS, Agent
+from experiments.run import Run
+from mnm_rl import RecurrentA2C
+
+FILES = sorted(Path(agents.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_agents_know_the_library_and_nothing_above_them(file: Path) -> None:
+    imported = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+    assert {name.split(".")[0] for name in imported} - sys.stdlib_module_names <= {"agents", "mnm_rl"}
+
+
+def test_every_file_is_an_agent() -> None:
+    assert {Path(sys.modules[agent.__module__].__file__ or "") for agent in AGENTS.values()} == {
+        file for file in FILES if file.stem not in ("__init__", "agent")
+    }
+    assert list(AGENTS)[:2] == ["mnm-g", "mnm-p"]
+    assert all(AGENTS[name].name == name for name in AGENTS)
+
+
+def test_a_new_agent_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small_lstm.py").write_text("""
+from dataclasses import dataclass
+from typing import ClassVar
+from agents.lstm import Lstm
+
+@dataclass(frozen=True, kw_only=True)
+class SmallLstm(Lstm):
+    name: ClassVar[str] = "small-lstm"
+    hidden_size: int = 10
+""")
+    monkeypatch.setattr(agents, "__path__", [*agents.__path__, str(tmp_path)])
+    found = {agent.name: agent for agent in agents._agents()}
+    monkeypatch.delitem(sys.modules, "agents.small_lstm")
+    assert found.keys() - AGENTS.keys() == {"small-lstm"}
+    assert built(found["small-lstm"]()).policy_kwargs["hidden_size"] == 10
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_hyperparameter_reaches_the_algorithm_or_the_policy(name: str) -> None:
+    agent = AGENTS[name](n_steps=7, gamma=0.5, adam_eps=1e-3, hidden_size=12)
+    model = built(agent)
+    assert model.policy.optimizer.defaults["eps"] == agent.adam_eps
+    for argument, value in agent.arguments().items():
+        if argument not in ("adam_eps", "reward_scale"):
+            assert (getattr(model, argument) if hasattr(model, argument) else model.policy_kwargs[argument]) == value
+
+
+def test_class_variables_are_arguments_and_the_horizon_is_the_rollout() -> None:
+    for name, rule in (("mnm-g", "g"), ("mnm-p", "p")):
+        model = built(AGENTS[name]())
+        assert model.policy_kwargs["write_rule"] == rule
+        assert model.n_steps == 20
+
+
+def built(agent: Agent) -> RecurrentA2C:
+    run = Run(hyperparameters=agent, env="mnm/MazeSmall-v0", env_kwargs={"horizon": 20}, total_timesteps=100, n_envs=2, seed=0)
+    return run.build(run.make_env(2), "cpu")
