@@ -281,19 +281,11 @@ def test_an_export_names_its_algorithm(tmp_path: Path) -> None:
     class Other(RecurrentOnPolicyAlgorithm):
         def __init__(self, policy: Any, env: Any, clip_range: float = 0.2, **kwargs: Any) -> None:
             self.clip_range = clip_range
-            arguments = dict(learning_rate=1e-3, n_steps=4, gamma=0.9, gae_lambda=1.0, ent_coef=0.0, vf_coef=0.5, max_grad_norm=0.5)
-            super().__init__(
-                policy,
-                env,
-                **arguments,  # type: ignore[arg-type]
-                use_sde=False,
-                sde_sample_freq=-1,
-                normalize_advantage=True,
-                meta_coef=1.0,
-                **kwargs,
-            )
+            shared: dict[str, Any] = dict(gamma=0.9, gae_lambda=1.0, vf_coef=0.5, max_grad_norm=0.5, sde_sample_freq=-1)
+            super().__init__(policy, env, learning_rate=1e-3, ent_coef=0.0, use_sde=False, **shared, **kwargs)
 
-    Other("LstmPolicy", make_vec_env(Recall), clip_range=0.3, device="cpu").export(tmp_path)
+    arguments: dict[str, Any] = dict(clip_range=0.3, n_steps=4, normalize_advantage=True, meta_coef=1.0, device="cpu")
+    Other("LstmPolicy", make_vec_env(Recall), **arguments).export(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["algorithm"]["clip_range"] == 0.3
     assert Other.from_pretrained(tmp_path, device="cpu").clip_range == 0.3
     with pytest.raises(ValueError, match=r"was exported by Other, not RecurrentA2C; read it with Other\.from_pretrained"):
