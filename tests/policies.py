@@ -16,6 +16,10 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Every policy that has a core of its own is in here, see ``test_policies.py``."""
 
+ROUNDING: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6}
+"""What the same computation may differ by: how a library rounds a matrix product or a convolution may depend on the processor, the
+number of threads, and where in memory the arguments are."""
+
 
 def a2c(name: str, env: Any, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> RecurrentA2C:
     """A small model."""

@@ -22,7 +22,7 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
     where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores that have none.
 
     Args:
-        policy: ``"MnmPolicy"``, ``"PlasticPolicy"``, ``"LstmPolicy"``, ``"RnnPolicy"``, or a policy class.
+        policy: ``"MnmPolicy"``, ``"LstmPolicy"`` or another of ``policy_aliases``, or a policy class.
         env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3 ``VecEnv``.
         learning_rate: a number, or a function of the remaining progress (from 1 to 0).
         n_steps: rollout length per environment, and the length of backpropagation through time.

@@ -1,6 +1,5 @@
 """What all on-policy algorithms for recurrent policies share; one file an algorithm holds the rest."""
 
-import inspect
 import io
 import json
 import pickle
@@ -30,7 +29,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from mnm_rl._version import __version__
-from mnm_rl.algorithms import pretrained
 from mnm_rl.algorithms.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer, RolloutSequence
 from mnm_rl.algorithms.checks import (
     NotFiniteError,
@@ -43,16 +41,12 @@ from mnm_rl.algorithms.checks import (
     outside,
 )
 from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, State
+from mnm_rl.algorithms.pretrained import ExportableAlgorithm
 from mnm_rl.cores.implementations import Trace
 from mnm_rl.vec_env import GymnasiumVecEnv
 
-# The arguments of every algorithm that an export writes apart, or that are not the model's but the machine's or the session's.
-_NOT_OF_THE_MODEL = {
-    *("self", "policy", "env", "policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "device", "_init_setup_model")
-}
 
-
-class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
+class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
     """What on-policy algorithms for policies with a recurrent core share: all but the constructor and ``train``.
 
     One rollout of ``n_steps`` in every environment is one sequence for backpropagation through time, from the recurrent state
@@ -96,19 +90,6 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._last_state: State | None = None
         if _init_setup_model:
             self._setup_model()
-
-    @classmethod
-    def hyperparameters(cls) -> list[str]:
-        """The arguments of the constructor that make the model what it is: all but where and how it runs."""
-        names: list[str] = []
-        for base in cls.__mro__[: cls.__mro__.index(RecurrentOnPolicyAlgorithm)]:
-            if "__init__" not in vars(base):
-                continue
-            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-            names += [parameter.name for parameter in parameters if parameter.name not in _NOT_OF_THE_MODEL]
-            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-                break  # what a constructor passes on as **kwargs are its base class's arguments
-        return names
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -179,42 +160,6 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             version = saved.get("mnm_rl_version", "0.1.0, or another library")
             by = f" (saved by version {version})" if saved and version != __version__ else ""
             raise ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}{by}") from error
-
-    def export(self, directory: str | Path) -> None:
-        """Write the policy's parameters and a description of the model, for :meth:`from_pretrained`.
-
-        Unlike :meth:`save`, it keeps no optimizer state and no code: arguments that JSON cannot hold (a learning rate
-        schedule, a features extractor or a core of your own) are named in the file and have to be given again.
-
-        Args:
-            directory: where ``config.json`` and ``model.safetensors`` go; made if missing.
-
-        Raises:
-            ValueError: if the policy is not one of ``policy_aliases``.
-        """
-        pretrained.export(self, Path(directory))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        directory: str | Path,
-        env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
-        **arguments: Any,
-    ) -> Self:
-        """Read what :meth:`export` wrote. No code from the files is run: safe for files from strangers.
-
-        Args:
-            directory: what was given to :meth:`export`.
-            env: environments to go on training in, of the same spaces.
-            arguments: arguments of the constructor to give anew; ``policy_kwargs`` are added to the model's.
-
-        Raises:
-            FileNotFoundError: if one of the files is missing.
-            OtherSpacesError: if the model's spaces are not those of ``env``; a ValueError.
-            ValueError: if they cannot be read, are of another version or algorithm, or leave out an argument that is not given
-                again.
-        """
-        return pretrained.from_pretrained(cls, Path(directory), env, **arguments)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(*args, **kwargs)

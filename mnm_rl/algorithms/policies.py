@@ -1,6 +1,7 @@
 """Actor-critic policies around a recurrent core: Stable-Baselines3's feature extractors below it, its heads above."""
 
 import inspect
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -171,7 +172,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def _action_parameters(self, latent_pi: Tensor) -> Tensor:
         """Logits or means of the action distributions, ``[B, ...]``; torch would refuse those that are not finite."""
         parameters = self.action_net(latent_pi)
-        if not parameters.isfinite().all():
+        # A sum takes a fraction of isfinite's time at every step, and misses nothing; it may be too large where no part is.
+        if not math.isfinite(parameters.detach().sum()) and not parameters.isfinite().all():
             raise NotFiniteError("the policy's outputs became NaN or infinite")
         return cast(Tensor, parameters)
 
@@ -190,7 +192,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def reset_noise(self, n_envs: int = 1) -> None:
         """Draw the matrices of state-dependent exploration anew, one for each of ``n_envs`` environments."""
-        self._check_spread()
+        if self.use_sde:
+            self._check_spread()
         super().reset_noise(n_envs)
 
     def predict_values(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> Tensor:  # type: ignore[override]
@@ -344,12 +347,12 @@ class RnnPolicy(RecurrentActorCriticPolicy):
 def _core_kwargs(core: type[Any], kwargs: dict[str, Any], policy: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part arguments into those of the core and those of Stable-Baselines3's policy, which takes what both know."""
     parameters = list(inspect.signature(core).parameters.values())[1:]  # the first is input_size
-    names = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     of_policy = kwargs.keys() & inspect.signature(ActorCriticPolicy).parameters
-    for name in kwargs.keys() - of_policy - names:
-        if not takes_any:
-            raise TypeError(f"{policy} got an unexpected argument {name!r}; its core takes {', '.join(sorted(names)) or 'none'}")
+    for name in kwargs:
+        if name not in of_policy and name not in names and not takes_any:
+            raise TypeError(f"{policy} got an unexpected argument {name!r}; its core takes {', '.join(names) or 'none'}")
     of_core = {name: value for name, value in kwargs.items() if name not in of_policy}
     return of_core, {name: value for name, value in kwargs.items() if name in of_policy}
 

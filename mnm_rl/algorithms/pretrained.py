@@ -8,23 +8,23 @@ known by its name (:data:`mnm_rl.algorithms.policies.POLICIES`).
 import inspect
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from stable_baselines3.common import torch_layers
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import GymEnv
 
 from mnm_rl._version import __version__
 from mnm_rl.algorithms.checks import check_same_spaces, check_spaces
-
-if TYPE_CHECKING:
-    from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 
 FORMAT = 1
 
@@ -39,95 +39,147 @@ _CLASSES: dict[str, type[Any]] = {
     if inspect.isclass(value) and issubclass(value, base)
 }
 _NAMES = {value: name for name, value in _CLASSES.items()}
-Algorithm = TypeVar("Algorithm", bound="RecurrentOnPolicyAlgorithm")
+
+# The arguments of every algorithm that an export writes apart, or that are not the model's but the machine's or the session's.
+_NOT_OF_THE_MODEL = {
+    *("self", "policy", "env", "policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "device", "_init_setup_model")
+}
 
 
-def export(model: "RecurrentOnPolicyAlgorithm", directory: Path) -> None:
-    """See :meth:`mnm_rl.algorithms.on_policy.RecurrentOnPolicyAlgorithm.export`."""
-    aliases = {policy: alias for alias, policy in model.policy_aliases.items()}
-    if model.policy_class not in aliases:
-        raise ValueError(
-            f"only the policies {', '.join(model.policy_aliases)} can be exported; save() keeps {model.policy_class.__name__}"
-        )
-    policy_kwargs, not_kept = _describable(model.policy_kwargs)
-    # What a model does not keep, such as the choice of an optimizer, is in its policy_kwargs.
-    kept = {name: getattr(model, name) for name in model.hyperparameters() if hasattr(model, name)}
-    algorithm, not_kept_either = _describable(kept)
-    config = {
-        "format": FORMAT,
-        "mnm_rl": __version__,
-        "algorithm_class": type(model).__name__,
-        "policy": aliases[model.policy_class],
-        "policy_kwargs": policy_kwargs,
-        "algorithm": algorithm,
-        "not_kept": not_kept + not_kept_either,
-        "observation_space": _describe_space(model.observation_space),
-        "action_space": _describe_space(model.action_space),
-        "num_timesteps": model.num_timesteps,
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
-    save_model(model.policy, str(directory / "model.safetensors"))
+class ExportableAlgorithm(OnPolicyAlgorithm):
+    """An algorithm whose models can be exchanged as weights and a description.
 
+    A subclass has every hyperparameter as an argument of its constructor, and keeps it as an attribute of the same name.
+    """
 
-def from_pretrained(cls: "type[Algorithm]", directory: Path, env: Any, **arguments: Any) -> "Algorithm":
-    """See :meth:`mnm_rl.algorithms.on_policy.RecurrentOnPolicyAlgorithm.from_pretrained`."""
-    if not (directory / "config.json").is_file():
-        raise FileNotFoundError(f"{directory} holds no exported model: there is no config.json in it")
-    unreadable = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError, OverflowError)
-    try:
-        config = json.loads((directory / "config.json").read_text())
-        if not isinstance(config, dict) or "format" not in config:
-            raise ValueError("it does not say its format")
-        if config["format"] != FORMAT:
+    @classmethod
+    def hyperparameters(cls) -> list[str]:
+        """The arguments of the constructor that make the model what it is: all but where and how it runs."""
+        names: list[str] = []
+        for base in cls.__mro__[: cls.__mro__.index(ExportableAlgorithm)]:
+            if "__init__" not in vars(base):
+                continue
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            names += [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+                break  # what a constructor passes on as **kwargs are its base class's arguments
+        return [name for name in names if name not in _NOT_OF_THE_MODEL]
+
+    def export(self, directory: str | Path) -> None:
+        """Write the policy's parameters and a description of the model, for :meth:`from_pretrained`.
+
+        Unlike :meth:`save`, it keeps no optimizer state and no code: arguments that JSON cannot hold (a learning rate
+        schedule, a features extractor or a core of your own) are named in the file and have to be given again.
+
+        Args:
+            directory: where ``config.json`` and ``model.safetensors`` go; made if missing.
+
+        Raises:
+            ValueError: if the policy is not one of ``policy_aliases``.
+        """
+        directory = Path(directory)
+        aliases = {policy: alias for alias, policy in self.policy_aliases.items()}
+        if self.policy_class not in aliases:
             raise ValueError(
-                f"it is of format {config['format']!r}, written by mnm_rl {config.get('mnm_rl')}; "
-                f"this is mnm_rl {__version__}, which reads format {FORMAT}"
+                f"only the policies {', '.join(self.policy_aliases)} can be exported; save() keeps {self.policy_class.__name__}"
             )
-        exporter = str(config.get("algorithm_class", "RecurrentA2C"))  # the only one in version 0.1.0, which did not say
-        if exporter not in (base.__name__ for base in cls.__mro__):
-            raise ValueError(f"it was exported by {exporter}, not {cls.__name__}; read it with {exporter}.from_pretrained")
-        policy = str(config["policy"])
-        not_kept = {str(name) for name in list(config["not_kept"])}
-        own = {name: f"{name} ({config['policy_kwargs'][name]['class']})" for name in not_kept & config["policy_kwargs"].keys()}
-        policy_kwargs: dict[str, Any] = {"optimizer_class": torch.optim.Adam}  # Stable-Baselines3's
-        policy_kwargs |= {key: _read(value) for key, value in config["policy_kwargs"].items() if key not in own}
-        algorithm = {key: _read(value) for key, value in config["algorithm"].items()}
-        observation_space, action_space = (_read_space(config[key]) for key in ("observation_space", "action_space"))
-        num_timesteps = int(config["num_timesteps"])
-        if policy not in cls.policy_aliases or (unknown := algorithm.keys() - set(cls.hyperparameters())):
-            what = repr(policy) if policy not in cls.policy_aliases else ", ".join(sorted(unknown))
-            raise ValueError(f"mnm_rl {__version__} does not know {what}")
-    except unreadable as error:
-        message = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{directory / 'config.json'} cannot be read: {message}") from error
+        policy_kwargs, not_kept = _describable(self.policy_kwargs)
+        # What a model does not keep, such as the choice of an optimizer, is in its policy_kwargs.
+        kept = {name: getattr(self, name) for name in self.hyperparameters() if hasattr(self, name)}
+        algorithm, not_kept_either = _describable(kept)
+        config = {
+            "format": FORMAT,
+            "mnm_rl": __version__,
+            "algorithm_class": type(self).__name__,
+            "policy": aliases[self.policy_class],
+            "policy_kwargs": policy_kwargs,
+            "algorithm": algorithm,
+            "not_kept": not_kept + not_kept_either,
+            "observation_space": _describe_space(self.observation_space),
+            "action_space": _describe_space(self.action_space),
+            "num_timesteps": self.num_timesteps,
+        }
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+        save_model(self.policy, str(directory / "model.safetensors"))
 
-    given = arguments.pop("policy_kwargs", None) or {}
-    if missing := not_kept - given.keys() - arguments.keys():
-        names = ", ".join(own.get(name, name) for name in sorted(missing))
-        raise ValueError(f"{names} of the exported model could not be described without code; give them again")
-    if env is not None:
-        env = cls._wrap_env(maybe_make_env(env, 0))
-        check_same_spaces(env, observation_space, action_space)
-    try:
-        check_spaces(observation_space, action_space)
-        arguments = algorithm | arguments | {"policy_kwargs": policy_kwargs | given}
-        model = cls(policy, env, **arguments, _init_setup_model=False)
-        if env is None:
-            model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
-        model._setup_model()
-    except (*unreadable, RuntimeError) as error:
-        raise ValueError(f"{directory / 'config.json'} describes a model that cannot be built: {error}") from error
-    model.num_timesteps = num_timesteps
-    try:
-        load_model(model.policy, directory / "model.safetensors")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{directory} holds no weights: there is no model.safetensors in it") from None
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{directory / 'model.safetensors'} does not fit config.json or is damaged: {error}") from error
-    if not torch.isfinite(torch.nn.utils.parameters_to_vector(model.policy.parameters())).all():
-        raise ValueError(f"{directory / 'model.safetensors'} holds weights that are NaN or infinite")
-    return model
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """Read what :meth:`export` wrote. No code from the files is run: safe for files from strangers.
+
+        Args:
+            directory: what was given to :meth:`export`.
+            env: environments to go on training in, of the same spaces.
+            arguments: arguments of the constructor to give anew; ``policy_kwargs`` are added to the model's.
+
+        Raises:
+            FileNotFoundError: if one of the files is missing.
+            OtherSpacesError: if the model's spaces are not those of ``env``; a ValueError.
+            ValueError: if they cannot be read, are of another version or algorithm, or leave out an argument that is not given
+                again.
+        """
+        directory = Path(directory)
+        if not (directory / "config.json").is_file():
+            raise FileNotFoundError(f"{directory} holds no exported model: there is no config.json in it")
+        unreadable = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError, OverflowError)
+        try:
+            config = json.loads((directory / "config.json").read_text())
+            if not isinstance(config, dict) or "format" not in config:
+                raise ValueError("it does not say its format")
+            if config["format"] != FORMAT:
+                raise ValueError(
+                    f"it is of format {config['format']!r}, written by mnm_rl {config.get('mnm_rl')}; "
+                    f"this is mnm_rl {__version__}, which reads format {FORMAT}"
+                )
+            exporter = str(config.get("algorithm_class", "RecurrentA2C"))  # the only one in version 0.1.0, which did not say
+            if exporter not in (base.__name__ for base in cls.__mro__):
+                raise ValueError(f"it was exported by {exporter}, not {cls.__name__}; read it with {exporter}.from_pretrained")
+            policy = str(config["policy"])
+            not_kept = {str(name) for name in list(config["not_kept"])}
+            own = {name: f"{name} ({config['policy_kwargs'][name]['class']})" for name in not_kept & config["policy_kwargs"].keys()}
+            policy_kwargs: dict[str, Any] = {"optimizer_class": torch.optim.Adam}  # Stable-Baselines3's
+            policy_kwargs |= {key: _read(value) for key, value in config["policy_kwargs"].items() if key not in own}
+            algorithm = {key: _read(value) for key, value in config["algorithm"].items()}
+            observation_space, action_space = (_read_space(config[key]) for key in ("observation_space", "action_space"))
+            num_timesteps = int(config["num_timesteps"])
+            if policy not in cls.policy_aliases or (unknown := algorithm.keys() - set(cls.hyperparameters())):
+                what = repr(policy) if policy not in cls.policy_aliases else ", ".join(sorted(unknown))
+                raise ValueError(f"mnm_rl {__version__} does not know {what}")
+        except unreadable as error:
+            message = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{directory / 'config.json'} cannot be read: {message}") from error
+
+        given = arguments.pop("policy_kwargs", None) or {}
+        if missing := not_kept - given.keys() - arguments.keys():
+            names = ", ".join(own.get(name, name) for name in sorted(missing))
+            raise ValueError(f"{names} of the exported model could not be described without code; give them again")
+        if env is not None:
+            env = cls._wrap_env(maybe_make_env(cast(GymEnv, env), 0))
+            check_same_spaces(env, observation_space, action_space)
+        try:
+            check_spaces(observation_space, action_space)
+            arguments = algorithm | arguments | {"policy_kwargs": policy_kwargs | given}
+            model = cls(policy, cast(Any, env), **arguments, _init_setup_model=False)
+            if env is None:
+                model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
+            model._setup_model()
+        except (*unreadable, RuntimeError) as error:
+            raise ValueError(f"{directory / 'config.json'} describes a model that cannot be built: {error}") from error
+        model.num_timesteps = num_timesteps
+        try:
+            load_model(model.policy, directory / "model.safetensors")
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{directory} holds no weights: there is no model.safetensors in it") from None
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{directory / 'model.safetensors'} does not fit config.json or is damaged: {error}") from error
+        if not torch.isfinite(torch.nn.utils.parameters_to_vector(model.policy.parameters())).all():
+            raise ValueError(f"{directory / 'model.safetensors'} holds weights that are NaN or infinite")
+        return model
 
 
 def _describable(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
