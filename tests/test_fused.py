@@ -41,6 +41,10 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
         for heads in (1, 4)
         for layers in (1, 3)
     },
+    **{
+        f"deltanet, {heads} heads": lambda heads=heads: MnmCore(F, D, write_rule="delta", heads=heads, memory_layers=1)
+        for heads in (1, 4)
+    },
     "mnm-p, key feedback, fixed start": lambda: MnmCore(F, D, heads=2, feedback_inputs="key_value", learn_initial_memory=False),
     **{rule: lambda rule=rule: plastic(rule) for rule in ("hebb", "decay", "oja", "modulated", "retroactive")},
     "lstm": lambda: LstmCore(F, D),

@@ -135,7 +135,7 @@ class MnmCore(RecurrentCore[MnmState]):
             replay_keys = torch.cat([replay_keys[:, 1:], k_w.unsqueeze(1)], dim=1)
             replay_values = torch.cat([replay_values[:, 1:], v_w.unsqueeze(1)], dim=1)
             mask = torch.cat([mask[:, 1:], torch.ones_like(mask[:, :1])], dim=1)
-        written = Written(*(x.detach() for x in (k_w, v_w, read, memory.last.z[-1], after, beta)))
+        written = Written(*(x.detach() for x in (memory.last.z[0], v_w, read, memory.last.z[-1], after, beta)))
         return MnmState(h, c, read, state.theta, replay_keys, replay_values, mask), meta_loss, written
 
 

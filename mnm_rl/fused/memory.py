@@ -5,12 +5,14 @@ rows of every array are padded with zeros to ``P`` numbers (and those of the fas
 :mod:`mnm_rl.fused.simd`.
 
 ``theta``: fast weights ``W^1 ... W^L``, ``[L, R, P]``, changed in place. ``G``: the gradient with respect to them, likewise.
-``scale``: the step size of the write, ``beta * 2/(H D)``.
+``scale``: the step size of the write, ``beta`` times :func:`step_size`.
 
 A write is undone in the backward pass by adding what it subtracted, so no fast weights are kept from the forward pass.
 """
 
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from mnm_rl.fused.simd import (
     LANES,
@@ -29,8 +31,8 @@ from mnm_rl.fused.simd import (
 WRITTEN, READ, CHECKED = 0, 1, 2
 """The groups of keys: the written keys before the write, the read keys after it, and the written keys after it."""
 
-GRADIENT, LOCAL = 0, 1
-RULES = {"g": GRADIENT, "p": LOCAL}
+GRADIENT, LOCAL, DELTA = 0, 1, 2
+RULES = {"g": GRADIENT, "p": LOCAL, "delta": DELTA}
 """The write rules that these kernels know."""
 
 
@@ -43,6 +45,39 @@ class Step(NamedTuple):
     """Of rule g: ``q^l = (W^(l+1))^T delta^(l+1)`` for l = 1 ... L-1, ``[H, L - 1, P]``."""
     delta: Any
     """Error signals ``delta^1 ... delta^L``, ``[H, L, P]``."""
+
+
+@kernel
+def step_size(rule: int, H: int, D: int) -> float:
+    """The step size of a write of strength 1."""
+    return 1 / H if rule == DELTA else 2 / (H * D)
+
+
+@kernel
+def set_key(rule: int, z: Any, key: Any) -> None:
+    """``z^0``, of a key: of the delta rule, scaled to norm one."""
+    z[:] = key
+    if rule == DELTA:
+        z /= _norm(key)
+
+
+@kernel
+def set_key_backward(rule: int, g: Any, key: Any) -> None:
+    """Back through :func:`set_key`; g is made the gradient with respect to the key."""
+    if rule == DELTA:
+        norm, along = _norm(key), g.dtype.type(0)
+        for i in range(key.shape[0]):
+            along += g[i] * key[i]
+        for i in range(key.shape[0]):
+            g[i] = (g[i] - along * key[i] / (norm * norm)) / norm
+
+
+@kernel
+def _norm(x: Any) -> Any:
+    square = x.dtype.type(0)
+    for i in range(x.shape[0]):
+        square += x[i] * x[i]
+    return max(np.sqrt(square), x.dtype.type(1e-12))  # the least that PyTorch's normalize divides by
 
 
 @kernel
@@ -107,7 +142,7 @@ def _deltas(rule: int, theta: Any, h: int, step: Any, values: Any, targets: Any)
     """The error signals of head h, by the write rule."""
     z, q, delta = step.z[WRITTEN, h], step.q[h], step.delta[h]
     L = theta.shape[0]
-    if rule == GRADIENT:
+    if rule != LOCAL:  # the delta rule is rule g of a single layer
         delta[L - 1] = z[L] - values[h]
         for l in range(L - 2, -1, -1):
             q[l] = theta.dtype.type(0)
@@ -124,9 +159,9 @@ def write_and_read(theta: Any, rule: int, scale: Any, values: Any, targets: Any,
 
     Args:
         theta: changed in place.
-        rule: :data:`GRADIENT` or :data:`LOCAL`.
+        rule: one of :data:`RULES`.
         scale: step size.
-        values: ``v^w``, ``[H, P]``, for rule g.
+        values: ``v^w``, ``[H, P]``, for rules g and delta.
         targets: ``zhat^1 ... zhat^L``, ``[H, L, P]``, for rule p.
         step: a :class:`Step` with ``z^0`` set; the rest is filled in.
     """
@@ -246,7 +281,7 @@ def _deltas_backward(rule: int, theta: Any, G: Any, h: int, step: Any, g: Any) -
     """Back through :func:`_deltas`, to the activations and the fast weights."""
     z, q, delta, gz, gq, gdelta = step.z[WRITTEN, h], step.q[h], step.delta[h], g.z[WRITTEN, h], g.q[h], g.delta[h]
     L = theta.shape[0]
-    if rule == GRADIENT:
+    if rule != LOCAL:
         two = theta.dtype.type(2)
         for l in range(L - 1):  # delta^l = q^l * (1 - z^l^2), q^l = W^(l+1)^T delta^(l+1)
             for i in range(z.shape[1]):
@@ -269,8 +304,8 @@ def write_and_read_backward(theta: Any, G: Any, rule: int, scale: Any, step: Any
         G: the gradient with respect to ``theta_t``, made that with respect to ``theta_(t-1)``.
         rule, scale, step: as they were.
         g: the gradients, a :class:`Step`: ``z`` holds those with respect to the outputs ``z^L`` of the reads, zeros elsewhere, and
-            those with respect to the keys ``z^0`` are filled in; of rule g, ``delta^L`` becomes minus the gradient with respect to
-            the values, of rule p, ``delta`` minus that with respect to the targets; ``q`` is scratch.
+            those with respect to the keys ``z^0`` are filled in; of rules g and delta, ``delta^L`` becomes minus the gradient with
+            respect to the values, of rule p, ``delta`` minus that with respect to the targets; ``q`` is scratch.
 
     Returns:
         The gradient with respect to ``scale``.

@@ -14,7 +14,20 @@ from torch import Tensor, nn
 from mnm_rl.cores.mnm import MnmCore, MnmState, Written, memory_diagnostics, sampled
 from mnm_rl.fused.arena import Array, zeros
 from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward
-from mnm_rl.fused.memory import CHECKED, GRADIENT, LOCAL, READ, RULES, WRITTEN, Step, write, write_and_read, write_and_read_backward
+from mnm_rl.fused.memory import (
+    CHECKED,
+    LOCAL,
+    READ,
+    RULES,
+    WRITTEN,
+    Step,
+    set_key,
+    set_key_backward,
+    step_size,
+    write,
+    write_and_read,
+    write_and_read_backward,
+)
 from mnm_rl.fused.padding import array, gather, gather_rows, pad_memory, spread, spread_rows
 from mnm_rl.fused.parallel import run
 from mnm_rl.fused.simd import ROWS, add_product, kernel, padded, sigmoid_, tanh_
@@ -49,7 +62,7 @@ class Weights(NamedTuple):
     b: Array
     b_0: Array
     Q: Array
-    """Feedback maps of rule p, ``[P, L P]`` (``[2P, L P]`` for keys and values); empty for rule g."""
+    """Feedback maps of rule p, ``[P, L P]`` (``[2P, L P]`` for keys and values); empty for the other rules."""
     Q_back: Array
     q: Array
     theta_0: Array
@@ -176,10 +189,10 @@ def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, 
     sigmoid_(strength)
     heads = u[P:].reshape(H, 3, P)
     for h in range(H):
-        z[WRITTEN, h, 0] = heads[h, KEY]
-        z[CHECKED, h, 0] = heads[h, KEY]
-        z[READ, h, 0] = heads[h, READ_KEY]
-    scale = dtype.type(2) * per * strength[0]
+        set_key(setting.rule, z[WRITTEN, h, 0], heads[h, KEY])
+        z[CHECKED, h, 0] = z[WRITTEN, h, 0]
+        set_key(setting.rule, z[READ, h, 0], heads[h, READ_KEY])
+    scale = dtype.type(step_size(setting.rule, H, setting.D)) * strength[0]
     write_and_read(state.theta[b], setting.rule, scale, heads[:, VALUE], targets, Step(z, trace.q[t, b], trace.delta[t, b]))
     state.read[b] = zero
     loss = zero
@@ -233,14 +246,17 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
             g_heads[h, VALUE, i] = -gz[CHECKED, h, L, i]
     beta = trace.beta[t, b]
     step = Step(z, trace.q[t, b], trace.delta[t, b])
-    g_scale = write_and_read_backward(theta[b], g.theta[b], setting.rule, two * per * beta, step, gstep)
-    g.strength[t, b] = g_scale * two * per * beta * (dtype.type(1) - beta)
+    s = dtype.type(step_size(setting.rule, H, setting.D))
+    g_scale = write_and_read_backward(theta[b], g.theta[b], setting.rule, s * beta, step, gstep)
+    g.strength[t, b] = g_scale * s * beta * (dtype.type(1) - beta)
     for h in range(H):
         for i in range(P):
             g_heads[h, KEY, i] = gz[WRITTEN, h, 0, i] + gz[CHECKED, h, 0, i]
             g_heads[h, READ_KEY, i] = gz[READ, h, 0, i]
-            if setting.rule == GRADIENT:
+            if setting.rule != LOCAL:
                 g_heads[h, VALUE, i] -= gstep.delta[h, L - 1, i]
+        set_key_backward(setting.rule, g_heads[h, KEY], heads[h, KEY])
+        set_key_backward(setting.rule, g_heads[h, READ_KEY], heads[h, READ_KEY])
 
 
 @kernel
@@ -282,7 +298,8 @@ def _controller_backward(b0: int, t: int, weights: Any, trace: Any, given: Any, 
 def _start_backward(b: int, t: int, setting: Any, weights: Any, undone: Any, trace: Any, g: Any) -> None:
     """Back through an episode start: to ``theta_0``, and to the fast weights that the episode before ended with."""
     dtype = trace.x.dtype
-    zero, per, starts, theta = dtype.type(0), dtype.type(1 / (trace.delta.shape[2] * setting.D)), setting.starts, undone.theta
+    zero, starts, theta = dtype.type(0), setting.starts, undone.theta
+    s_1 = dtype.type(step_size(setting.rule, trace.delta.shape[2], setting.D))
     g.read[b], g.h[b], g.c[b] = zero, zero, zero
     g.theta_0[b // ROWS] += g.theta[b]
     g.theta[b] = zero
@@ -292,7 +309,7 @@ def _start_backward(b: int, t: int, setting: Any, weights: Any, undone: Any, tra
             s -= 1
         theta[b] = weights.theta_0 if starts[s, b] else undone.first[b]
         for k in range(s, t):
-            write(theta[b], dtype.type(2) * per * trace.beta[k, b], trace.z[k, b], trace.delta[k, b])
+            write(theta[b], s_1 * trace.beta[k, b], trace.z[k, b], trace.delta[k, b])
 
 
 @kernel
@@ -321,7 +338,7 @@ def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, tr
 
 
 class Parameters(NamedTuple):
-    """The parameters of an MNM core, as it has them. Those of the feedback maps are empty for rule g."""
+    """The parameters of an MNM core, as it has them. Those of the feedback maps are empty but for rule p."""
 
     weight_ih: Tensor
     weight_hh: Tensor
@@ -388,7 +405,7 @@ class MnmTrace(FusedTrace[MnmState]):
             u=self.room("u", steps, B, (3 * H + 1) * P),
             beta=self.room("beta", steps, B),
             z=self.room("z", steps, B, 3, H, L + 1, P),
-            q=self.room("q", steps, B, H, L - 1 if self.setting.rule == GRADIENT else 0, P),
+            q=self.room("q", steps, B, H, 0 if self.setting.rule == LOCAL else L - 1, P),
             delta=self.room("delta", steps, B, H, L, P),
             meta_loss=zeros((steps, B), self.dtype),
         )
@@ -430,7 +447,7 @@ class MnmTrace(FusedTrace[MnmState]):
         P = out.shape[-1] // 2
         heads, recalled = u[..., P:].reshape(*u.shape[:2], H, 3, P)[..., :D], z[..., L, :D]
         written = Written(
-            keys=heads[..., KEY, :],
+            keys=z[:, :, WRITTEN, :, 0, :D],
             values=heads[..., VALUE, :],
             read=out[..., P : P + D],
             before=recalled[:, :, WRITTEN],
@@ -438,7 +455,7 @@ class MnmTrace(FusedTrace[MnmState]):
             beta=beta,
         )
         last_z, last_delta = z[-1, :, WRITTEN].unbind(2), torch.from_numpy(self.kept.delta[-1, :B]).unbind(2)
-        change = write_size([*last_z], [*last_delta], 2 / (H * D) * beta[-1])
+        change = write_size([*last_z], [*last_delta], self.core.memory.rule.step_size(beta[-1], H))
         return memory_diagnostics(written, change, self.working_state()[3])
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -467,7 +484,7 @@ class MnmTrace(FusedTrace[MnmState]):
         g_targets, g_strength = g_targets.flatten(0, 1), torch.from_numpy(g.strength).flatten()
         weight, bias = g_gates.T @ x, gather_rows(g_gates.sum(0), 4, D)
         recurrent = gather(weight[:, F:], 4, 2, D)
-        n, m = 3 * H + 1, weights.Q.shape[0] // P  # the feedback maps see values, or values and keys; there are none in rule g
+        n, m = 3 * H + 1, weights.Q.shape[0] // P  # the feedback maps see values, or values and keys; there are none but in rule p
         heads = u[:, P:].reshape(-1, 3, P)
         seen = torch.cat([heads[:, VALUE], heads[:, KEY]], dim=1)[:, : m * P]
         parameters = Parameters(

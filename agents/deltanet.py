@@ -1,0 +1,25 @@
+"""DeltaNet: linear fast weights written by the delta rule (Schlag, Irie and Schmidhuber 2021), with the controller of MNM."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agents.agent import Agent
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaNet(Agent):
+    """DeltaNet: an LSTM controller and linear fast weights written by the delta rule."""
+
+    name: ClassVar[str] = "deltanet"
+    policy: ClassVar[str] = "MnmPolicy"
+    write_rule: ClassVar[str] = "delta"
+    memory_layers: ClassVar[int] = 1
+
+    learning_rate: float = 1e-3
+    """Step size of Adam (tuned, see docs/results.md)."""
+    heads: int = 1
+    """Writes and reads in a step."""
+    learn_initial_memory: bool = True
+    """Train the memory's initial weights, or keep a random draw."""
+    meta_coef: float = 1.0
+    """Weight of the meta-loss (as in MNM)."""
