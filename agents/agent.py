@@ -26,7 +26,7 @@ class Agent:
     """Width of the core (both papers use 100 for the maze)."""
     init: Init = "scaled"
     """Initial weights: scaled so that the memory is at work from the first update, or PyTorch's (docs/mathematics.md)."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     n_steps: int | None = None
     """Rollout length and reach of backpropagation through time; None for a whole episode of the maze, 100 elsewhere."""

@@ -12,3 +12,6 @@ class Lstm(Agent):
 
     name: ClassVar[str] = "lstm"
     policy: ClassVar[str] = "LstmPolicy"
+
+    learning_rate: float = 8e-3
+    """Step size of Adam (tuned, see docs/results.md)."""

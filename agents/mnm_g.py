@@ -14,6 +14,8 @@ class MnmG(Agent):
     policy: ClassVar[str] = "MnmPolicy"
     write_rule: ClassVar[str] = "g"
 
+    learning_rate: float = 1e-3
+    """Step size of Adam (tuned, see docs/results.md)."""
     memory_layers: int = 3
     """Layers of the memory (the paper's)."""
     heads: int = 1

@@ -13,7 +13,5 @@ class Plastic(Agent):
     name: ClassVar[str] = "plastic"
     policy: ClassVar[str] = "PlasticPolicy"
 
-    learning_rate: float = 2e-3
-    """Step size of Adam (tuned, see docs/results.md)."""
     rule: Literal["hebb", "decay", "oja"] = "hebb"
     """How the Hebbian trace changes."""

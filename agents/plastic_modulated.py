@@ -13,5 +13,7 @@ class PlasticModulated(Agent):
     name: ClassVar[str] = "plastic-modulated"
     policy: ClassVar[str] = "PlasticPolicy"
 
+    learning_rate: float = 4e-3
+    """Step size of Adam (tuned, see docs/results.md)."""
     rule: Literal["modulated", "retroactive"] = "modulated"
     """Simple neuromodulation, or retroactive with an eligibility trace."""

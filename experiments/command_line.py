@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -91,6 +92,8 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    logging.basicConfig(format="%(message)s")  # on the standard error output
+    logging.getLogger("mnm_rl").setLevel(logging.INFO)  # that kernels are compiled, that steps are run again
     try:
         main(sys.argv[1:])
         sys.exit(0)

@@ -18,16 +18,13 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 import gymnasium as gym
 import stable_baselines3
 import torch
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
-from stable_baselines3.common.save_util import json_to_data
-from stable_baselines3.common.utils import check_for_correct_spaces
 
 import envs  # noqa: F401  (registers the mazes)
 from agents import AGENTS, Agent
 from experiments.command_line import RunError, UsageError, first_line
-from mnm_rl import GymnasiumVecEnv, RecurrentA2C
+from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C
 from mnm_rl.callbacks import checkpoints
 
 MAX_SEED = 2**32 - 1
@@ -221,27 +218,12 @@ def load_model(path: Path, env: GymnasiumVecEnv | None, device: str) -> Recurren
         older = [other for other in checkpoints(path.parent) if other < path]
         advice = f"; delete it to go on from {older[-1].name}" if path.parent.name == "checkpoints" and older else ""
         raise RunError(f"{path} is damaged ({damaged}){advice}")
-    if env is not None and (saved := _saved_spaces(path)) is not None:
-        try:
-            check_for_correct_spaces(env, *saved)
-        except ValueError as error:
-            raise UsageError(f"{path} was trained on another environment than config.json names ({first_line(error)})") from error
     try:
         return RecurrentA2C.load(path, env=env, device=device)
+    except OtherSpacesError as error:
+        raise UsageError(f"{path} was trained on another environment than config.json names ({first_line(error)})") from error
     except ValueError as error:
         raise RunError(first_line(error)) from error
-
-
-def _saved_spaces(path: Path) -> tuple[spaces.Space[Any], spaces.Space[Any]] | None:
-    """Observation and action space of a saved model; None if the file holds no model."""
-    names = ("observation_space", "action_space")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            data = json.loads(archive.read("data"))
-        saved = json_to_data(json.dumps({name: data[name] for name in names}))
-        return saved[names[0]], saved[names[1]]
-    except (KeyError, ValueError):
-        return None
 
 
 def check_unchanged(model: RecurrentA2C, configured: RecurrentA2C, directory: Path) -> None:
