@@ -3,18 +3,22 @@
 from typing import Any
 
 from mnm_rl import RecurrentA2C
+from mnm_rl.algorithms.policies import POLICIES as REGISTERED
 
-POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
     "mnm-p": ("MnmPolicy", {"write_rule": "p"}),
     "mnm-p, two heads, replay": ("MnmPolicy", {"write_rule": "p", "replay": 2, "heads": 2}),
     "plastic": ("PlasticPolicy", {}),
     "retroactive": ("PlasticPolicy", {"rule": "retroactive"}),
-    "lstm": ("LstmPolicy", {}),
-    "gru": ("GruPolicy", {}),
-    "rnn": ("RnnPolicy", {}),
 }
-"""Every policy that has a core of its own is in here, see ``test_policies.py``."""
+"""Of the policies whose cores have more than one form."""
+
+POLICIES = VARIANTS | {
+    name.removesuffix("Policy").lower(): (name, {})
+    for name, policy in REGISTERED.items()
+    if hasattr(policy, "core_class") and name not in {policy for policy, _ in VARIANTS.values()}
+}
 
 ROUNDING: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6}
 """What the same computation may differ by: how a library rounds a matrix product or a convolution may depend on the processor, the
