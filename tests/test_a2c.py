@@ -56,7 +56,7 @@ def test_log_probabilities_and_values_of_the_rollout_are_those_of_the_update(nam
     assert check.checked == 4
 
 
-@pytest.mark.parametrize("name", ["mnm-g", "mnm-p", "plastic", "lstm", "rnn"])
+@pytest.mark.parametrize("name", ["mnm-g", "mnm-p", "plastic", "lstm", "gru", "rnn"])
 def test_learns_to_remember(name: str) -> None:
     """The cue is seen for one step only: without memory, half the episodes succeed."""
     model = a2c(
@@ -64,7 +64,7 @@ def test_learns_to_remember(name: str) -> None:
         make_vec_env(Recall, n_envs=32, seed=0),
         policy_kwargs={"hidden_size": 24, "ortho_init": False, "optimizer_class": torch.optim.Adam},
         n_steps=8,
-        learning_rate=1e-2,
+        learning_rate=3e-3,
         gamma=0.9,
         normalize_advantage=True,
         ent_coef=0.01,
