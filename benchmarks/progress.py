@@ -2,7 +2,8 @@
 
 python -m benchmarks.progress NAME=DIR [NAME=DIR ...] --json docs/initialization.json
 
-NAME is what a group of runs is called in the file; DIR holds run directories, at any depth. What the file has of other groups stays.
+NAME is what a group of runs is called in the file; DIR holds run directories, at any depth. Other groups in the file
+stay as they are.
 """
 
 import json

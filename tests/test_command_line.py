@@ -104,8 +104,10 @@ def test_a_run_directory_holds_all_that_is_needed(finished: Path) -> None:
     last = rows(finished)[-1]
     for key in ("rollout/ep_rew_mean", "rollout/goals", "time/fps", "time/total_timesteps"):
         assert float(last[key]) >= 0
-    for key in ("policy_loss", "value_loss", "entropy_loss", "meta_loss", "grad_norm", "beta"):
+    for key in ("policy_loss", "value_loss", "entropy_loss", "meta_loss", "grad_norm"):
         assert last[f"train/{key}"] != ""
+    for key in ("key_rms", "value_varies", "read_rms", "error_removed", "theta_change", "beta"):
+        assert last[f"memory/{key}"] != ""
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted(path.stem for path in (Path(__file__).parent.parent / "examples").glob("*.py"))
-ARGUMENTS = {"recall": {"steps": 200, "n": 8}}
+ARGUMENTS = {"recall": {"updates": 10}}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

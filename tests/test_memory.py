@@ -11,6 +11,7 @@ from torch import Tensor
 from mnm_rl import MnmCore, NeuralMemory
 from mnm_rl.memory import WRITE_RULES, WriteRuleName, recall_loss
 from mnm_rl.memory.function import activations, undo, write
+from mnm_rl.memory.rules import GradientRule
 
 RULES = tuple(WRITE_RULES)
 B, D = 3, 5
@@ -184,11 +185,18 @@ def test_the_delta_rule_is_for_one_layer() -> None:
         MnmCore(4, D, write_rule="delta")
 
 
-def test_a_rule_without_kernels_runs_in_plain_pytorch_and_says_so() -> None:
-    core = MnmCore(4, D, write_rule="delta", memory_layers=1)
-    assert "delta" in str(core.why_plain())
+def test_a_rule_without_kernels_never_takes_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Halved(GradientRule):
+        """A third rule: half a gradient step."""
+
+        def step_size(self, beta: Tensor, heads: int) -> Tensor:
+            return super().step_size(beta, heads) / 2
+
+    monkeypatch.setitem(WRITE_RULES, "halved", Halved)
+    core = MnmCore(4, D, write_rule="halved")  # type: ignore[arg-type]
+    assert "path=reversible: there is no fused path for write rule 'halved'" in repr(core)
     core.path = "fused"
-    with pytest.raises(RuntimeError, match="delta"):
+    with pytest.raises(RuntimeError, match="halved"):
         core(torch.randn(1, B, 4), core.initial_state(B), torch.zeros(1, B, dtype=torch.bool))
 
 
