@@ -15,7 +15,7 @@ class DeltaNet(Agent):
     write_rule: ClassVar[str] = "delta"
     memory_layers: ClassVar[int] = 1
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     heads: int = 1
     """Writes and reads in a step."""

@@ -12,3 +12,6 @@ class Gru(Agent):
 
     name: ClassVar[str] = "gru"
     policy: ClassVar[str] = "GruPolicy"
+
+    learning_rate: float = 8e-3
+    """Step size of Adam (tuned, see docs/results.md)."""
