@@ -32,12 +32,12 @@ THRESHOLD = 400.0
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mnm-p": ("MnmPolicy", {"write_rule": "p"}),
     "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
+    "deltanet": ("MnmPolicy", {"write_rule": "delta", "memory_layers": 1}),
     "plastic": ("PlasticPolicy", {}),
+    "gru": ("GruPolicy", {}),
     "lstm": ("LstmPolicy", {}),
     "rnn": ("RnnPolicy", {}),
     "A2C without memory": ("MlpPolicy", {}),
-    "mnm-p, ortho_init": ("MnmPolicy", {"write_rule": "p", "ortho_init": True}),
-    "lstm, ortho_init": ("LstmPolicy", {"ortho_init": True}),
 }
 
 
@@ -51,6 +51,8 @@ class Options:
     """Where to write the figures."""
     plot: Path | None = None
     """Where to draw the learning curves."""
+    processes: int = os.cpu_count() or 1
+    """Trainings at once."""
 
 
 class Curve(BaseCallback):
@@ -93,7 +95,7 @@ def train(name: str, seed: int, total_timesteps: int) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     jobs = [(name, seed, options.total_timesteps) for name in POLICIES for seed in range(options.seeds)]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(options.processes) as pool:
         runs = list(pool.map(train, *zip(*jobs, strict=True)))
     table = Table(title=f"CartPole without velocities, {options.total_timesteps:,} steps, {options.seeds} seeds")
     for column in ("policy", f"steps to {THRESHOLD:.0f}, each seed", "best mean return", "last", "seconds"):
@@ -114,9 +116,8 @@ def main(options: Options) -> None:
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
     """The median over the seeds, and their range."""
-    shown = [name for name in POLICIES if "ortho_init" not in name]
-    figure, all_axes = plt.subplots(2, 3, figsize=(9, 4.5), sharex=True, sharey=True, layout="constrained")
-    for axes, name in zip(all_axes.flat, shown, strict=True):
+    figure, all_axes = plt.subplots(2, 4, figsize=(11, 4.5), sharex=True, sharey=True, layout="constrained")
+    for axes, name in zip(all_axes.flat, POLICIES, strict=True):
         curves = [np.array(run["curve"]).T for run in runs if run["policy"] == name]
         steps = np.linspace(max(c[0, 0] for c in curves), min(c[0, -1] for c in curves), 100)
         means = np.array([np.interp(steps, *curve) for curve in curves])
