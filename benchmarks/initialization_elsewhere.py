@@ -1,4 +1,4 @@
-"""The default initialization beside PyTorch's on tasks other than the maze: hidden velocities, MiniGrid's Memory, pictures.
+"""The default initialization beside PyTorch's on other tasks: Pendulum without velocity, MiniGrid's Memory, the maze in pictures.
 
 python -m benchmarks.initialization_elsewhere [--tasks pendulum image] [--seeds 3] [--json FILE]
 """
@@ -30,7 +30,6 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
     "plastic": ("PlasticPolicy", {}),
     "lstm": ("LstmPolicy", {}),
-    "rnn": ("RnnPolicy", {}),
 }
 
 
@@ -70,10 +69,6 @@ class Task:
 
 
 def _task(name: str) -> Task:
-    if name == "cartpole":
-        from examples import cartpole
-
-        return Task(cartpole.make_env, cartpole.HYPERPARAMETERS, {"ortho_init": False}, 300_000, tuple(POLICIES))
     if name == "pendulum":
         from examples import pendulum
 
@@ -111,7 +106,7 @@ def _task(name: str) -> Task:
     return Task(maze, hyperparameters, policy_kwargs, 600_000, ("mnm-p", "lstm"))
 
 
-TASKS = ("cartpole", "pendulum", "minigrid", "image")
+TASKS = ("pendulum", "minigrid", "image")
 
 
 @dataclass

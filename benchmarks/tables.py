@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from agents import AGENTS
 from envs.references import REFERENCES, reference_episodes
 
 ROOT = Path(__file__).parent.parent
@@ -64,6 +65,62 @@ def maze(file: str) -> str:
         f"{table(columns, rows)}\n\n"
         f"`{env}`; training steps: {steps}; seeds per agent: {seeds}; evaluation episodes per seed: {episodes}."
     )
+
+
+def initialization() -> str:
+    """Goals per episode on the small maze after 1M and 2M steps, with the initialization of version 0.1.0 and with today's."""
+    figures = read("initialization.json")
+    shown = [figures["points"].index(steps) for steps in (1_000_000, 2_000_000)]
+    agents = dict.fromkeys(run["agent"] for run in sorted(figures["after"], key=lambda run: -run["goals"][shown[-1]]))
+
+    def goals(group: str, agent: str, at: int) -> str:
+        seeds = [run["goals"][at] for run in figures[group] if run["agent"] == agent]
+        return f"{np.mean(seeds):.1f} ({', '.join(f'{g:.1f}' for g in seeds)})" if seeds else ""
+
+    rows = [[agent, *(goals(group, agent, at) for at in shown for group in ("before", "after"))] for agent in agents]
+    return table(("agent", "1M steps, before", "1M, after", "2M steps, before", "2M, after"), rows)
+
+
+def tuning() -> str:
+    """Goals per episode after 1.5M steps for every learning rate that was tried, the default in bold."""
+    figures = read("initialization.json")
+    at = figures["points"].index(1_500_000)
+    runs = {(run["agent"], run["learning_rate"]): run for run in figures["tuning"] if run["seed"] == 0}
+    rates = sorted({rate for _, rate in runs})
+
+    def goals(agent: str, rate: float) -> str:
+        reached = runs[agent, rate]["goals"][at]
+        text = "diverged" if reached is None else f"{reached:.1f}"
+        return f"**{text}**" if AGENTS[agent]().learning_rate == rate else text
+
+    agents = [agent for agent in AGENTS if (agent, rates[0]) in runs]
+    rows = [[agent, *(goals(agent, rate) for rate in rates)] for agent in agents]
+    return table(("agent", *(f"{rate:.0e}".replace("e-0", "e-") for rate in rates)), rows)
+
+
+def initial_weights() -> str:
+    """Goals per episode at the end of 1M steps for each change of the initial weights."""
+    runs = read("initialization.json")["weights"]
+    agents, variants = (list(dict.fromkeys(run[key] for run in runs)) for key in ("agent", "variant"))
+
+    def goals(agent: str, variant: str) -> str:
+        own = (run["goals_at_the_end"] for run in runs if (run["agent"], run["variant"]) == (agent, variant))
+        return ", ".join(f"{g:.1f}" for g in own)
+
+    return table(("initial weights", *agents), ([variant, *(goals(agent, variant) for agent in agents)] for variant in variants))
+
+
+def elsewhere() -> str:
+    """Mean return at the end of training with both initializations, on tasks other than the maze."""
+    runs = read("initialization.json")["elsewhere"]
+    cases = dict.fromkeys((run["task"], run["policy"]) for run in runs)
+
+    def returns(task: str, policy: str, init: str) -> str:
+        own = (run for run in runs if (run["task"], run["policy"], run["init"]) == (task, policy, init))
+        return ", ".join("diverged" if run["failed"] else f"{run['at_the_end']:.3g}" for run in own)
+
+    rows = [[task, policy, *(returns(task, policy, init) for init in ("pytorch", "scaled"))] for task, policy in cases]
+    return table(("task", "policy", '`init="pytorch"`', '`init="scaled"`'), rows)
 
 
 def hidden_velocity() -> str:
@@ -127,6 +184,10 @@ def training() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "maze_small": lambda: maze("maze_small.json"),
     "maze": lambda: maze("maze.json"),
+    "initialization": initialization,
+    "initial_weights": initial_weights,
+    "elsewhere": elsewhere,
+    "tuning": tuning,
     "hidden_velocity": hidden_velocity,
     "cores_in_short": lambda: cores(lambda case: (case["B"], case["T"], case["H"]) == (32, 200, 1), bound=False),
     "cores": lambda: cores(lambda case: case["B"] != 16),
