@@ -6,7 +6,7 @@ They use the parameters of the library's cores and give the same results.
 import torch
 from torch import Tensor
 
-from mnm_rl import LstmCore, MnmCore, PlasticCore
+from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore
 
 
 def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,10 @@ def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
         u = torch.tanh(core.interaction(h))
         beta = torch.sigmoid(core.write_strength(u[:, :D])).view(B, 1, 1)
         keys, values, read_keys = u[:, D:].view(B, H, 3, D).unbind(2)
-        if core.memory.write_rule == "g":
+        if core.memory.write_rule == "delta":
+            keys, read_keys = (k / k.norm(dim=2, keepdim=True) for k in (keys, read_keys))
+            gradients: tuple[Tensor, ...] = ((run(keys)[-1] - values).mT @ keys / H,)
+        elif core.memory.write_rule == "g":
             theta = [W.view_as(W) for W in theta]  # the keys depend on theta, through the last read: not part of the write
             loss = (run(keys)[-1] - values).pow(2).mean(dim=(1, 2)).sum()
             gradients = torch.autograd.grad(loss, theta, create_graph=True)
@@ -58,6 +61,15 @@ def naive_plastic(core: PlasticCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
         hebb = torch.clip(hebb + (rate * h).unsqueeze(2) * before.unsqueeze(1), -1, 1)
         outputs.append(h)
     return torch.stack(outputs), inputs.new_zeros(T, B)
+
+
+def whole_gru(core: GruCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs of one episode by ``torch.nn.GRU``, which cannot reset in the middle, and no meta-loss."""
+    cell = core.cell
+    zeros = inputs.new_zeros(1, inputs.shape[1], core.hidden_size)
+    weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+    outputs, _ = torch.gru(inputs, zeros, weights, True, 1, 0.0, True, False, False)
+    return outputs, inputs.new_zeros(inputs.shape[:2])
 
 
 def whole_lstm(core: LstmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:

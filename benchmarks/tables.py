@@ -172,6 +172,18 @@ def cores(shown: Callable[[dict[str, Any]], bool], bound: bool = True) -> str:
     )
 
 
+def reversible() -> str:
+    """The middle rung: PyTorch that undoes writes, beside the kernels and the naive versions."""
+    rows = []
+    for case in read("throughput.json")["cores"]:
+        if "reversible" in case:
+            ways = [case[way] for way in ("naive", "reversible", "fused")]
+            speed, memory = ([number(way[key]) for way in ways] for key in ("steps_per_second", "memory_mb"))
+            rows.append([case["core"], str(case["H"]), *speed, *memory])
+    columns = ("core", "H", "steps/s, naive", "reversible", "fused", "MB, naive", "reversible", "fused")
+    return table(columns, rows)
+
+
 def training() -> str:
     """Speed of training on the maze, and of the maze alone."""
     figures = read("throughput.json")
@@ -192,6 +204,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cores_in_short": lambda: cores(lambda case: (case["B"], case["T"], case["H"]) == (32, 200, 1), bound=False),
     "cores": lambda: cores(lambda case: case["B"] != 16),
     "cores_by_length": lambda: cores(lambda case: case["B"] == 16),
+    "reversible": reversible,
     "training": training,
 }
 

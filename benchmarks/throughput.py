@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 import envs  # noqa: F401  (registers the maze)
-from benchmarks.naive import naive_mnm, naive_plastic, whole_lstm
-from mnm_rl import LstmCore, MnmCore, PlasticCore
+from benchmarks.naive import naive_mnm, naive_plastic, whole_gru, whole_lstm
+from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore
 
 F, D, L = 16, 100, 3
 MAZE = "mnm/Maze-v0"
@@ -39,8 +39,10 @@ FASTEST_PPO = "RecurrentPPO, one LSTM, one batch"
 CORES: dict[str, tuple[Callable[[int], Any], Callable[..., Any]]] = {
     "mnm-p": (lambda heads: MnmCore(F, D, "p", L, heads), naive_mnm),
     "mnm-g": (lambda heads: MnmCore(F, D, "g", L, heads), naive_mnm),
+    "deltanet": (lambda heads: MnmCore(F, D, "delta", 1, heads), naive_mnm),
     "plastic": (lambda heads: PlasticCore(F, D, "hebb"), naive_plastic),
     "plastic-modulated": (lambda heads: PlasticCore(F, D, "modulated"), naive_plastic),
+    "gru": (lambda heads: GruCore(F, D), whole_gru),
     "lstm": (lambda heads: LstmCore(F, D), whole_lstm),
 }
 
@@ -61,14 +63,14 @@ class Options:
 
 def multiply_adds(core: str, H: int) -> float:
     """What a step of one environment needs, forward, backward and for the gradients of the weights."""
-    if core == "lstm":
-        return 3 * 4 * D * (F + D)
+    if core in ("lstm", "gru"):
+        return 3 * {"lstm": 4, "gru": 3}[core] * D * (F + D)
     if core.startswith("plastic"):
         # forward: U x, w h, (alpha * Hebb) h, the update; backward: twice that, and the gradient of alpha
         return 3 * (F * D + D * D) + 3 * 3 * D * D + 2 * D * D
-    g = core == "mnm-g"
-    controller = 4 * D * (F + 2 * D) + (3 * H + 1) * D * D + 2 * D * D + (0 if g else H * L * D * D)
-    memory = 4 * H * L * D * D + (H * (L - 1) * D * D if g else 0)  # run, update, read and check; rule g: its deltas
+    g, p, layers = core == "mnm-g", core == "mnm-p", 1 if core == "deltanet" else L
+    controller = 4 * D * (F + 2 * D) + (3 * H + 1) * D * D + 2 * D * D + (H * layers * D * D if p else 0)
+    memory = 4 * H * layers * D * D + (H * (layers - 1) * D * D if g else 0)  # run, update, read and check; rule g: its deltas
     return 3 * controller + 3 * memory
 
 
@@ -100,10 +102,11 @@ def memory(what: str) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(what)), 0.0)
 
 
-def measure_core(core: str, naive: bool, B: int, T: int, H: int, total: float) -> dict[str, Any]:
+def measure_core(core: str, naive: bool, B: int, T: int, H: int, total: float, path: str = "auto") -> dict[str, Any]:
     """Steps per second and peak memory of one core, in this process."""
     make, reference = CORES[core]
     model = make(H)
+    model.path = path
 
     def forward(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if naive:
@@ -216,6 +219,8 @@ def main(options: Options) -> None:
         ours, naive = (max(each, key=lambda m: m["steps_per_second"] or 0) for each in zip(*tries, strict=True))
         bound = rate * 1e9 / (2 * multiply_adds(core, H))
         row = {"core": core, "B": B, "T": T, "H": H, "fused": ours, "naive": naive, "bound_steps_per_second": bound}
+        if (B, T) == (32, 200) and core in ("mnm-p", "mnm-g", "deltanet"):
+            row["reversible"] = in_a_process(options.threads, naive=False, path="reversible", **what)
         cores.append(row)
         return row
 
