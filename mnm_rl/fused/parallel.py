@@ -11,8 +11,13 @@ _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 
 
+def _cores() -> list[int]:
+    """The cores that this process may use, where the system tells."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
 def _new_pool(threads: int) -> ThreadPoolExecutor:
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = _cores()
     if threads != len(cores):
         return ThreadPoolExecutor(threads, thread_name_prefix="mnm_rl")
     # A thread that has slept is often woken on the core of the one that wakes it, and two kernels of a millisecond are over
