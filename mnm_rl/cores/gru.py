@@ -1,11 +1,10 @@
-"""GRU: the gated baseline with half of an LSTM's state (Cho et al. 2014)."""
+"""GRU: the gated baseline with half of an LSTM's state."""
 
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import RecurrentCore
-from mnm_rl.initialization import Init, check_init, scaled_inputs_
+from mnm_rl.cores.cell import CellCore
 
 
 class GruState(NamedTuple):
@@ -15,27 +14,13 @@ class GruState(NamedTuple):
     """Hidden state, ``[B, D]``."""
 
 
-class GruCore(RecurrentCore[GruState]):
-    """One-layer GRU (Cho et al. 2014), in PyTorch's equations.
+class GruCore(CellCore[GruState]):
+    """One-layer GRU (Cho et al. 2014); arguments as for :class:`~mnm_rl.cores.cell.CellCore`."""
 
-    Args:
-        input_size: width F of the inputs.
-        hidden_size: width D of the state and of the outputs.
-        init: ``"scaled"`` (default) or ``"pytorch"``.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-
-    def __init__(self, input_size: int, hidden_size: int = 100, init: Init = "scaled") -> None:
-        super().__init__(hidden_size)
-        check_init(init)
-        self.cell = nn.GRUCell(input_size, hidden_size)
-        if init == "scaled":
-            scaled_inputs_(self.cell.weight_ih, gain=2)
+    cell_class = nn.GRUCell
 
     def initial_state(self, batch_size: int) -> GruState:
-        return GruState(self.cell.weight_hh.new_zeros(batch_size, self.output_size))
+        return GruState(self.cell.weight_hh.new_zeros(batch_size, self.hidden_size))
 
     def step(self, x: Tensor, state: GruState) -> tuple[Tensor, GruState, Tensor]:
         h = self.cell(x, state.h)

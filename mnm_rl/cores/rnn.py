@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mnm_rl.cores.core import RecurrentCore
-from mnm_rl.initialization import Init, check_init, scaled_inputs_
+from mnm_rl.cores.cell import CellCore
 
 
 class RnnState(NamedTuple):
@@ -15,27 +14,14 @@ class RnnState(NamedTuple):
     """Hidden state, ``[B, D]``."""
 
 
-class RnnCore(RecurrentCore[RnnState]):
-    """Vanilla RNN, ``h_t = tanh(U x_t + u + w h_(t-1))``: the plastic core without plasticity.
+class RnnCore(CellCore[RnnState]):
+    """Vanilla RNN, ``h_t = tanh(U x_t + u + w h_(t-1))``: the plastic core without plasticity; arguments as for
+    :class:`~mnm_rl.cores.cell.CellCore`."""
 
-    Args:
-        input_size: width F of the inputs.
-        hidden_size: width D of the state and of the outputs.
-        init: ``"scaled"`` (default) or ``"pytorch"``.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-
-    def __init__(self, input_size: int, hidden_size: int = 100, init: Init = "scaled") -> None:
-        super().__init__(hidden_size)
-        check_init(init)
-        self.cell = nn.RNNCell(input_size, hidden_size)
-        if init == "scaled":
-            scaled_inputs_(self.cell.weight_ih, gain=2)
+    cell_class = nn.RNNCell
 
     def initial_state(self, batch_size: int) -> RnnState:
-        return RnnState(self.cell.weight_hh.new_zeros(batch_size, self.output_size))
+        return RnnState(self.cell.weight_hh.new_zeros(batch_size, self.hidden_size))
 
     def step(self, x: Tensor, state: RnnState) -> tuple[Tensor, RnnState, Tensor]:
         h = self.cell(x, state.h)
