@@ -1,5 +1,7 @@
 """The adjoint of a write and a read, and the memory that is differentiated with it: what autograd gives, in constant memory."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -193,3 +195,22 @@ def test_nothing_is_kept_without_gradient() -> None:
     keys.requires_grad_()
     of_both = [r.write_and_read(keys, values, beta, read_keys).sum() for r in (running, plain)]
     torch.testing.assert_close(*(torch.autograd.grad(loss, keys) for loss in of_both))
+
+
+def test_the_tape_goes_with_the_sequence() -> None:
+    core = MnmCore(F, D)
+    tapes = []
+
+    class Watched(ReversibleMemory):
+        def __init__(self, memory: NeuralMemory, theta: Tensor) -> None:
+            super().__init__(memory, theta)
+            tapes.append(weakref.ref(self._tape))
+
+    for _ in range(3):
+        outputs, state, meta_loss = core.scan(
+            torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool), Watched
+        )
+        (outputs.sum() + meta_loss.sum()).backward()
+        del outputs, state, meta_loss
+    gc.collect()
+    assert [tape() for tape in tapes] == [None] * 3

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
-from mnm_rl.cores.implementations import Path
+from mnm_rl.cores.implementations import PathName
 from mnm_rl.memory import recall_loss
 
 F, D, T, B = 4, 6, 7, 3
@@ -34,7 +34,7 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
 PATHS = [(name, path) for name in CORES for path in ("plain", "fused") if path == "plain" or name not in ("rnn", REPLAY)]
 
 
-def make(name: str, path: Path) -> RecurrentCore[Any]:
+def make(name: str, path: PathName) -> RecurrentCore[Any]:
     core = CORES[name]().double()
     core.path = path
     return core
@@ -68,7 +68,7 @@ def test_shapes(core: RecurrentCore[Any]) -> None:
 
 @given(seed=st.integers(0, 1000))
 @pytest.mark.parametrize(("name", "path"), PATHS)
-def test_a_sequence_equals_its_single_steps(name: str, path: Path, seed: int) -> None:
+def test_a_sequence_equals_its_single_steps(name: str, path: PathName, seed: int) -> None:
     core = make(name, path)
     inputs, starts = sequence(seed)
     state = used_state(core)

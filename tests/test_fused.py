@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
-from mnm_rl.cores.implementations import Path
+from mnm_rl.cores.implementations import PathName
 from mnm_rl.cores.plastic import PlasticRule
 from mnm_rl.fused import simd
 
@@ -196,6 +196,35 @@ def test_the_state_of_a_trace_is_a_value(core: RecurrentCore[Any]) -> None:
     assert all(torch.equal(some, every[rows]) for some, every in zip(trace.state(rows), trace.state(), strict=True))
 
 
+@pytest.mark.parametrize("poison", [1.0, float("nan")])
+def test_a_batch_leaves_nothing_behind_for_a_smaller_one(core: RecurrentCore[Any], poison: float) -> None:
+    """Batches of 5 and of 7 are padded to the same shape."""
+    core.double()
+    core.path = "fused"
+    inputs = torch.randn(T, 5, F, dtype=torch.float64)
+
+    def gradients(inputs: Tensor) -> Any:
+        core.zero_grad()
+        starts = torch.zeros(inputs.shape[:2], dtype=torch.bool)
+        outputs, _, meta_loss = core(inputs, core.initial_state(inputs.shape[1]), starts)
+        (outputs.sum() + meta_loss.sum()).backward()
+        return [p.grad for p in core.parameters() if p.grad is not None]
+
+    before = gradients(inputs)
+    for _ in range(3):
+        gradients(poison * torch.randn(T, 7, F, dtype=torch.float64))
+    torch.testing.assert_close(gradients(inputs), before, rtol=1e-9, atol=1e-12)
+
+
+def test_results_changed_before_the_backward_pass_are_noticed(core: RecurrentCore[Any]) -> None:
+    core.path = "fused"
+    outputs, state, _ = core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
+    with torch.no_grad():
+        state[0].zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        outputs.sum().backward()
+
+
 def test_a_late_backward_pass_is_not_disturbed_by_what_ran_since(core: RecurrentCore[Any]) -> None:
     """The memory of a trace is used again only when nobody can go back through it any more."""
     inputs, state, starts = sequence(core, torch.float64)
@@ -251,7 +280,7 @@ def test_what_is_changed_before_the_backward_pass_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("path", ["fused", "plain"])
-def test_inputs_that_do_not_fit_are_refused_on_either_path(core: RecurrentCore[Any], path: Path) -> None:
+def test_inputs_that_do_not_fit_are_refused_on_either_path(core: RecurrentCore[Any], path: PathName) -> None:
     core.path = path
     starts = torch.zeros(T, B, dtype=torch.bool)
     for wrong in (torch.randn(T, B, F - 1), torch.randn(T, B, F + 1), torch.randn(T, B, F, dtype=torch.float64)):
@@ -274,7 +303,7 @@ def test_the_path_can_be_chosen_and_seen(monkeypatch: pytest.MonkeyPatch) -> Non
         core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
     assert "replay" in repr(MnmCore(F, D, replay=2))
     assert "no fused path" in repr(RnnCore(F, D))
-    monkeypatch.setitem(sys.modules, "mnm_rl.fused.lstm", None)  # as where Numba is not installed
+    monkeypatch.setattr("mnm_rl.fused._numba_problem", lambda: "Numba cannot be used here")
     assert "Numba cannot be used here" in repr(LstmCore(F, D))
 
 

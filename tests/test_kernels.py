@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnm_rl.fused.memory import CHECKED, READ, RULES, WRITTEN, Step, step_size, write_and_read, write_and_read_backward
+from mnm_rl.fused.memory import CHECKED, READ, RULES, WRITTEN, Step, write_and_read, write_and_read_backward
 from mnm_rl.fused.padding import array, pad_memory
 from mnm_rl.fused.simd import padded
 from mnm_rl.memory import adjoint
@@ -35,7 +35,7 @@ def test_a_step_and_its_gradient_are_those_of_the_adjoint(name: str, L: int, H: 
     step = Step(np.zeros((3, H, L + 1, P)), np.zeros((H, L - 1 if name == "g" else 0, P)), np.zeros((H, L, P)))
     step.z[WRITTEN, :, 0], step.z[CHECKED, :, 0], step.z[READ, :, 0] = rows(keys), rows(keys), rows(read_keys)
     to = rows(targets) if name == "p" else np.zeros((H, L, P))
-    write_and_read(padded_theta, RULES[name], s.item(), rows(values), to, step)
+    write_and_read(padded_theta, RULES[type(rule)], s.item(), rows(values), to, step)
     close(padded_theta[:, :D, :D], torch.stack(after, dim=1)[0])
     close(step.z[READ, :, L], read[0, :H])
     close(step.z[CHECKED, :, L], read[0, H:])
@@ -46,19 +46,13 @@ def test_a_step_and_its_gradient_are_those_of_the_adjoint(name: str, L: int, H: 
     g = Step(np.zeros_like(step.z), np.zeros_like(step.q), np.zeros_like(step.delta))
     g.z[READ, :, L], g.z[CHECKED, :, L] = rows(g_read[:, :H]), rows(g_read[:, H:])
     padded_G = pad_memory(torch.stack(G, dim=1))[0]
-    g_scale = write_and_read_backward(padded_theta, padded_G, RULES[name], s.item(), step, g)
+    g_scale = write_and_read_backward(padded_theta, padded_G, RULES[type(rule)], s.item(), step, g)
     close(padded_theta[:, :D, :D], torch.stack(before, dim=1)[0])
     close(padded_G[:, :D, :D], torch.stack(G_before, dim=1)[0])
     close(np.array([g_scale]), expected.step_size)
     close(g.z[WRITTEN, :, 0], expected.keys[0])
     close(np.concatenate([g.z[READ, :, 0], g.z[CHECKED, :, 0]]), expected.read_keys[0])
     close(-g.delta if name == "p" else -g.delta[:, L - 1 :], expected.targets[0])
-
-
-@pytest.mark.parametrize(("name", "L", "H"), CASES)
-def test_the_step_size_is_that_of_the_rule(name: str, L: int, H: int) -> None:
-    rule = WRITE_RULES[name](D, L, "value", "scaled")
-    assert step_size(RULES[name], H, D) == pytest.approx(rule.step_size(torch.ones(1), H).item())
 
 
 def close(actual: Any, expected: torch.Tensor) -> None:

@@ -194,9 +194,9 @@ def test_a_rule_without_kernels_never_takes_those_of_another(monkeypatch: pytest
 
     monkeypatch.setitem(WRITE_RULES, "halved", Halved)
     core = MnmCore(4, D, write_rule="halved")  # type: ignore[arg-type]
-    assert "path=reversible: there is no fused path for write rule 'halved'" in repr(core)
+    assert "path=reversible: there is no fused path for the memory NeuralMemory with Halved" in repr(core)
     core.path = "fused"
-    with pytest.raises(RuntimeError, match="halved"):
+    with pytest.raises(RuntimeError, match="Halved"):
         core(torch.randn(1, B, 4), core.initial_state(B), torch.zeros(1, B, dtype=torch.bool))
 
 

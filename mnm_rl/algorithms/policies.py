@@ -108,9 +108,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        if type(self) is RecurrentActorCriticPolicy:
-            return data | {"core_class": self.core_class, "core_kwargs": self.core_kwargs}
-        return data | self.core_kwargs  # the subclasses below take the core's arguments as their own
+        own = {} if hasattr(type(self), "core_class") else {"core_class": self.core_class}
+        return data | own | {"core_kwargs": self.core_kwargs}
 
     def initial_state(self, n_envs: int) -> State:
         """The recurrent state of ``n_envs`` environments at the start of an episode, without gradient."""

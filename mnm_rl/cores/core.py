@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.implementations import Implementation, Path, Trace, chosen, why_not
+from mnm_rl.cores.implementations import Implementation, PathName, Trace, chosen, why_not
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
 
@@ -30,7 +30,7 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
     """
 
     output_size: int
-    path: Path = "auto"
+    path: PathName = "auto"
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -63,7 +63,10 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
 
         Raises:
             RuntimeError: if ``path`` names an implementation that does not serve this core.
+            ValueError: if there is no step.
         """
+        if len(inputs) == 0:
+            raise ValueError("inputs must have at least one step, [T, B, F] with T > 0")
         return chosen(self).sequence(inputs, state, episode_starts)
 
     def scan(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
@@ -93,16 +96,16 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
 
     def why_plain(self) -> str | None:
         """Why the fused implementation does not run, in words, or None if it runs."""
-        return "asked for" if self.path == "plain" else why_not(self, "fused")
+        if chosen(self).name == "fused":
+            return None
+        return "asked for" if self.path != "auto" else why_not(self, "fused")
 
     def extra_repr(self) -> str:
         try:
             path = chosen(self).name
         except RuntimeError as error:
             return str(error)
-        if path == "fused":
-            return "path=fused"
-        return f"path={path}: {'asked for' if self.path == path else why_not(self, 'fused')}"
+        return f"path={path}" if path == "fused" else f"path={path}: {self.why_plain()}"
 
     def __call__(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
         return cast(tuple[Tensor, StateT, Tensor], super().__call__(inputs, state, episode_starts))

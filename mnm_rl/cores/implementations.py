@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
-Path = Literal["auto", "fused", "reversible", "plain"]
+PathName = Literal["auto", "fused", "reversible", "plain"]
 
 
 class Implementation(ABC, Generic[StateT]):

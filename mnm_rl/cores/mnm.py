@@ -48,6 +48,7 @@ class MnmCore(RecurrentCore[MnmState]):
         feedback_inputs: what rule p's feedback maps see, ``"value"`` or ``"key_value"``.
         learn_initial_memory: train ``theta_0``, or keep a fixed random draw.
         init: ``"scaled"`` (default), with which a write removes a good part of its error from the first update, or ``"pytorch"``.
+            ``b_0`` is then ``log H``, as a write is divided among the heads: one head writes with a strength of 0.5.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -178,7 +179,8 @@ def memory_diagnostics(written: Written, change: Tensor, theta: Tensor) -> dict[
         result[f"memory/{name}_rms"] = x.square().mean().sqrt()
         result[f"memory/{name}_varies"] = (x - x.mean(dim=(0, 1))).square().mean().sqrt()
     missed, misses = ((x - written.values).square().sum() for x in (written.before, written.after))
-    result["memory/error_removed"] = 1 - misses / missed
-    result["memory/theta_change"] = (change / theta.flatten(1).norm(dim=1)).mean()
+    tiny = torch.finfo(theta.dtype).tiny  # of a memory of zeros
+    result["memory/error_removed"] = 1 - misses / missed.clamp(min=tiny)
+    result["memory/theta_change"] = (change / theta.flatten(1).norm(dim=1).clamp(min=tiny)).mean()
     result["memory/beta"] = written.beta.mean()
     return {name: value.detach() for name, value in result.items()}

@@ -3,7 +3,7 @@
 Importing this package makes them known to the cores; what they need is imported when they first run.
 """
 
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -12,12 +12,21 @@ from mnm_rl.cores.implementations import Implementation, register
 from mnm_rl.fused.reversible import Reversible
 
 
+@cache
+def _numba_problem() -> str | None:
+    """Why the kernels cannot be had on this machine, or None."""
+    try:
+        import numba  # noqa: F401
+    except (ImportError, AttributeError, RuntimeError) as error:  # the latter two where its version does not fit NumPy's
+        return f"Numba cannot be used here ({error})"
+    return None
+
+
 def _kernels(module: str) -> type[Implementation[Any]]:
     """The implementation in a module that needs Numba, which takes a second to import."""
-    try:
-        return import_module(f"mnm_rl.fused.{module}").Fused  # type: ignore[no-any-return]
-    except (ImportError, AttributeError, RuntimeError) as error:
-        raise ImportError(f"Numba cannot be used here ({error})") from error
+    if (problem := _numba_problem()) is not None:
+        raise ImportError(problem)
+    return import_module(f"mnm_rl.fused.{module}").Fused  # type: ignore[no-any-return]
 
 
 register(MnmCore, "fused", partial(_kernels, "mnm"))

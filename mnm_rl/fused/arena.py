@@ -1,5 +1,7 @@
 """Memory for the arrays of the kernels."""
 
+from collections import deque
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -30,15 +32,21 @@ class Arena:
 
     def __init__(self) -> None:
         self._free: dict[str, list[Array]] = {}
+        self._given: deque[tuple[str, Array]] = deque()
+        self._lock = Lock()
 
     def take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array that is zero where the kernels that use this name never write, and elsewhere what was there."""
-        free = self._free.get(name, [])
-        for i, array in enumerate(free):
-            if array.shape == shape and array.dtype == dtype:
-                return free.pop(i)
+        """An array whose contents are what was there: of zeros, but for what users of this name have written."""
+        with self._lock:
+            while self._given:
+                given, array = self._given.popleft()
+                self._free[given] = [*self._free.get(given, []), array][-self.KEEP :]
+            free = self._free.get(name, [])
+            for i, array in enumerate(free):
+                if array.shape == shape and array.dtype == dtype:
+                    return free.pop(i)
         return zeros(shape, dtype)
 
     def give(self, arrays: list[tuple[str, Array]]) -> None:
-        for name, array in arrays:
-            self._free[name] = [*self._free.get(name, []), array][-self.KEEP :]
+        """Give arrays back. The garbage collector may call this at any moment, even while an array is taken."""
+        self._given.extend(arrays)

@@ -22,7 +22,7 @@ class Weights(NamedTuple):
     bias: Array
 
 
-class Trace(NamedTuple):
+class Kept(NamedTuple):
     """What the forward pass leaves for the backward pass, time first; the batch is padded to a multiple of ``ROWS``."""
 
     x: Array
@@ -106,7 +106,7 @@ class LstmTrace(FusedTrace[LstmState]):
         B, P, dtype = padded(self.B, ROWS), padded(self.D), self.dtype
         self.F = self.core.cell.input_size
         self.now = Working(array(state.h, (B, P), dtype), array(state.c, (B, P), dtype))
-        self.kept = Trace(
+        self.kept = Kept(
             x=self.room("x", steps, B, self.F + P),
             c=self.room("c", steps, B, P),
             gates=self.room("gates", steps, B, 4 * P),

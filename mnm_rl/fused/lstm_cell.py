@@ -25,7 +25,8 @@ def lstm_cell(gates: Any, c: Any, h: Any) -> None:
 
 @kernel
 def lstm_cell_backward(gates: Any, c: Any, gh: Any, gc: Any, g: Any) -> None:
-    """Back through :func:`lstm_cell`: ``c`` before the step; ``gc`` after and before it; ``g``, to the gates, filled in."""
+    """Back through :func:`lstm_cell`: ``c`` before the step; ``gc`` with respect to the cell, in: after the step, out: before
+    it; ``g``, with respect to the gates, is filled in."""
     P = c.shape[0]
     one = c.dtype.type(1)
     tanh_c = g[:P]

@@ -5,7 +5,7 @@ rows of every array are padded with zeros to ``P`` numbers (and those of the fas
 :mod:`mnm_rl.fused.simd`.
 
 ``theta``: fast weights ``W^1 ... W^L``, ``[L, R, P]``, changed in place. ``G``: the gradient with respect to them, likewise.
-``scale``: the step size of the write, ``beta`` times :func:`step_size`.
+``scale``: the step size ``s`` of the write.
 
 A write is undone in the backward pass by adding what it subtracted, so no fast weights are kept from the forward pass.
 """
@@ -27,13 +27,14 @@ from mnm_rl.fused.simd import (
     times_derivative,
     total,
 )
+from mnm_rl.memory.rules import DeltaRule, GradientRule, LocalRule, WriteRule
 
 WRITTEN, READ, CHECKED = 0, 1, 2
 """The groups of keys: the written keys before the write, the read keys after it, and the written keys after it."""
 
 GRADIENT, LOCAL, DELTA = 0, 1, 2
-RULES = {"g": GRADIENT, "p": LOCAL, "delta": DELTA}
-"""The write rules that these kernels know."""
+RULES: dict[type[WriteRule], int] = {GradientRule: GRADIENT, LocalRule: LOCAL, DeltaRule: DELTA}
+"""The write rules that these kernels know; not their subclasses."""
 
 
 class Step(NamedTuple):
@@ -45,12 +46,6 @@ class Step(NamedTuple):
     """Of rule g: ``q^l = (W^(l+1))^T delta^(l+1)`` for l = 1 ... L-1, ``[H, L - 1, P]``."""
     delta: Any
     """Error signals ``delta^1 ... delta^L``, ``[H, L, P]``."""
-
-
-@kernel
-def step_size(rule: int, H: int, D: int) -> float:
-    """The step size of a write of strength 1."""
-    return 1 / H if rule == DELTA else 2 / (H * D)
 
 
 @kernel

@@ -1,7 +1,7 @@
 """A whole sequence of an MNM core as one differentiable operation, with the same results as :mod:`mnm_rl.cores.mnm`.
 
 Four environments at a time (:data:`~mnm_rl.fused.simd.ROWS`) go through all time steps, so that their fast weights stay in the
-cache. Kept for the backward pass are vectors only (:class:`Trace`): it undoes the writes one by one, from the last fast weights
+cache. Kept for the backward pass are vectors only (:class:`Kept`): it undoes the writes one by one, from the last fast weights
 back to the first, and where an episode started in the middle of the sequence, makes those of the episode before by writing again.
 """
 
@@ -23,7 +23,6 @@ from mnm_rl.fused.memory import (
     Step,
     set_key,
     set_key_backward,
-    step_size,
     write,
     write_and_read,
     write_and_read_backward,
@@ -32,6 +31,7 @@ from mnm_rl.fused.padding import array, gather, gather_rows, pad_memory, spread,
 from mnm_rl.fused.parallel import run
 from mnm_rl.fused.simd import ROWS, add_product, kernel, padded, sigmoid_, tanh_
 from mnm_rl.fused.trace import FusedCore, FusedTrace
+from mnm_rl.memory import NeuralMemory
 from mnm_rl.memory.function import write_size
 
 KEY, VALUE, READ_KEY = 0, 1, 2
@@ -43,6 +43,8 @@ class Setting(NamedTuple):
 
     rule: int
     D: int
+    step_size: float
+    """That of a write of strength 1."""
     starts: Array
     """Episode starts, ``[T, B]`` bool."""
 
@@ -69,7 +71,7 @@ class Weights(NamedTuple):
     """``[L, R, P]``."""
 
 
-class Trace(NamedTuple):
+class Kept(NamedTuple):
     """What the forward pass leaves for the backward pass, time first; batches are padded to a multiple of ``ROWS``."""
 
     x: Array
@@ -87,7 +89,7 @@ class Trace(NamedTuple):
     z: Array
     """``[T, B, 3, H, L + 1, P]``, see :class:`~mnm_rl.fused.memory.Step`."""
     q: Array
-    """``[T, B, H, L - 1, P]`` for rule g, nothing for rule p."""
+    """``[T, B, H, L - 1, P]`` for rule g, nothing for the others."""
     delta: Array
     """``[T, B, H, L, P]``."""
     meta_loss: Array
@@ -192,7 +194,7 @@ def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, 
         set_key(setting.rule, z[WRITTEN, h, 0], heads[h, KEY])
         z[CHECKED, h, 0] = z[WRITTEN, h, 0]
         set_key(setting.rule, z[READ, h, 0], heads[h, READ_KEY])
-    scale = dtype.type(step_size(setting.rule, H, setting.D)) * strength[0]
+    scale = dtype.type(setting.step_size) * strength[0]
     write_and_read(state.theta[b], setting.rule, scale, heads[:, VALUE], targets, Step(z, trace.q[t, b], trace.delta[t, b]))
     state.read[b] = zero
     loss = zero
@@ -246,7 +248,7 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
             g_heads[h, VALUE, i] = -gz[CHECKED, h, L, i]
     beta = trace.beta[t, b]
     step = Step(z, trace.q[t, b], trace.delta[t, b])
-    s = dtype.type(step_size(setting.rule, H, setting.D))
+    s = dtype.type(setting.step_size)
     g_scale = write_and_read_backward(theta[b], g.theta[b], setting.rule, s * beta, step, gstep)
     g.strength[t, b] = g_scale * s * beta * (dtype.type(1) - beta)
     for h in range(H):
@@ -299,7 +301,6 @@ def _start_backward(b: int, t: int, setting: Any, weights: Any, undone: Any, tra
     """Back through an episode start: to ``theta_0``, and to the fast weights that the episode before ended with."""
     dtype = trace.x.dtype
     zero, starts, theta = dtype.type(0), setting.starts, undone.theta
-    s_1 = dtype.type(step_size(setting.rule, trace.delta.shape[2], setting.D))
     g.read[b], g.h[b], g.c[b] = zero, zero, zero
     g.theta_0[b // ROWS] += g.theta[b]
     g.theta[b] = zero
@@ -309,7 +310,7 @@ def _start_backward(b: int, t: int, setting: Any, weights: Any, undone: Any, tra
             s -= 1
         theta[b] = weights.theta_0 if starts[s, b] else undone.first[b]
         for k in range(s, t):
-            write(theta[b], s_1 * trace.beta[k, b], trace.z[k, b], trace.delta[k, b])
+            write(theta[b], dtype.type(setting.step_size) * trace.beta[k, b], trace.z[k, b], trace.delta[k, b])
 
 
 @kernel
@@ -395,9 +396,10 @@ class MnmTrace(FusedTrace[MnmState]):
         core, D = self.core, self.D
         self.heads = H = core.heads
         self.F = F = core.controller.input_size - D
-        self.setting = Setting(RULES[core.memory.write_rule], D, self.episode_starts)
+        rule = core.memory.rule
+        self.setting = Setting(RULES[type(rule)], D, rule.step_size(torch.ones(1), H).item(), self.episode_starts)
         B, P, L = padded(self.B, ROWS), padded(D), core.memory.layers
-        self.kept = Trace(
+        self.kept = Kept(
             x=self.room("x", steps, B, F + 2 * P),
             c=self.room("c", steps, B, P),
             gates=self.room("gates", steps, B, 4 * P),
@@ -512,6 +514,6 @@ class Fused(FusedCore[MnmState]):
 
     @classmethod
     def refusal(cls, core: Any) -> str | None:
-        if core.memory.write_rule not in RULES:
-            return f"there is no fused path for write rule {core.memory.write_rule!r}"
+        if type(core.memory) is not NeuralMemory or type(core.memory.rule) not in RULES:
+            return f"there is no fused path for the memory {type(core.memory).__name__} with {type(core.memory.rule).__name__}"
         return super().refusal(core) or ("there is no fused path for replay" if core.replay else None)

@@ -3,13 +3,10 @@
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mnm_rl.fused.arena import zeros
+from mnm_rl.fused.arena import Array, zeros
 from mnm_rl.fused.simd import ROWS, padded
-
-Array = NDArray[Any]
 
 
 def array(tensor: Tensor | None, shape: tuple[int, ...], dtype: Any) -> Array:

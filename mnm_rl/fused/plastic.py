@@ -11,13 +11,13 @@ with ``h`` the activity before the step and f and c as in :func:`_factors`; ``re
 and ``E' = f_i E_ij + c_i h_j``.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mnm_rl.cores.plastic import PlasticCore, PlasticState
+from mnm_rl.cores.plastic import PlasticCore, PlasticRule, PlasticState
 from mnm_rl.fused.arena import Array, zeros
 from mnm_rl.fused.padding import array, gather_rows, spread, spread_rows
 from mnm_rl.fused.parallel import run
@@ -42,7 +42,7 @@ from mnm_rl.fused.trace import FusedCore, FusedTrace
 
 KEEP = 16
 HEBB, DECAY, OJA, MODULATED, RETROACTIVE = range(5)
-RULES = ("hebb", "decay", "oja", "modulated", "retroactive")
+RULES = get_args(PlasticRule)
 
 
 class Weights(NamedTuple):
@@ -62,7 +62,7 @@ class Weights(NamedTuple):
     fan_bias: Array
 
 
-class Trace(NamedTuple):
+class Kept(NamedTuple):
     """What the forward pass leaves for the backward pass, time first."""
 
     x: Array
@@ -373,7 +373,7 @@ class PlasticTrace(FusedTrace[PlasticState]):
         self.now = Working(array(state.h, (B, P), dtype), zeros((B, traces, R, P), dtype))
         for i, trace in enumerate((state.hebb, state.eligibility)[:traces]):
             torch.from_numpy(self.now.hebb)[:, i, :D, :D] = trace.detach()
-        self.kept = Trace(
+        self.kept = Kept(
             x=self.room("x", steps, B, self.F),
             before=self.room("before", steps, B, P),
             out=zeros((steps, B, P), dtype),  # others may have it

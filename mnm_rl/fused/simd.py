@@ -56,8 +56,14 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
     with suppress(AttributeError):
+        file = compiled._cache._cache_file
         # Numba compiles again when the file of a function has changed; this, when that of any kernel it may call has.
-        compiled._cache._cache_file._source_stamp = _SOURCE_STAMP
+        file._source_stamp = _SOURCE_STAMP
+        try:
+            file._load_index()
+        except Exception:  # of another version of this package: it names types that are no more
+            with suppress(OSError):
+                file.flush()
     return compiled  # type: ignore[no-any-return]
 
 

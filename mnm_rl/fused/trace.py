@@ -98,8 +98,9 @@ class FusedTrace(Trace[StateT]):
         weakref.finalize(self, self._arena.give, self._taken)
 
     def room(self, name: str, *shape: int) -> Array:
-        """An array for as long as this trace lives: zero where kernels never write, elsewhere undefined."""
+        """An array ``[., >= B, ...]`` for as long as this trace lives: zero where kernels never write, elsewhere undefined."""
         array = self._arena.take(name, shape, self.dtype)
+        array[:, self.B :] = 0  # a larger batch may have had these rows
         self._taken.append((name, array))
         return array
 
@@ -193,10 +194,12 @@ class _Steps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, steps: FusedTrace[Any], *tensors: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.save_for_backward(*tensors)  # PyTorch then sees if one is changed before the backward pass
+        results = steps.results()
+        # PyTorch then sees if one is changed before the backward pass, which still reads the memory of the results.
+        ctx.save_for_backward(*tensors, *(result for result in results if result is not None))
         ctx.steps = steps
         ctx.set_materialize_grads(False)
-        return steps.results()
+        return results
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -115,7 +115,8 @@ class _Tape:
         s = torch.stack(strengths, dim=1)[..., None, None]
 
         def written(l: int, W: Tensor) -> Tensor:
-            z, delta = (torch.stack(x, dim=1)[environments] for x in ([w.z[l] for w in writes], [w.deltas[l] for w in writes]))
+            z = torch.stack([w.z[l][environments] for w in writes], dim=1)
+            delta = torch.stack([w.deltas[l][environments] for w in writes], dim=1)
             return torch.baddbmm(W, (-s * delta).flatten(1, 2).mT, z.flatten(1, 2))  # as if they were the heads of one write
 
         return tuple(written(l, W) for l, W in enumerate(theta))
@@ -165,7 +166,10 @@ class _WriteAndRead(Function):
         ctx: Any, tape: _Tape, token: Tensor, keys: Tensor, targets: Tensor, step_size: Tensor, read_keys: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.tape, ctx.at = tape, len(tape.steps)
-        theta, values, ctx.kept = write_and_read(tape.rule, tape.last, keys, targets, step_size, read_keys)
+        # Detached: what the tape keeps must not lead back to the graph that keeps the tape.
+        arguments = (x.detach() for x in (keys, targets, step_size, read_keys))
+        theta, values, kept = write_and_read(tape.rule, tape.last, *arguments)
+        ctx.kept = kept._replace(y=[*kept.y[:-1], values.detach()])
         tape.step(ctx.kept, theta)
         tape.last_write = ctx.kept
         ctx.save_for_backward(keys, step_size, read_keys)
