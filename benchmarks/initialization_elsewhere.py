@@ -83,7 +83,7 @@ def _task(name: str) -> Task:
             minigrid_memory.HYPERPARAMETERS,
             minigrid_memory.POLICY_KWARGS,
             200_000,
-            ("mnm-p", "lstm"),
+            ("mnm-p",),
         )
     assert name == "image", f"there is no task {name}"
 

@@ -123,6 +123,14 @@ def elsewhere() -> str:
     return table(("task", "policy", '`init="pytorch"`', '`init="scaled"`'), rows)
 
 
+def recall() -> str:
+    """Updates until pairs are recalled."""
+    rows = read("initialization.json")["recall"]
+    cores, pairs = (list(dict.fromkeys(row[key] for row in rows)) for key in ("core", "pairs"))
+    updates = {(row["core"], row["pairs"]): ", ".join("never" if n is None else str(n) for n in row["updates"]) for row in rows}
+    return table(("core", *(f"{n} pairs" for n in pairs)), ([core, *(updates[core, n] for n in pairs)] for core in cores))
+
+
 def hidden_velocity() -> str:
     """How soon each policy balances CartPole without velocities, the fastest first, variants (after a comma) last."""
     figures = read("hidden_velocity.json")
@@ -200,6 +208,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "initial_weights": initial_weights,
     "elsewhere": elsewhere,
     "tuning": tuning,
+    "recall": recall,
     "hidden_velocity": hidden_velocity,
     "cores_in_short": lambda: cores(lambda case: (case["B"], case["T"], case["H"]) == (32, 200, 1), bound=False),
     "cores": lambda: cores(lambda case: case["B"] != 16),
