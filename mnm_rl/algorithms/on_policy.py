@@ -53,7 +53,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
     that the rollout started with; advantages are GAE (Schulman et al. 2016).
 
     A subclass has every hyperparameter as an argument of its constructor and as an attribute of the same name, which is what
-    :meth:`export` writes. Its ``train`` reads ``self.rollout_buffer.sequence()`` and updates with :meth:`_gradient_step`.
+    :meth:`export` writes. Its ``train`` reads ``self.rollout_buffer.sequence()``, whole or in minibatches, and updates with
+    :meth:`_gradient_step`.
 
     Args:
         policy: the name of one of ``policy_aliases``, or a policy class.
@@ -275,19 +276,32 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
         return rewards
 
-    def _evaluate(self, rollout: RolloutSequence) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Values, log-probabilities, entropies and meta-loss of a rollout with gradient, ``[T, B]``; see ``evaluate_actions``."""
+    def _evaluate(self, rollout: RolloutSequence) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Values, log-probabilities, entropies and meta-loss with gradient, ``[T, B]``, see ``evaluate_actions``; an entropy that
+        has no closed form is estimated by the action that was taken."""
         actions = rollout.actions
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().squeeze(-1)
         with self._divergence_named():
-            return self.policy.evaluate_actions(
+            values, log_prob, entropy, meta_loss = self.policy.evaluate_actions(
                 rollout.observations, actions, rollout.initial_state, rollout.episode_starts, rollout.trace
             )
+        return values, log_prob, -log_prob if entropy is None else entropy, meta_loss
 
     def _scaled(self, advantages: Tensor) -> Tensor:
-        """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage``."""
-        return (advantages - advantages.mean()) / (advantages.std() + 1e-8) if self.normalize_advantage else advantages
+        """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage``; one alone stays as it is."""
+        if not self.normalize_advantage or advantages.numel() == 1:
+            return advantages
+        return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+    def _loss(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of ``policy_loss``, ``value_loss``, ``entropy_loss`` and ``meta_loss``."""
+        return (
+            losses["policy_loss"]
+            + self.ent_coef * losses["entropy_loss"]
+            + self.vf_coef * losses["value_loss"]
+            + self.meta_coef * losses["meta_loss"]
+        )
 
     def _gradient_step(self, losses: dict[str, Tensor]) -> Tensor:
         """One step of the optimizer down the weighted sum of the losses, its gradient clipped.
@@ -305,14 +319,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         for name, value in losses.items():
             if not torch.isfinite(value):
                 raise TrainingDivergedError(f"{name} became {value.item()} at step {self.num_timesteps:,}")
-        loss = (
-            losses["policy_loss"]
-            + self.ent_coef * losses["entropy_loss"]
-            + self.vf_coef * losses["value_loss"]
-            + self.meta_coef * losses["meta_loss"]
-        )
         self.policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._loss(losses).backward()  # type: ignore[no-untyped-call]
         grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         if not torch.isfinite(grad_norm):
             raise TrainingDivergedError(f"the gradient norm became {grad_norm.item()} at step {self.num_timesteps:,}")
