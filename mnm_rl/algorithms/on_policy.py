@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import pickle
 import sys
 import zipfile
@@ -27,6 +28,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from mnm_rl._version import __version__
 from mnm_rl.algorithms.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer, RolloutSequence
@@ -316,21 +318,23 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
                 they were.
         """
-        for name, value in losses.items():
-            if not torch.isfinite(value):
-                raise TrainingDivergedError(f"{name} became {value.item()} at step {self.num_timesteps:,}")
-        self.policy.optimizer.zero_grad()
-        self._loss(losses).backward()  # type: ignore[no-untyped-call]
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if not torch.isfinite(grad_norm):
-            raise TrainingDivergedError(f"the gradient norm became {grad_norm.item()} at step {self.num_timesteps:,}")
+        loss = self._loss(losses)
+        if not math.isfinite(loss.item()):
+            name, value = next(((n, v) for n, v in losses.items() if not v.isfinite()), ("the loss", loss))
+            raise TrainingDivergedError(f"{name} became {value.item()} at step {self.num_timesteps:,}")
         parameters = list(self.policy.parameters())
-        before = [p.detach().clone() for p in parameters]
-        self.policy.optimizer.step()
-        if not torch.isfinite(torch.nn.utils.get_total_norm(parameters)):
-            for p, good in zip(parameters, before, strict=True):
-                p.data.copy_(good)
-            raise TrainingDivergedError(f"the parameters became NaN or infinite at step {self.num_timesteps:,}")
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        if not math.isfinite(grad_norm.item()):
+            raise TrainingDivergedError(f"the gradient norm became {grad_norm.item()} at step {self.num_timesteps:,}")
+        with torch.no_grad():
+            before = parameters_to_vector(parameters)
+            self.policy.optimizer.step()
+            if not parameters_to_vector(parameters).isfinite().all():
+                for p, good in zip(parameters, torch.split(before, [p.numel() for p in parameters]), strict=True):
+                    p.copy_(good.view_as(p))
+                raise TrainingDivergedError(f"the parameters became NaN or infinite at step {self.num_timesteps:,}")
         return grad_norm
 
     def _log_update(self, scalars: dict[str, Tensor]) -> None:
