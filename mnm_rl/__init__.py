@@ -12,6 +12,7 @@ from mnm_rl.algorithms.policies import (
     RecurrentActorCriticPolicy,
     RnnPolicy,
 )
+from mnm_rl.algorithms.ppo import RecurrentPPO
 from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.vec_env import GymnasiumVecEnv
@@ -31,6 +32,7 @@ __all__ = [
     "RecurrentA2C",
     "RecurrentActorCriticPolicy",
     "RecurrentCore",
+    "RecurrentPPO",
     "RnnCore",
     "RnnPolicy",
     "TrainingDivergedError",

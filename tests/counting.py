@@ -106,7 +106,7 @@ class Poisoned(Counting):
             elif self.what == "reward":
                 reward = float("inf")
             elif self.what == "loss":
-                reward = 1e38  # finite, but its square is not
+                reward = 1e30  # finite, but its square is not
         return obs, reward, terminated, truncated, info
 
 

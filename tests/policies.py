@@ -1,9 +1,13 @@
 """Variants of every policy, for the tests, and a rollout with one."""
 
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from mnm_rl import RecurrentA2C
+from mnm_rl import RecurrentA2C, RecurrentPPO
+from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.policies import POLICIES as REGISTERED
+
+Algorithm = TypeVar("Algorithm", bound=RecurrentOnPolicyAlgorithm)
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
@@ -25,15 +29,20 @@ ROUNDING: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6}
 number of threads, and where in memory the arguments are."""
 
 
-def a2c(name: str, env: Any, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> RecurrentA2C:
-    """A small model."""
+def small(algorithm: type[Algorithm], name: str, env: Any, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> Algorithm:
+    """A small model; PPO with an update that is quick, too."""
     policy, core = POLICIES[name]
-    return RecurrentA2C(
-        policy, env, policy_kwargs={"hidden_size": 8} | core | (policy_kwargs or {}), **({"seed": 0, "device": "cpu"} | kwargs)
-    )
+    defaults: dict[str, Any] = {"seed": 0, "device": "cpu"}
+    if algorithm is RecurrentPPO:
+        defaults |= {"n_steps": 5, "batch_size": 5, "n_epochs": 2, "learning_rate": 7e-4}
+    return algorithm(policy, env, policy_kwargs={"hidden_size": 8} | core | (policy_kwargs or {}), **defaults | kwargs)
 
 
-def roll_out(model: RecurrentA2C) -> None:
+a2c = partial(small, RecurrentA2C)
+ppo = partial(small, RecurrentPPO)
+
+
+def roll_out(model: RecurrentOnPolicyAlgorithm) -> None:
     """Collect the first rollout, without an update."""
     _, callback = model._setup_learn(0)
     assert model.env is not None

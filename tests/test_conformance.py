@@ -15,9 +15,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
 from torch import Tensor
 
-from mnm_rl import RecurrentA2C
+from mnm_rl import RecurrentA2C, RecurrentPPO
+from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from tests.counting import Random
-from tests.policies import POLICIES, ROUNDING, a2c, roll_out
+from tests.policies import POLICIES, ROUNDING, a2c, roll_out, small
 
 OBSERVATIONS: dict[str, spaces.Space[Any]] = {
     "vector": spaces.Box(-1, 1, (3,)),
@@ -57,6 +58,10 @@ CASES = [
     *product(POLICIES, ["dict"], ["box"], list(VECTORIZATIONS)[1:]),
     *product(["lstm"], list(OBSERVATIONS)[1:], list(ACTIONS)[1:], ["sync, same step"]),
 ]
+CASES_OF_PPO = [
+    *product(["lstm"], OBSERVATIONS, ["box"], ["dummy"]),
+    *product(["mnm-p"], ["dict"], ACTIONS, ["sync, next step"]),
+]
 
 
 def environments(observations: str, actions: str, vectorization: str, seeds: tuple[int, ...] = (0, 1)) -> Any:
@@ -68,7 +73,7 @@ def build(policy: str, env: Any, n_steps: int = 10) -> RecurrentA2C:
     return a2c(policy, env, n_steps=n_steps)
 
 
-def play(model: RecurrentA2C, observations: list[Any], steps: int = 5) -> tuple[list[Any], Any]:
+def play(model: RecurrentOnPolicyAlgorithm, observations: list[Any], steps: int = 5) -> tuple[list[Any], Any]:
     actions, state = [], None
     for t in range(steps):
         action, state = model.predict(observations[t], state, deterministic=True)
@@ -76,14 +81,17 @@ def play(model: RecurrentA2C, observations: list[Any], steps: int = 5) -> tuple[
     return actions, state
 
 
-@pytest.mark.parametrize(("policy", "observations", "actions", "vectorization"), CASES)
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "observations", "actions", "vectorization"),
+    [*((RecurrentA2C, *case) for case in CASES), *((RecurrentPPO, *case) for case in CASES_OF_PPO)],
+)
 def test_learns_saves_predicts_and_repeats_itself(
-    policy: str, observations: str, actions: str, vectorization: str, tmp_path: Path
+    algorithm: Any, policy: str, observations: str, actions: str, vectorization: str, tmp_path: Path
 ) -> None:
     parameters = []
     for _ in range(2):
         env = environments(observations, actions, vectorization)
-        model = build(policy, env)
+        model = small(algorithm, policy, env, n_steps=10)
         before = model.policy.parameters_to_vector()
         model.learn(60)
         parameters.append(model.policy.parameters_to_vector())
@@ -100,8 +108,8 @@ def test_learns_saves_predicts_and_repeats_itself(
     assert all(model.action_space.contains(action) for action in made)
     assert state is not None
     for again in (
-        RecurrentA2C.load(tmp_path / "model", device="cpu"),
-        RecurrentA2C.from_pretrained(tmp_path / "exported", device="cpu"),
+        algorithm.load(tmp_path / "model", device="cpu"),
+        algorithm.from_pretrained(tmp_path / "exported", device="cpu"),
     ):
         assert again.num_timesteps == 60
         torch.testing.assert_close(play(again, singles), (made, state), **ROUNDING)

@@ -17,30 +17,30 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from mnm_rl import OtherSpacesError, RecurrentA2C, __version__
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from tests.counting import Counting, Random, Recall
-from tests.policies import ROUNDING
+from tests.policies import ROUNDING, small
 
 
-def model(**kwargs: Any) -> RecurrentA2C:
+def model(algorithm: Any = RecurrentA2C, **kwargs: Any) -> Any:
     policy_kwargs = {"hidden_size": 6, **kwargs.pop("policy_kwargs", {})}
-    return RecurrentA2C("MnmPolicy", make_vec_env(Recall, n_envs=2), policy_kwargs=policy_kwargs, seed=0, device="cpu", **kwargs)
+    return small(algorithm, "mnm-p", make_vec_env(Recall, n_envs=2), policy_kwargs, **kwargs)
 
 
-def assert_same(one: RecurrentA2C, other: RecurrentA2C) -> None:
+def assert_same(one: RecurrentOnPolicyAlgorithm, other: RecurrentOnPolicyAlgorithm) -> None:
     observation = np.ones((3, 3), np.float32)
     played, again = (either.predict(observation, deterministic=True) for either in (one, other))
     torch.testing.assert_close(again, played, **ROUNDING)
 
 
 @pytest.mark.parametrize("way", ["save", "export"])
-def test_a_model_goes_on_training_in_other_environments(way: str, tmp_path: Path) -> None:
-    trained = model(n_steps=6, gamma=0.5, use_rms_prop=False).learn(48)
+def test_a_model_goes_on_training_in_other_environments(algorithm: Any, way: str, tmp_path: Path) -> None:
+    trained = model(algorithm, n_steps=6, gamma=0.5, policy_kwargs={"optimizer_class": torch.optim.Adam}).learn(48)
     env = make_vec_env(Recall, n_envs=5)
     if way == "save":
         trained.save(tmp_path / "model")
-        again = RecurrentA2C.load(tmp_path / "model", env=env, device="cpu")
+        again = algorithm.load(tmp_path / "model", env=env, device="cpu")
     else:
         trained.export(tmp_path / "model")
-        again = RecurrentA2C.from_pretrained(tmp_path / "model", env, device="cpu")
+        again = algorithm.from_pretrained(tmp_path / "model", env, device="cpu")
     assert_same(trained, again)
     assert (again.n_envs, again.n_steps, again.gamma, again.num_timesteps) == (5, 6, 0.5, 48)
     assert isinstance(again.policy.optimizer, torch.optim.Adam)
@@ -48,11 +48,11 @@ def test_a_model_goes_on_training_in_other_environments(way: str, tmp_path: Path
     assert again.num_timesteps == 48 + 60
 
 
-def test_training_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
+def test_training_goes_on_as_if_it_had_not_been_interrupted(algorithm: Any, tmp_path: Path) -> None:
     """Weights and optimizer are all there: from the same seed and new episodes, both learn the same."""
-    interrupted = model(n_steps=6).learn(48)
+    interrupted = model(algorithm, n_steps=6).learn(48)
     interrupted.save(tmp_path / "model")
-    loaded = RecurrentA2C.load(tmp_path / "model", env=make_vec_env(Recall, n_envs=2), device="cpu")
+    loaded = algorithm.load(tmp_path / "model", env=make_vec_env(Recall, n_envs=2), device="cpu")
     interrupted._last_obs, interrupted._last_state = None, None  # new episodes for both
     for either in (interrupted, loaded):
         either.set_random_seed(7)
@@ -103,12 +103,12 @@ def test_an_export_keeps_the_spaces(space: spaces.Space[Any], tmp_path: Path) ->
     json.loads((tmp_path / "config.json").read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
-def test_an_export_keeps_classes_by_name_and_asks_for_what_it_cannot_keep(tmp_path: Path) -> None:
+def test_an_export_keeps_classes_by_name_and_asks_for_what_it_cannot_keep(algorithm: Any, tmp_path: Path) -> None:
     class Own(FlattenExtractor):
         pass
 
     own = {"features_extractor_class": Own, "activation_fn": torch.nn.ReLU, "net_arch": {"pi": [4], "vf": []}}
-    trained = model(learning_rate=lambda progress: 1e-3 * progress, policy_kwargs=own)
+    trained = model(algorithm, learning_rate=lambda progress: 1e-3 * progress, policy_kwargs=own)
     trained.export(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["not_kept"] == ["features_extractor_class", "learning_rate"]
@@ -116,10 +116,8 @@ def test_an_export_keeps_classes_by_name_and_asks_for_what_it_cannot_keep(tmp_pa
     with pytest.raises(
         ValueError, match=r"features_extractor_class \(.*\.Own\), learning_rate of the exported model.*give them again"
     ):
-        RecurrentA2C.from_pretrained(tmp_path, device="cpu")
-    again = RecurrentA2C.from_pretrained(
-        tmp_path, device="cpu", learning_rate=1e-3, policy_kwargs={"features_extractor_class": Own}
-    )
+        algorithm.from_pretrained(tmp_path, device="cpu")
+    again = algorithm.from_pretrained(tmp_path, device="cpu", learning_rate=1e-3, policy_kwargs={"features_extractor_class": Own})
     assert_same(trained, again)
     assert str(again.policy) == str(trained.policy)
 

@@ -115,7 +115,7 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
         losses = {
             "policy_loss": -(self._scaled(rollout.advantages) * log_prob).mean(),
             "value_loss": F.mse_loss(rollout.returns, values),
-            "entropy_loss": log_prob.mean() if entropy is None else -entropy.mean(),
+            "entropy_loss": -entropy.mean(),
             "meta_loss": meta_loss.mean(),
         }
         grad_norm = self._gradient_step(losses)

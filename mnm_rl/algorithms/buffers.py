@@ -1,38 +1,122 @@
-"""Rollout buffers that give back the whole rollout in time order, with what the core kept of its steps."""
+"""Rollout buffers that give back the rollout in time order, whole or in minibatches, with what the core kept of its steps."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
+from mnm_rl.algorithms.policies import State
 from mnm_rl.cores.implementations import Trace
 
 
 class RolloutSequence(NamedTuple):
-    """One rollout of T steps of B environments."""
+    """T steps of B environments, of one rollout."""
 
     observations: Tensor | dict[str, Tensor]
     """``[T, B, ...]``."""
     actions: Tensor
     """``[T, B, action_dim]``."""
+    values: Tensor
+    """What the critic said in the rollout, ``[T, B]``."""
+    log_prob: Tensor
+    """Log-probabilities of the actions in the rollout, ``[T, B]``."""
     advantages: Tensor
     """Generalized advantage estimates, ``[T, B]``."""
     returns: Tensor
     """TD(lambda) targets of the value function, ``[T, B]``."""
     episode_starts: Tensor
     """``[T, B]`` bool."""
-    initial_state: tuple[Tensor, ...]
-    """Recurrent state before the first step, batch first."""
-    trace: Trace[Any]
-    """The steps of the core."""
+    states: dict[int, State]
+    """Recurrent states before some steps, batch first; before step 0 in any case."""
+    trace: Trace[Any] | None
+    """The steps of the core, if it is the whole rollout."""
+
+    @property
+    def initial_state(self) -> State:
+        """Recurrent state before the first step, batch first."""
+        return self.states[0]
+
+    def minibatches(self, size: int | None) -> Iterator[list[Self]]:
+        """Part the rollout into minibatches in a new random order, without padding.
+
+        The sequences of the environments, in random order, are one strip of ``T B`` steps, cut at every multiple of ``size``. A
+        sequence that is cut goes on from the state that the rollout had there.
+
+        Args:
+            size: steps of a minibatch (the last on the strip may have fewer), or None for all steps.
+
+        Yields:
+            sequences, one for each length: of one length, that of the rollout or shorter, if one divides ``size`` or is divided by
+            it, and of up to three if not.
+        """
+        T, B = self.episode_starts.shape
+        size = size or T * B
+        envs = torch.as_tensor(np.random.permutation(B), device=self.episode_starts.device)  # noqa: NPY002  (SB3 seeds this one)
+        for k in np.random.permutation(-(-T * B // size)).tolist():  # noqa: NPY002
+            strip = _pieces(k * size, min((k + 1) * size, T * B), T)
+            yield [self._piece(envs[first:last], t0, t1) for first, last, t0, t1 in strip]
+
+    def _piece(self, envs: Tensor, t0: int, t1: int) -> Self:
+        """Steps t0 to t1 of some environments."""
+
+        def part(whole: Tensor) -> Tensor:
+            return whole[t0:t1].index_select(1, envs)
+
+        observations = self.observations
+        state = self.states[t0]
+        return self._replace(
+            observations={k: part(o) for k, o in observations.items()} if isinstance(observations, dict) else part(observations),
+            actions=part(self.actions),
+            values=part(self.values),
+            log_prob=part(self.log_prob),
+            advantages=part(self.advantages),
+            returns=part(self.returns),
+            episode_starts=part(self.episode_starts),
+            states={0: type(state)(*(tensor[envs] for tensor in state))},
+            trace=None,
+        )
+
+
+def _pieces(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int, int]]:
+    """A stretch of a strip of sequences: the end of one, whole ones, and the beginning of one, each as ``(first, last, t0, t1)``:
+    steps t0 to t1 of the sequences from first to last."""
+    (first, t0), (last, t1) = divmod(start, length), divmod(stop, length)
+    if first == last:
+        yield first, first + 1, t0, t1
+        return
+    if t0:
+        yield first, first + 1, t0, length
+        first += 1
+    if first < last:
+        yield first, last, 0, length
+    if t1:
+        yield last, last + 1, 0, t1
 
 
 class RecurrentRolloutBuffer(RolloutBuffer):
-    """Stable-Baselines3's rollout buffer, read as one sequence."""
+    """Stable-Baselines3's rollout buffer, read as one sequence or as minibatches of sequences."""
 
     trace: Trace[Any] | None = None
     """The core's steps of this rollout; whoever collects the next one puts its own in place, which gives this one's memory back."""
+    batch_size: int | None = None
+    """Steps of a minibatch; where those of this size cut sequences, :meth:`add` keeps the states. None for the whole rollout."""
+
+    def reset(self) -> None:
+        """Forget the rollout, but for its trace."""
+        super().reset()
+        steps = self.buffer_size * self.n_envs
+        self._cuts = {start % self.buffer_size for start in range(0, steps, self.batch_size or steps)}
+        self._states: dict[int, State] = {}
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Add a step of every environment, which the trace has already gone."""
+        super().add(*args, **kwargs)
+        if self.pos in self._cuts:
+            assert self.trace is not None, "there is no trace of the core's steps"
+            self._states[self.pos] = self.trace.state()
 
     def sequence(self) -> RolloutSequence:
         """The whole rollout in time order; see :class:`RolloutSequence`."""
@@ -43,10 +127,12 @@ class RecurrentRolloutBuffer(RolloutBuffer):
             if isinstance(observations, dict)
             else self.to_torch(observations),
             self.to_torch(self.actions).float(),  # MultiBinary's log-probability needs floats
+            self.to_torch(self.values),
+            self.to_torch(self.log_probs),
             self.to_torch(self.advantages),
             self.to_torch(self.returns),
             self.to_torch(self.episode_starts).to(torch.bool),
-            self.trace.initial_state,
+            {0: self.trace.initial_state} | self._states,
             self.trace,
         )
 

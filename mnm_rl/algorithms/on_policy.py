@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import pickle
 import sys
 import zipfile
@@ -27,6 +28,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from mnm_rl._version import __version__
 from mnm_rl.algorithms.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer, RolloutSequence
@@ -53,7 +55,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
     that the rollout started with; advantages are GAE (Schulman et al. 2016).
 
     A subclass has every hyperparameter as an argument of its constructor and as an attribute of the same name, which is what
-    :meth:`export` writes. Its ``train`` reads ``self.rollout_buffer.sequence()`` and updates with :meth:`_gradient_step`.
+    :meth:`export` writes. Its ``train`` reads ``self.rollout_buffer.sequence()``, whole or in minibatches, and updates with
+    :meth:`_gradient_step`.
 
     Args:
         policy: the name of one of ``policy_aliases``, or a policy class.
@@ -275,19 +278,32 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
         return rewards
 
-    def _evaluate(self, rollout: RolloutSequence) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Values, log-probabilities, entropies and meta-loss of a rollout with gradient, ``[T, B]``; see ``evaluate_actions``."""
+    def _evaluate(self, rollout: RolloutSequence) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Values, log-probabilities, entropies and meta-loss with gradient, ``[T, B]``, see ``evaluate_actions``; an entropy that
+        has no closed form is estimated by the action that was taken."""
         actions = rollout.actions
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().squeeze(-1)
         with self._divergence_named():
-            return self.policy.evaluate_actions(
+            values, log_prob, entropy, meta_loss = self.policy.evaluate_actions(
                 rollout.observations, actions, rollout.initial_state, rollout.episode_starts, rollout.trace
             )
+        return values, log_prob, -log_prob if entropy is None else entropy, meta_loss
 
     def _scaled(self, advantages: Tensor) -> Tensor:
-        """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage``."""
-        return (advantages - advantages.mean()) / (advantages.std() + 1e-8) if self.normalize_advantage else advantages
+        """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage``; one alone stays as it is."""
+        if not self.normalize_advantage or advantages.numel() == 1:
+            return advantages
+        return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+    def _loss(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of ``policy_loss``, ``value_loss``, ``entropy_loss`` and ``meta_loss``."""
+        return (
+            losses["policy_loss"]
+            + self.ent_coef * losses["entropy_loss"]
+            + self.vf_coef * losses["value_loss"]
+            + self.meta_coef * losses["meta_loss"]
+        )
 
     def _gradient_step(self, losses: dict[str, Tensor]) -> Tensor:
         """One step of the optimizer down the weighted sum of the losses, its gradient clipped.
@@ -302,27 +318,23 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
                 they were.
         """
-        for name, value in losses.items():
-            if not torch.isfinite(value):
-                raise TrainingDivergedError(f"{name} became {value.item()} at step {self.num_timesteps:,}")
-        loss = (
-            losses["policy_loss"]
-            + self.ent_coef * losses["entropy_loss"]
-            + self.vf_coef * losses["value_loss"]
-            + self.meta_coef * losses["meta_loss"]
-        )
+        loss = self._loss(losses)
+        if not math.isfinite(loss.item()):
+            name, value = next(((n, v) for n, v in losses.items() if not v.isfinite()), ("the loss", loss))
+            raise TrainingDivergedError(f"{name} became {value.item()} at step {self.num_timesteps:,}")
+        parameters = list(self.policy.parameters())
         self.policy.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if not torch.isfinite(grad_norm):
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        if not math.isfinite(grad_norm.item()):
             raise TrainingDivergedError(f"the gradient norm became {grad_norm.item()} at step {self.num_timesteps:,}")
-        parameters = list(self.policy.parameters())
-        before = [p.detach().clone() for p in parameters]
-        self.policy.optimizer.step()
-        if not torch.isfinite(torch.nn.utils.get_total_norm(parameters)):
-            for p, good in zip(parameters, before, strict=True):
-                p.data.copy_(good)
-            raise TrainingDivergedError(f"the parameters became NaN or infinite at step {self.num_timesteps:,}")
+        with torch.no_grad():
+            before = parameters_to_vector(parameters)
+            self.policy.optimizer.step()
+            if not parameters_to_vector(parameters).isfinite().all():
+                for p, good in zip(parameters, torch.split(before, [p.numel() for p in parameters]), strict=True):
+                    p.copy_(good.view_as(p))
+                raise TrainingDivergedError(f"the parameters became NaN or infinite at step {self.num_timesteps:,}")
         return grad_norm
 
     def _log_update(self, scalars: dict[str, Tensor]) -> None:

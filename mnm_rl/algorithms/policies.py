@@ -93,6 +93,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
                 features_extractor_class = NatureCNN
             else:
                 features_extractor_class = FlattenExtractor
+        if kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam and kwargs.get("optimizer_kwargs") is None:
+            kwargs["optimizer_kwargs"] = {"eps": 1e-5, "fused": True}  # Stable-Baselines3's, with all parameters in one call
         super().__init__(
             observation_space,
             action_space,

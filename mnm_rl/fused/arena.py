@@ -1,5 +1,6 @@
 """Memory for the arrays of the kernels."""
 
+import math
 from collections import deque
 from threading import Lock
 from typing import Any
@@ -14,7 +15,7 @@ ALIGNMENT = 64
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     """An array of zeros that starts on a cache line."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     array: Array = raw[start : start + size].view(dtype).reshape(shape)

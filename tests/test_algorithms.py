@@ -1,4 +1,4 @@
-"""RecurrentA2C as a Stable-Baselines3 algorithm: what it learns, saves, predicts, logs and refuses."""
+"""The algorithms as Stable-Baselines3 algorithms: what they learn, save, predict, log and refuse."""
 
 from functools import partial
 from pathlib import Path
@@ -162,22 +162,22 @@ def test_predict_carries_and_resets_the_state(name: str) -> None:
 
 
 @pytest.mark.parametrize("make_env", [DummyVecEnv, SubprocVecEnv])
-def test_a_seed_makes_the_same_training(make_env: Any) -> None:
+def test_a_seed_makes_the_same_training(make: Any, make_env: Any) -> None:
     results = []
     for _ in range(2):
         env = make_env([Recall] * 2)
-        model = a2c("mnm-p", env, seed=3, n_steps=6).learn(48)
+        model = make("mnm-p", env, seed=3, n_steps=6).learn(48)
         results.append(model.policy.parameters_to_vector())
         env.close()
     np.testing.assert_allclose(*results, **ROUNDING)
 
 
-def test_a_callback_that_stops_the_training_loses_no_step() -> None:
+def test_a_callback_that_stops_the_training_loses_no_step(make: Any) -> None:
     class StopAt(BaseCallback):
         def _on_step(self) -> bool:
             return self.num_timesteps != 4
 
-    model = a2c("mnm-p", DummyVecEnv([lambda: Counting(4)]), n_steps=6)
+    model = make("mnm-p", DummyVecEnv([lambda: Counting(4)]), n_steps=6)
     model.learn(6, callback=StopAt())  # stops with the episode
     model.learn(6, reset_num_timesteps=False)
     buffer = model.rollout_buffer
@@ -195,7 +195,7 @@ def test_a_policy_can_be_saved_alone(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(again, played, **ROUNDING)
 
 
-def test_callbacks_evaluation_and_tensorboard(tmp_path: Path) -> None:
+def test_callbacks_evaluation_and_tensorboard(make: Any, tmp_path: Path) -> None:
     stop = StopTrainingOnRewardThreshold(reward_threshold=-1)
     evaluation = EvalCallback(
         make_vec_env(Recall, n_envs=2),
@@ -205,7 +205,7 @@ def test_callbacks_evaluation_and_tensorboard(tmp_path: Path) -> None:
         log_path=str(tmp_path),
         verbose=0,
     )
-    model = a2c("plastic", make_vec_env(Recall, n_envs=2), tensorboard_log=str(tmp_path / "tb"), n_steps=10)
+    model = make("plastic", make_vec_env(Recall, n_envs=2), tensorboard_log=str(tmp_path / "tb"), n_steps=10)
     model.learn(1000, callback=evaluation, log_interval=1)
     assert model.num_timesteps == 20  # stopped by the first evaluation
     assert (tmp_path / "evaluations.npz").exists()
@@ -226,14 +226,14 @@ def test_a_gymnasium_vector_environment_is_taken_as_it_is() -> None:
     assert model.ep_info_buffer
 
 
-def test_rewards_and_observations_can_be_normalized_by_stable_baselines3() -> None:
+def test_rewards_and_observations_can_be_normalized_by_stable_baselines3(make: Any) -> None:
     env = VecNormalize(make_vec_env(lambda: Counting(4, truncates=True), n_envs=2))
-    a2c("lstm", env, n_steps=6).learn(48)
+    make("lstm", env, n_steps=6).learn(48)
 
 
-def test_state_dependent_exploration() -> None:
+def test_state_dependent_exploration(make: Any) -> None:
     env = make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))), n_envs=2)
-    a2c("mnm-p", env, use_sde=True, sde_sample_freq=3, n_steps=6).learn(48)
+    make("mnm-p", env, use_sde=True, sde_sample_freq=3, n_steps=6).learn(48)
 
 
 def test_evaluate_episodes_reports_each_of_them() -> None:
@@ -244,22 +244,22 @@ def test_evaluate_episodes_reports_each_of_them() -> None:
 
 
 @pytest.mark.parametrize("what", ["observation", "reward"])
-def test_what_is_not_finite_stops_the_training(what: str) -> None:
-    model = a2c("mnm-p", DummyVecEnv([lambda: Counting(10), lambda: Poisoned(what)]))
+def test_what_is_not_finite_stops_the_training(make: Any, what: str) -> None:
+    model = make("mnm-p", DummyVecEnv([lambda: Counting(10), lambda: Poisoned(what)]))
     with pytest.raises(TrainingDivergedError, match=f"the {what} of environment 1 is NaN or infinite at step 8"):
         model.learn(100)
 
 
-def test_a_loss_that_is_not_finite_leaves_the_parameters_as_they_were() -> None:
-    model = a2c("mnm-p", DummyVecEnv([lambda: Poisoned("loss")]))
+def test_a_loss_that_is_not_finite_leaves_the_parameters_as_they_were(make: Any) -> None:
+    model = make("mnm-p", DummyVecEnv([lambda: Poisoned("loss")]), normalize_advantage=False)
     before = model.policy.parameters_to_vector()
     with pytest.raises(TrainingDivergedError, match="value_loss became inf at step 5"):
         model.learn(100)
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
 
 
-def test_parameters_that_become_not_finite_are_taken_back() -> None:
-    model = a2c("mnm-p", make_vec_env(Recall, n_envs=2), learning_rate=float("inf"))
+def test_parameters_that_become_not_finite_are_taken_back(make: Any) -> None:
+    model = make("mnm-p", make_vec_env(Recall, n_envs=2), learning_rate=float("inf"))
     before = model.policy.parameters_to_vector()
     with pytest.raises(TrainingDivergedError, match="parameters became NaN or infinite at step 10"):
         model.learn(100)
@@ -275,8 +275,8 @@ def test_an_evaluation_of_endless_episodes_ends() -> None:
 @pytest.mark.parametrize(
     "actions", [spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)], ids=str
 )
-def test_outputs_that_are_not_finite_stop_the_training(actions: spaces.Space[Any]) -> None:
-    model = a2c("lstm", make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), actions), n_envs=2), n_steps=3)
+def test_outputs_that_are_not_finite_stop_the_training(make: Any, actions: spaces.Space[Any]) -> None:
+    model = make("lstm", make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), actions), n_envs=2), n_steps=3)
     model.policy.action_net.bias.data.fill_(float("nan"))
     with pytest.raises(TrainingDivergedError, match="policy's outputs became NaN or infinite at step 0"):
         model.learn(100)
@@ -286,27 +286,29 @@ def test_outputs_that_are_not_finite_stop_the_training(actions: spaces.Space[Any
 
 @pytest.mark.parametrize("use_sde", [False, True])
 @pytest.mark.parametrize("log_std", [-1e3, 1e3])
-def test_a_spread_of_actions_that_vanishes_or_overflows_stops_the_training(log_std: float, use_sde: bool) -> None:
+def test_a_spread_of_actions_that_vanishes_or_overflows_stops_the_training(make: Any, log_std: float, use_sde: bool) -> None:
     env = make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))), n_envs=2)
-    model = a2c("lstm", env, use_sde=use_sde)
+    model = make("lstm", env, use_sde=use_sde)
     model.policy.log_std.data.fill_(log_std)
     with pytest.raises(TrainingDivergedError, match="standard deviation of the policy's actions became zero or infinite at step 0"):
         model.learn(100)
 
 
-def test_without_verbose_the_library_is_silent(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_without_verbose_the_library_is_silent(
+    algorithm: Any, make: Any, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """Warnings are errors in these tests."""
-    model = a2c("rnn", make_vec_env(Recall, n_envs=2)).learn(100, log_interval=1)
+    model = make("rnn", make_vec_env(Recall, n_envs=2)).learn(100, log_interval=1)
     model.predict(np.ones((2, 3), np.float32))
     model.save(tmp_path / "model")
     model.export(tmp_path / "exported")
-    RecurrentA2C.load(tmp_path / "model", make_vec_env(Recall, n_envs=3), device="cpu").learn(100)
-    RecurrentA2C.from_pretrained(tmp_path / "exported", make_vec_env(Recall), device="cpu")
+    algorithm.load(tmp_path / "model", make_vec_env(Recall, n_envs=3), device="cpu").learn(100)
+    algorithm.from_pretrained(tmp_path / "exported", make_vec_env(Recall), device="cpu")
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were() -> None:
-    model = a2c("mnm-p", make_vec_env(Recall, n_envs=2))
+def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were(make: Any) -> None:
+    model = make("mnm-p", make_vec_env(Recall, n_envs=2))
     model.policy.value_net.weight.register_hook(lambda gradient: gradient * float("nan"))
     before = model.policy.parameters_to_vector()
     with pytest.raises(TrainingDivergedError, match="gradient norm became nan at step 10"):
@@ -314,20 +316,20 @@ def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were() -> N
     np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
 
 
-def test_a_policy_without_memory_is_refused() -> None:
+def test_a_policy_without_memory_is_refused(algorithm: Any) -> None:
     with pytest.raises(ValueError, match="needs a recurrent policy"):
-        RecurrentA2C(ActorCriticPolicy, "CartPole-v1", device="cpu")  # type: ignore[arg-type]
+        algorithm(ActorCriticPolicy, "CartPole-v1", device="cpu")
 
 
-def test_dict_observations_are_evaluated() -> None:
+def test_dict_observations_are_evaluated(make: Any) -> None:
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
-    model = a2c("mnm-p", make_vec_env(lambda: Random(space, spaces.Discrete(2)), n_envs=2)).learn(20)
-    returns, lengths = evaluate_policy(model, model.get_env(), 4, return_episode_rewards=True)  # type: ignore[arg-type]
+    model = make("mnm-p", make_vec_env(lambda: Random(space, spaces.Discrete(2)), n_envs=2)).learn(20)
+    returns, lengths = evaluate_policy(model, model.get_env(), 4, return_episode_rewards=True)
     assert lengths == [7] * 4
     assert len(returns) == 4  # type: ignore[arg-type]
 
 
-def test_checkpoints_and_hyperparameters_are_logged_as_in_stable_baselines3(tmp_path: Path) -> None:
+def test_checkpoints_and_hyperparameters_are_logged_as_in_stable_baselines3(algorithm: Any, make: Any, tmp_path: Path) -> None:
     class LogHyperparameters(BaseCallback):
         def _on_training_start(self) -> None:
             values = {"gamma": self.model.gamma, "memory": type(self.model.policy.core).__name__}  # type: ignore[attr-defined]
@@ -337,7 +339,7 @@ def test_checkpoints_and_hyperparameters_are_logged_as_in_stable_baselines3(tmp_
             return True
 
     env = VecNormalize(make_vec_env(Recall, n_envs=2))
-    model = a2c("mnm-p", env, n_steps=6, tensorboard_log=str(tmp_path / "tb"))
+    model = make("mnm-p", env, n_steps=6, tensorboard_log=str(tmp_path / "tb"))
     checkpoint = CheckpointCallback(10, str(tmp_path / "checkpoints"), save_vecnormalize=True)
     model.learn(48, callback=[LogHyperparameters(), checkpoint], log_interval=1)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
@@ -346,7 +348,7 @@ def test_checkpoints_and_hyperparameters_are_logged_as_in_stable_baselines3(tmp_
         "rl_model_vecnormalize_20_steps.pkl",
         "rl_model_vecnormalize_40_steps.pkl",
     ]
-    assert RecurrentA2C.load(tmp_path / "checkpoints" / "rl_model_40_steps.zip", device="cpu").num_timesteps == 40
+    assert algorithm.load(tmp_path / "checkpoints" / "rl_model_40_steps.zip", device="cpu").num_timesteps == 40
     assert list(tmp_path.rglob("events.out.tfevents*"))
 
 

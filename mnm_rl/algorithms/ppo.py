@@ -1,0 +1,216 @@
+"""Proximal policy optimization for recurrent policies, as a Stable-Baselines3 algorithm."""
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+from torch.nn import functional as F
+
+from mnm_rl.algorithms.buffers import RolloutSequence
+from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
+from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
+
+
+class RecurrentPPO(RecurrentOnPolicyAlgorithm):
+    """Proximal policy optimization (PPO, Schulman et al. 2017) for policies with a recurrent core.
+
+    Arguments are named and defaulted as in sb3-contrib's ``RecurrentPPO``; ``meta_coef`` is new. The loss is
+
+        L = L_clip + vf_coef * L_value - ent_coef * entropy + meta_coef * mean(l_t),
+
+    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores that have none.
+
+    A minibatch is ``batch_size`` steps in whole sequences of some environments, for backpropagation through time: choose a multiple
+    of ``n_steps``. With any other size, sequences are cut, and go on from the recurrent state that the rollout had there.
+
+    Args:
+        policy: ``"MnmPolicy"``, ``"LstmPolicy"`` or another of ``policy_aliases``, or a policy class.
+        env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3 ``VecEnv``.
+        learning_rate: a number, or a function of the remaining progress (from 1 to 0).
+        n_steps: rollout length per environment, and the length of backpropagation through time.
+        batch_size: steps in a minibatch, or None for the whole rollout.
+        n_epochs: how many times an update goes through the rollout.
+        gamma: discount factor.
+        gae_lambda: bias against variance of the advantages.
+        clip_range: change of an action's probability beyond which there is no gradient: a number, or a function of the remaining
+            progress.
+        clip_range_vf: the same for a change of the value; None for no bound. It depends on the scale of the rewards.
+        normalize_advantage: scale the advantages of a minibatch to mean 0 and standard deviation 1.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the value loss.
+        max_grad_norm: gradient norm above which gradients are scaled down.
+        use_sde: generalized state-dependent exploration, for Box actions.
+        sde_sample_freq: steps between new exploration matrices; -1 for once a rollout.
+        target_kl: an update ends before the minibatch whose estimated divergence from the policy of the rollout is more than 1.5
+            times this; None for never.
+        stats_window_size: episodes that the logged means are taken over.
+        tensorboard_log: directory of the TensorBoard logs.
+        policy_kwargs: arguments of the policy, such as ``{"write_rule": "g", "hidden_size": 64}``.
+        verbose: 0 for nothing, 1 for information, 2 for more.
+        seed: seed of everything random.
+        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        meta_coef: weight of the meta-loss.
+
+    Raises:
+        ValueError: if the environment's spaces cannot be used, or an argument is out of range.
+        TrainingDivergedError: from ``learn``, when a reward, observation, output, loss, gradient or parameter is NaN or
+            infinite.
+    """
+
+    def __init__(
+        self,
+        policy: str | type[RecurrentActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 128,
+        batch_size: int | None = 128,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        meta_coef: float = 1.0,
+        _init_setup_model: bool = True,
+    ) -> None:
+        for name, number in (("batch_size", batch_size), ("n_epochs", n_epochs)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+        for name, bound in (("clip_range", clip_range), ("clip_range_vf", clip_range_vf)):
+            if bound is not None and not callable(bound) and bound <= 0:
+                raise ValueError(f"{name} must be positive, got {bound}")
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.target_kl = target_kl
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            normalize_advantage=normalize_advantage,
+            meta_coef=meta_coef,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
+        self.rollout_buffer.batch_size = self.batch_size
+        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def train(self) -> None:
+        """``n_epochs`` times through the rollout, one gradient step for each minibatch.
+
+        Raises:
+            TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
+                they were.
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        clip_range = self._now(self.clip_range)
+        clip_range_vf = None if self.clip_range_vf is None else self._now(self.clip_range_vf)
+        rollout = self.rollout_buffer.sequence()
+        updates: list[dict[str, Tensor]] = []
+        too_far = False
+        for epoch in range(self.n_epochs):
+            approx_kl = []
+            for minibatch in rollout.minibatches(self.rollout_buffer.batch_size):
+                losses, changes = self._losses_and_changes(minibatch, clip_range, clip_range_vf)
+                approx_kl.append(changes["approx_kl"])
+                updates.append({name: value.detach() for name, value in (losses | changes).items()})
+                too_far = self.target_kl is not None and approx_kl[-1].item() > 1.5 * self.target_kl
+                if too_far:
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {approx_kl[-1].item():.2f}")
+                    break
+                updates[-1]["grad_norm"] = self._gradient_step(losses)
+            self._n_updates += 1
+            if too_far:
+                break
+
+        means = {name: torch.stack([u[name] for u in updates if name in u]).mean() for name in updates[0]}
+        means["policy_gradient_loss"] = means.pop("policy_loss")
+        self._log_update(means | {"approx_kl": torch.stack(approx_kl).mean(), "loss": self._loss(updates[-1])})
+        self.logger.record("train/clip_range", clip_range)
+        if clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", clip_range_vf)
+
+    def _now(self, schedule: float | Schedule) -> float:
+        return FloatSchedule(schedule)(self._current_progress_remaining)
+
+    def _losses_and_changes(
+        self, minibatch: list[RolloutSequence], clip_range: float, clip_range_vf: float | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of a minibatch, and how far the policy has gone from that of the rollout: scalars by name."""
+        values, log_prob, entropy, meta_loss = map(_joined, zip(*map(self._evaluate, minibatch), strict=True))
+        old_values, old_log_prob = (_joined(getattr(part, name) for part in minibatch) for name in ("values", "log_prob"))
+        advantages, returns = (_joined(getattr(part, name) for part in minibatch) for name in ("advantages", "returns"))
+        advantages = self._scaled(advantages)
+        log_ratio = log_prob - old_log_prob
+        ratio = log_ratio.exp()
+        if clip_range_vf is not None:
+            values = old_values + (values - old_values).clamp(-clip_range_vf, clip_range_vf)
+        losses = {
+            "policy_loss": -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)).mean(),
+            "value_loss": F.mse_loss(returns, values),
+            "entropy_loss": -entropy.mean(),
+            "meta_loss": meta_loss.mean(),
+        }
+        with torch.no_grad():
+            changes = {
+                "approx_kl": (ratio - 1 - log_ratio).mean(),  # http://joschu.net/blog/kl-approx.html
+                "clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(),
+            }
+        return losses, changes
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for ``total_timesteps`` environment steps; arguments as for every Stable-Baselines3 algorithm, whose
+        logs are named after the class.
+
+        Raises:
+            TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+
+def _joined(parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts])
