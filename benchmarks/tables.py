@@ -180,16 +180,18 @@ def cores(shown: Callable[[dict[str, Any]], bool], bound: bool = True) -> str:
     )
 
 
-def reversible() -> str:
-    """The middle rung: PyTorch that undoes writes, beside the kernels and the naive versions."""
-    rows = []
-    for case in read("throughput.json")["cores"]:
-        if "reversible" in case:
-            ways = [case[way] for way in ("naive", "reversible", "fused")]
-            speed, memory = ([number(way[key]) for way in ways] for key in ("steps_per_second", "memory_mb"))
-            rows.append([case["core"], str(case["H"]), *speed, *memory])
-    columns = ("core", "H", "steps/s, naive", "reversible", "fused", "MB, naive", "reversible", "fused")
-    return table(columns, rows)
+def paths() -> str:
+    """Speed and memory of the ways to run a neural memory."""
+    figures = read("paths.json")
+    cores, ways = (list(dict.fromkeys(row[key] for row in figures["rows"])) for key in ("core", "path"))
+    found = {(row["core"], row["path"]): row for row in figures["rows"]}
+    rows = [[core, *(number(found[core, way][key]) for key in ("steps_per_second", "memory_mb") for way in ways)] for core in cores]
+    columns = ("core", *(f"{unit}, {way}" for unit in ("steps/s", "MB") for way in ways))
+    machine = figures["machine"]
+    return (
+        f"{table(columns, rows)}\n\n"
+        f"{machine['threads']} threads; float32 matrix product: {machine['matrix_product_gflops']} GFLOP/s; D = 100."
+    )
 
 
 def training() -> str:
@@ -213,7 +215,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cores_in_short": lambda: cores(lambda case: (case["B"], case["T"], case["H"]) == (32, 200, 1), bound=False),
     "cores": lambda: cores(lambda case: case["B"] != 16),
     "cores_by_length": lambda: cores(lambda case: case["B"] == 16),
-    "reversible": reversible,
+    "paths": paths,
     "training": training,
 }
 

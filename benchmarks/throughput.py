@@ -219,8 +219,6 @@ def main(options: Options) -> None:
         ours, naive = (max(each, key=lambda m: m["steps_per_second"] or 0) for each in zip(*tries, strict=True))
         bound = rate * 1e9 / (2 * multiply_adds(core, H))
         row = {"core": core, "B": B, "T": T, "H": H, "fused": ours, "naive": naive, "bound_steps_per_second": bound}
-        if (B, T) == (32, 200) and core in ("mnm-p", "mnm-g", "deltanet"):
-            row["reversible"] = in_a_process(options.threads, naive=False, path="reversible", **what)
         cores.append(row)
         return row
 

@@ -21,7 +21,7 @@ mpl.use("Agg")
 def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
     """Draw goals (or returns, where an environment has no goals) over steps: an agent's mean, and thinly each of its seeds."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    key, label = "rollout/goals", "goals an episode"
+    key, label = "rollout/goals", "goals per episode"
     progress = [read_progress(directory) for directory, _ in runs]
     if not all(any(key in row for row in rows) for rows in progress):
         key, label = "rollout/ep_rew_mean", "return"

@@ -175,7 +175,7 @@ def test_a_batch_size_may_be_changed_between_updates() -> None:
 def test_learns_to_remember(name: str, batch_size: int) -> None:
     """The cue is seen for one step only: without memory, half the episodes succeed."""
     env = make_vec_env(Recall, n_envs=32, seed=0)
-    kwargs: dict[str, Any] = dict(n_steps=8, batch_size=batch_size, n_epochs=4, learning_rate=5e-3, gamma=0.9, ent_coef=0.01)
+    kwargs: dict[str, Any] = dict(n_steps=8, batch_size=batch_size, n_epochs=4, learning_rate=3e-3, gamma=0.9, ent_coef=0.01)
     model = ppo(name, env, {"hidden_size": 24}, **kwargs).learn(8_000)
     mean, _ = evaluate_policy(model, make_vec_env(Recall, n_envs=8, seed=1), 100, deterministic=True)
     assert mean > 0.95
