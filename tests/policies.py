@@ -17,6 +17,8 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "lstm": ("LstmPolicy", {}),
     "gru": ("GruPolicy", {}),
     "rnn": ("RnnPolicy", {}),
+    "mnm-g, another for the critic": ("MnmPolicy", {"write_rule": "g", "critic_core": "own"}),
+    "two layers of gru, critic without memory": ("GruPolicy", {"core_layers": 2, "critic_core": "none"}),
 }
 """Every policy that has a core of its own is in here, see ``test_policies.py``."""
 

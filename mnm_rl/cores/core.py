@@ -93,7 +93,7 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
 
     def why_plain(self) -> str | None:
         """Why the fused implementation does not run, in words, or None if it runs."""
-        return "asked for" if self.path == "plain" else why_not(self, "fused")
+        return "asked for" if self.path == "plain" else self.why_not("fused")
 
     def extra_repr(self) -> str:
         try:
