@@ -5,9 +5,12 @@ from mnm_rl._version import __version__
 from mnm_rl.algorithms.a2c import RecurrentA2C
 from mnm_rl.algorithms.checks import OtherSpacesError, TrainingDivergedError
 from mnm_rl.algorithms.policies import (
+    CnnLstmPolicy,
     GruPolicy,
     LstmPolicy,
+    MlpLstmPolicy,
     MnmPolicy,
+    MultiInputLstmPolicy,
     PlasticPolicy,
     RecurrentActorCriticPolicy,
     RnnPolicy,
@@ -18,13 +21,16 @@ from mnm_rl.memory import NeuralMemory
 from mnm_rl.vec_env import GymnasiumVecEnv
 
 __all__ = [
+    "CnnLstmPolicy",
     "GruCore",
     "GruPolicy",
     "GymnasiumVecEnv",
     "LstmCore",
     "LstmPolicy",
+    "MlpLstmPolicy",
     "MnmCore",
     "MnmPolicy",
+    "MultiInputLstmPolicy",
     "NeuralMemory",
     "OtherSpacesError",
     "PlasticCore",

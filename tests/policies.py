@@ -15,13 +15,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mnm-p, two heads, replay": ("MnmPolicy", {"write_rule": "p", "replay": 2, "heads": 2}),
     "plastic": ("PlasticPolicy", {}),
     "retroactive": ("PlasticPolicy", {"rule": "retroactive"}),
+    "mnm-g, another for the critic": ("MnmPolicy", {"write_rule": "g", "critic_core": "own"}),
+    "two layers of gru, critic without memory": ("GruPolicy", {"core_layers": 2, "critic_core": "none"}),
 }
 """Of the policies whose cores have more than one form."""
+
+SB3_CONTRIB = ("MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy")
+"""Those with the arguments of sb3-contrib, which have tests of their own."""
 
 POLICIES = VARIANTS | {
     name.removesuffix("Policy").lower(): (name, {})
     for name, policy in REGISTERED.items()
-    if hasattr(policy, "core_class") and name not in {policy for policy, _ in VARIANTS.values()}
+    if hasattr(policy, "core_class") and name not in ("MnmPolicy", "PlasticPolicy", *SB3_CONTRIB)
 }
 
 ROUNDING: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6}

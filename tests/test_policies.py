@@ -13,7 +13,9 @@ import mnm_rl
 from mnm_rl import LstmCore, MnmCore, RecurrentA2C, RecurrentActorCriticPolicy, RecurrentCore
 from mnm_rl.algorithms.policies import POLICIES as REGISTERED
 from tests.counting import Recall
-from tests.policies import POLICIES, ROUNDING
+from tests.policies import POLICIES, ROUNDING, SB3_CONTRIB
+
+"""Names of its policies; see ``test_sb3_contrib.py``."""
 
 
 class Trace(NamedTuple):
@@ -52,7 +54,7 @@ def trace_policy() -> Any:
 
 def test_every_policy_of_the_library_is_tested_and_can_be_imported() -> None:
     ours = {name: policy for name, policy in REGISTERED.items() if policy.__module__.startswith("mnm_rl.")}
-    assert {policy for policy, _ in POLICIES.values()} == ours.keys() - {"RecurrentActorCriticPolicy"}
+    assert {policy for policy, _ in POLICIES.values()} == ours.keys() - {"RecurrentActorCriticPolicy", *SB3_CONTRIB}
     assert all(getattr(mnm_rl, name) is policy and name in mnm_rl.__all__ for name, policy in ours.items())
 
 
@@ -109,6 +111,40 @@ def test_a_core_that_passes_arguments_on_gets_them() -> None:
 def test_arguments_that_nobody_takes_are_refused(policy: str, policy_kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         a2c(policy, **policy_kwargs)
+
+
+@pytest.mark.parametrize(
+    ("policy_kwargs", "message"),
+    [
+        ({"critic_core": "twin"}, "critic_core must be one of shared, detached, own, none, got 'twin'"),
+        ({"core_layers": 0}, "core_layers must be at least 1, got 0"),
+    ],
+)
+def test_choices_that_do_not_exist_are_refused(policy_kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        a2c("LstmPolicy", **policy_kwargs)
+
+
+@pytest.mark.parametrize("critic_core", ["shared", "detached", "own", "none"])
+def test_the_critic_trains_the_actors_memory_only_where_they_share_it(critic_core: str) -> None:
+    policy = a2c("LstmPolicy", hidden_size=3, critic_core=critic_core, core_layers=2).policy
+    starts = torch.zeros(2, dtype=torch.bool)
+    policy.predict_values(torch.ones(2, 3), policy.initial_state(2), starts).sum().backward()  # type: ignore[no-untyped-call]
+    trained = any(p.grad is not None and p.grad.any() for p in policy.actor_core.parameters())
+    assert trained == (critic_core == "shared")
+
+
+def test_actor_and_critic_may_have_an_extractor_each() -> None:
+    policy = a2c("LstmPolicy", hidden_size=3, critic_core="own", share_features_extractor=False).learn(20).policy
+    assert policy.pi_features_extractor is not policy.vf_features_extractor
+
+
+def test_a_core_of_cores_runs_as_each_of_them() -> None:
+    core = a2c("LstmPolicy", hidden_size=3, critic_core="own", core_layers=2).policy.core
+    assert core.why_plain() is None
+    core.path = "plain"
+    assert [part.path for part in core.modules() if isinstance(part, LstmCore)] == ["plain"] * 4
+    assert core.why_plain() == "asked for"
 
 
 @pytest.mark.parametrize("way", ["save", "export", "the policy alone"])

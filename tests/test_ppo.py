@@ -1,6 +1,5 @@
 """RecurrentPPO: minibatches of whole and of cut sequences, its losses, when it stops, and what it learns."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -179,14 +178,3 @@ def test_learns_to_remember(name: str, batch_size: int) -> None:
     model = ppo(name, env, {"hidden_size": 24}, **kwargs).learn(8_000)
     mean, _ = evaluate_policy(model, make_vec_env(Recall, n_envs=8, seed=1), 100, deterministic=True)
     assert mean > 0.95
-
-
-def test_arguments_are_those_of_sb3_contrib() -> None:
-    contrib = pytest.importorskip("sb3_contrib")
-    theirs, ours = (inspect.signature(algorithm).parameters for algorithm in (contrib.RecurrentPPO, RecurrentPPO))
-    assert [name for name in ours if name in theirs] == list(theirs)
-    assert {name: ours[name].default for name in theirs} == {name: parameter.default for name, parameter in theirs.items()}
-    assert ours.keys() - theirs.keys() == {"meta_coef"}
-    learn, learn_too = (inspect.signature(algorithm.learn).parameters for algorithm in (contrib.RecurrentPPO, RecurrentPPO))
-    assert list(learn) == list(learn_too)
-    assert learn["log_interval"].default == learn_too["log_interval"].default

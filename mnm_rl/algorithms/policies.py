@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from torch import Tensor
 
 from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside
 from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
 from mnm_rl.cores.implementations import Trace
 
 State = tuple[Tensor, ...]
+CriticCore = Literal["shared", "detached", "own", "none"]
 
 POLICIES: dict[str, type[BasePolicy]] = {}
 """Every policy by its name: those of this file, and any subclass of :class:`RecurrentActorCriticPolicy` that names its core."""
@@ -50,12 +52,16 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             smaller than 36 x 36, which it cannot take), all keys combined for Dict, else flatten.
         action_space: Discrete, Box, MultiDiscrete or MultiBinary.
         lr_schedule: learning rate as a function of the remaining progress (from 1 to 0).
+        core_layers: how many cores there are one after the other.
+        core_dropout: share of the outputs between two of these layers that is left out in training.
+        critic_core: what the critic has of memory: that of the actor (``"shared"``), the same without its gradient
+            (``"detached"``), one of its own (``"own"``), or ``"none"``.
         core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses that name theirs.
         core_kwargs: arguments of the core, beside those given by name: for names that ``ActorCriticPolicy`` has, too.
 
     Raises:
         TypeError: for an argument that neither the policy nor its core takes, and if there is no core, or two.
-        ValueError: if ``share_features_extractor`` is false: actor and critic share one memory, so one extractor feeds it.
+        ValueError: if ``share_features_extractor`` is false where actor and critic share one memory: one extractor feeds it.
     """
 
     core_class: type[RecurrentCore[Any]]
@@ -75,9 +81,17 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         net_arch: list[int] | dict[str, list[int]] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         share_features_extractor: bool = True,
+        core_layers: int = 1,
+        core_dropout: float = 0.0,
+        critic_core: CriticCore = "shared",
         **kwargs: Any,
     ) -> None:
-        if not share_features_extractor:
+        if critic_core not in get_args(CriticCore):
+            raise ValueError(f"critic_core must be one of {', '.join(get_args(CriticCore))}, got {critic_core!r}")
+        if core_layers < 1:
+            raise ValueError(f"core_layers must be at least 1, got {core_layers}")
+        self.core_layers, self.core_dropout, self.critic_core = core_layers, core_dropout, critic_core
+        if not share_features_extractor and critic_core in ("shared", "detached"):
             raise ValueError("share_features_extractor=False is not possible: actor and critic share one memory and its input")
         name = type(self).__name__
         if (core_class is None) != hasattr(type(self), "core_class"):
@@ -101,15 +115,34 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             lr_schedule,
             net_arch=[] if net_arch is None else net_arch,
             features_extractor_class=features_extractor_class,
+            share_features_extractor=share_features_extractor,
             **kwargs,
         )
 
     def _build_mlp_extractor(self) -> None:
-        self.core = self.core_class(self.features_dim, **self.core_kwargs)
-        self.mlp_extractor = MlpExtractor(self.core.output_size, self.net_arch, self.activation_fn, self.device)
+        actor = self._build_core()
+        if self.critic_core in ("shared", "detached"):
+            self.core = actor
+        else:
+            critic = self._build_core() if self.critic_core == "own" else NoMemory(self.features_dim, actor.output_size)
+            self.core = ActorAndCritic(actor, critic, own_inputs=not self.share_features_extractor)
+        self.mlp_extractor = MlpExtractor(actor.output_size, self.net_arch, self.activation_fn, self.device)
+
+    def _build_core(self) -> RecurrentCore[Any]:
+        layers = [self.core_class(self.features_dim, **self.core_kwargs)]
+        for _ in range(1, self.core_layers):
+            layers.append(self.core_class(layers[-1].output_size, **self.core_kwargs))
+        return layers[0] if len(layers) == 1 else Layers(layers, self.core_dropout)
+
+    @property
+    def actor_core(self) -> RecurrentCore[Any]:
+        """The memory that the actor uses, all that playing needs."""
+        return self.core.actor if isinstance(self.core, ActorAndCritic) else self.core
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
+        data = super()._get_constructor_parameters() | {
+            name: getattr(self, name) for name in ("share_features_extractor", "core_layers", "core_dropout", "critic_core")
+        }
         own = {} if hasattr(type(self), "core_class") else {"core_class": self.core_class}
         return data | own | {"core_kwargs": self.core_kwargs}
 
@@ -118,8 +151,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         with torch.no_grad():
             return cast(State, self.core.initial_state(n_envs))
 
-    def _features(self, obs: PyTorchObs, *batch: int) -> Tensor:
-        """What the core sees of observations ``[*batch, ...]``: ``[*batch, F]``."""
+    def _features(self, obs: PyTorchObs, *batch: int, extractor: BaseFeaturesExtractor | None = None) -> Tensor:
+        """What the core sees of observations ``[*batch, ...]``: ``[*batch, F]``, of actor and critic if each has its extractor."""
         rows: PyTorchObs  # in the shapes of the space: the buffer gives Discrete observations one dimension more
         if isinstance(self.observation_space, spaces.Dict):
             assert isinstance(obs, dict)
@@ -128,7 +161,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         else:
             assert isinstance(obs, Tensor)
             rows = obs.reshape(-1, *cast(tuple[int, ...], self.observation_space.shape))
-        return cast(Tensor, self.extract_features(rows)).view(*batch, -1)
+        features = self.extract_features(rows) if extractor is None else BasePolicy.extract_features(self, rows, extractor)
+        return (features if isinstance(features, Tensor) else torch.cat(features, dim=-1)).view(*batch, -1)
 
     def _one_step(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
         features = self._features(obs, 1, len(episode_starts))
@@ -156,9 +190,18 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         """One step of a rollout, which the trace goes on by: :meth:`forward`, but for the state."""
         return self._act(trace.step(self._features(obs, len(episode_starts)), episode_starts))
 
+    def _latents(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """What actor and critic make of the core's outputs ``[B, D]``."""
+        actor, critic = latent, latent
+        if self.critic_core == "detached":
+            critic = latent.detach()
+        elif self.critic_core != "shared":
+            actor, critic = latent.chunk(2, dim=-1)
+        return self.mlp_extractor.forward_actor(actor), self.mlp_extractor.forward_critic(critic)
+
     def _act(self, latent: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions ``[B, *action_shape]``, values ``[B, 1]`` and log-probabilities ``[B]`` of the core's outputs ``[B, D]``."""
-        latent_pi, latent_vf = self.mlp_extractor(latent)
+        latent_pi, latent_vf = self._latents(latent)
         if isinstance(self.action_dist, CategoricalDistribution):
             # What torch's Categorical does, which takes most of its time for checks.
             logits = self._action_parameters(latent_pi)
@@ -200,14 +243,15 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def predict_values(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> Tensor:  # type: ignore[override]
         """Values ``[B, 1]`` of observations ``[B, ...]`` seen in ``state``."""
         latent, _ = self._one_step(obs, state, episode_starts)
-        return cast(Tensor, self.value_net(self.mlp_extractor.forward_critic(latent)))
+        return cast(Tensor, self.value_net(self._latents(latent)[1]))
 
     def get_distribution(  # type: ignore[override]
         self, obs: PyTorchObs, state: State, episode_starts: Tensor
     ) -> tuple[Distribution, State]:
-        """The action distribution for observations ``[B, ...]`` seen in ``state``, and the new state."""
-        latent, state = self._one_step(obs, state, episode_starts)
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent)), state
+        """The action distribution for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and the new state."""
+        features = self._features(obs, 1, len(episode_starts), extractor=self.pi_features_extractor)
+        latent, state, _ = self.actor_core(features, state, episode_starts.unsqueeze(0))
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent[0])), state
 
     def evaluate_actions(  # type: ignore[override]
         self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor, trace: Trace[Any] | None = None
@@ -230,7 +274,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         else:
             outputs, meta_loss = trace.replay(features, episode_starts)
         latent = outputs.flatten(0, 1)
-        latent_pi, latent_vf = self.mlp_extractor(latent)
+        latent_pi, latent_vf = self._latents(latent)
         distribution = self._get_action_dist_from_latent(latent_pi)
         log_prob = distribution.log_prob(actions.flatten(0, 1)).view_as(meta_loss)
         entropy = distribution.entropy()
@@ -296,9 +340,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return observation
 
     def _checked_state(self, state: tuple[NDArray[Any], ...] | None, n_envs: int) -> State:
+        with torch.no_grad():
+            like: State = self.actor_core.initial_state(n_envs if state is None else 1)
         if state is None:
-            return self.initial_state(n_envs)
-        like = self.initial_state(1)
+            return like
         arrays = [np.asarray(part) for part in (state if isinstance(state, tuple | list) else [state])]
         wanted = [(n_envs, *part.shape[1:]) for part in like]
         if [array.shape for array in arrays] != wanted or any(array.dtype.kind != "f" for array in arrays):
@@ -310,6 +355,21 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if any(not_finite(array) is not None for array in arrays):
             raise ValueError("state holds a NaN or an infinity")
         return make_state(like, (torch.as_tensor(a, dtype=s.dtype, device=self.device) for a, s in zip(arrays, like, strict=True)))
+
+
+def _too_small_for_cnn(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and len(space.shape) == 3 and sorted(space.shape)[1] < 36
+
+
+class _CombinedExtractor(CombinedExtractor):
+    """Stable-Baselines3's, but small images are flattened."""
+
+    def __init__(self, observation_space: spaces.Dict, **kwargs: Any) -> None:
+        shown = {
+            key: spaces.Box(0, 1, (spaces.flatdim(space),)) if _too_small_for_cnn(space) else space
+            for key, space in observation_space.spaces.items()
+        }
+        super().__init__(spaces.Dict(shown), **kwargs)
 
 
 POLICIES["RecurrentActorCriticPolicy"] = RecurrentActorCriticPolicy
@@ -345,6 +405,110 @@ class RnnPolicy(RecurrentActorCriticPolicy):
     core_class = RnnCore
 
 
+class MlpLstmPolicy(RecurrentActorCriticPolicy):
+    """sb3-contrib's policy of this name: an LSTM each for actor and critic, and layers after it.
+
+    Args:
+        observation_space: as for the base class, and so are the arguments that are not named here.
+        action_space: the same.
+        lr_schedule: the same.
+        net_arch: layers after the LSTM, for actor and critic each; by default ``[64, 64]``, and none after a CNN.
+        lstm_hidden_size: width of the LSTM.
+        n_lstm_layers: how many of them there are one after the other.
+        shared_lstm: the critic uses the actor's, without training it.
+        enable_critic_lstm: the critic has its own; if false and not shared, it has no memory.
+        lstm_kwargs: ``{"dropout": share}``.
+        features_extractor_class: what comes before the LSTM.
+        share_features_extractor: whether actor and critic have one features extractor.
+
+    Raises:
+        AssertionError: for combinations that exclude each other, as there.
+        TypeError: for arguments of ``nn.LSTM`` other than ``dropout``.
+    """
+
+    core_class = LstmCore
+    default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        *,
+        lstm_hidden_size: int = 256,
+        n_lstm_layers: int = 1,
+        shared_lstm: bool = False,
+        enable_critic_lstm: bool = True,
+        lstm_kwargs: dict[str, Any] | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        share_features_extractor: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        assert not (shared_lstm and enable_critic_lstm), "the critic's LSTM is either shared, or its own, or there is none"
+        assert share_features_extractor or not shared_lstm, "a shared LSTM needs a shared features extractor"
+        if unknown := (lstm_kwargs or {}).keys() - {"dropout"}:
+            raise TypeError(f"lstm_kwargs may hold dropout, not {', '.join(sorted(unknown))}")
+        self._given = dict(
+            lstm_hidden_size=lstm_hidden_size,
+            n_lstm_layers=n_lstm_layers,
+            shared_lstm=shared_lstm,
+            enable_critic_lstm=enable_critic_lstm,
+            lstm_kwargs=lstm_kwargs,
+            share_features_extractor=share_features_extractor,
+        )
+        features_extractor_class = features_extractor_class or self.default_extractor
+        if net_arch is None:
+            net_arch = [] if features_extractor_class is NatureCNN else [64, 64]
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=net_arch,
+            features_extractor_class=features_extractor_class,
+            share_features_extractor=share_features_extractor,
+            core_kwargs={"hidden_size": lstm_hidden_size, "init": "pytorch"},
+            core_layers=n_lstm_layers,
+            core_dropout=(lstm_kwargs or {}).get("dropout", 0.0),
+            critic_core="detached" if shared_lstm else "own" if enable_critic_lstm else "none",
+            **kwargs,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        of_ours = {"core_layers", "core_dropout", "critic_core", *self.core_kwargs}
+        data = super()._get_constructor_parameters()
+        return {name: value for name, value in data.items() if name not in of_ours} | self._given
+
+    def predict(
+        self,
+        observation: NDArray[Any] | dict[str, NDArray[Any]],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """As for every policy, but for the state: h and c of the actor's LSTM, both ``[n_lstm_layers, B, lstm_hidden_size]``."""
+        if state is not None:
+            h, c = state
+            state = tuple(part for layer in zip(h, c, strict=True) for part in layer)
+        actions, state = super().predict(observation, state, episode_start, deterministic)
+        assert state is not None
+        return actions, (np.stack(state[0::2]), np.stack(state[1::2]))
+
+
+class CnnLstmPolicy(MlpLstmPolicy):
+    """sb3-contrib's policy of this name, for images: see :class:`MlpLstmPolicy`."""
+
+    core_class = LstmCore
+    default_extractor = NatureCNN
+
+
+class MultiInputLstmPolicy(MlpLstmPolicy):
+    """sb3-contrib's policy of this name, for Dict observations: see :class:`MlpLstmPolicy`."""
+
+    core_class = LstmCore
+    default_extractor = _CombinedExtractor
+
+
 def _core_kwargs(core: type[Any], kwargs: dict[str, Any], policy: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part arguments into those of the core and those of Stable-Baselines3's policy, which takes what both know."""
     parameters = list(inspect.signature(core).parameters.values())[1:]  # the first is input_size
@@ -356,18 +520,3 @@ def _core_kwargs(core: type[Any], kwargs: dict[str, Any], policy: str) -> tuple[
             raise TypeError(f"{policy} got an unexpected argument {name!r}; its core takes {', '.join(names) or 'none'}")
     of_core = {name: value for name, value in kwargs.items() if name not in of_policy}
     return of_core, {name: value for name, value in kwargs.items() if name in of_policy}
-
-
-def _too_small_for_cnn(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and len(space.shape) == 3 and sorted(space.shape)[1] < 36
-
-
-class _CombinedExtractor(CombinedExtractor):
-    """Stable-Baselines3's, but small images are flattened."""
-
-    def __init__(self, observation_space: spaces.Dict, **kwargs: Any) -> None:
-        shown = {
-            key: spaces.Box(0, 1, (spaces.flatdim(space),)) if _too_small_for_cnn(space) else space
-            for key, space in observation_space.spaces.items()
-        }
-        super().__init__(spaces.Dict(shown), **kwargs)
