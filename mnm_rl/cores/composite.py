@@ -88,6 +88,9 @@ class CompositeCore(RecurrentCore[States]):
     def why_not(self, path: str) -> str | None:
         return next(filter(None, (core.why_not(path) for core in self._all())), None)
 
+    def why_plain(self) -> str | None:
+        return next(filter(None, (core.why_plain() for core in self._all())), None)
+
     def extra_repr(self) -> str:
         return ""  # that of each core is below
 
