@@ -397,7 +397,9 @@ class MnmTrace(FusedTrace[MnmState]):
         self.heads = H = core.heads
         self.F = F = core.controller.input_size - D
         rule = core.memory.rule
-        self.setting = Setting(RULES[type(rule)], D, rule.step_size(torch.ones(1), H).item(), self.episode_starts)
+        self.setting = Setting(
+            RULES[type(rule)], D, rule.step_size(torch.ones(1, dtype=torch.float64), H).item(), self.episode_starts
+        )
         B, P, L = padded(self.B, ROWS), padded(D), core.memory.layers
         self.kept = Kept(
             x=self.room("x", steps, B, F + 2 * P),
