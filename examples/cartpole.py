@@ -38,9 +38,8 @@ def make_env(seed: int) -> VecNormalize:
 
 def main(total_timesteps: int = 400_000) -> float:
     env = make_env(seed=0)
-    policy_kwargs = {"write_rule": "g", "ortho_init": False}
-    hyperparameters = HYPERPARAMETERS | {"learning_rate": 1e-3}  # a memory that writes from the start wants smaller steps
-    model = RecurrentA2C("MnmPolicy", env, policy_kwargs=policy_kwargs, **hyperparameters, seed=0, device="cpu")
+    policy_kwargs = {"write_rule": "delta", "memory_layers": 1, "ortho_init": False}
+    model = RecurrentA2C("MnmPolicy", env, policy_kwargs=policy_kwargs, **HYPERPARAMETERS, seed=0, device="cpu")
     model.learn(total_timesteps, progress_bar=True)
     env.training, env.norm_reward = False, False
     mean, std = evaluate_policy(model, env, n_eval_episodes=100)
