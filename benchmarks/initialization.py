@@ -26,11 +26,11 @@ Change = Callable[[Any], None]
 """Changes the weights of a core that was initialized with ``init="pytorch"``."""
 
 
-def inputs(gain: float, *names: str) -> Change:
+def inputs(gain: float, name: str) -> Change:
     """Weights of the inputs from ``N(0, (gain / sqrt F)^2)``."""
 
     def change(core: Any) -> None:
-        weight = core.get_parameter(names[0]).data
+        weight = core.get_parameter(name).data
         scaled_inputs_(weight, gain)
 
     return change

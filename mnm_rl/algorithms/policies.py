@@ -475,7 +475,7 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        of_ours = {"core_layers", "core_dropout", "critic_core", *self.core_kwargs}
+        of_ours = {"core_layers", "core_dropout", "critic_core", "core_kwargs"}
         data = super()._get_constructor_parameters()
         return {name: value for name, value in data.items() if name not in of_ours} | self._given
 
