@@ -58,7 +58,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         critic_core: what the critic has of memory: that of the actor (``"shared"``), the same without its gradient
             (``"detached"``), one of its own (``"own"``), or ``"none"``.
         popart: normalize the returns that the critic learns, so that rewards may have any scale, see
-            :class:`mnm_rl.algorithms.popart.PopArt`; None (default) for where the critic's gradient reaches the actor's memory, that is
+            :class:`mnm_rl.algorithms.popart.PopArt`; None (default): where the critic's gradient reaches the actor's memory, that is
             where ``critic_core`` is ``"shared"``.
         core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses that name theirs.
         core_kwargs: arguments of the core, beside those given by name: for names that ``ActorCriticPolicy`` has, too.
