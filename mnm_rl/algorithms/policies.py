@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside
 from mnm_rl.algorithms.popart import PopArt
-from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
 from mnm_rl.cores.implementations import Trace
@@ -420,6 +420,18 @@ class RnnPolicy(RecurrentActorCriticPolicy):
     """Policy with a vanilla RNN; it takes the arguments of :class:`mnm_rl.RnnCore` and of the base class."""
 
     core_class = RnnCore
+
+
+class SaluPolicy(RecurrentActorCriticPolicy):
+    """Policy with a soft-attention look-up; it takes the arguments of :class:`mnm_rl.SaluCore` and of the base class."""
+
+    core_class = SaluCore
+
+
+class NtmPolicy(RecurrentActorCriticPolicy):
+    """Policy with a Neural Turing Machine; it takes the arguments of :class:`mnm_rl.NtmCore` and of the base class."""
+
+    core_class = NtmCore
 
 
 class MlpLstmPolicy(RecurrentActorCriticPolicy):
