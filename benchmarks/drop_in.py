@@ -1,8 +1,8 @@
 """RecurrentPPO beside sb3-contrib's: python -m benchmarks.drop_in [TASK ...] [--json FILE].
 
-The same environments, settings (those of sb3-contrib's own test on CartPole without velocities) and seeds for all; only the import and
-the policy differ. After every 4,096 steps a policy plays 20 episodes, deterministically, which do not count on its clock. What is
-measured is kept in the file, so that a run that was stopped goes on. One thread.
+The same environments, settings (those of sb3-contrib's own test on CartPole without velocities) and seeds for all; only the import
+and the policy differ. After every 4,096 steps a policy plays 20 episodes deterministically, off its clock. What is measured is kept
+in the file, so that a run that was stopped goes on. One thread.
 """
 
 import json

@@ -57,8 +57,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         core_dropout: share of the outputs between two of these layers that is left out in training.
         critic_core: what the critic has of memory: that of the actor (``"shared"``), the same without its gradient
             (``"detached"``), one of its own (``"own"``), or ``"none"``.
-        popart: normalize the returns that the critic learns, so that rewards may have any scale, see
-            :class:`mnm_rl.algorithms.popart.PopArt`; None (default): where the critic's gradient reaches the actor's memory, that is
+        popart: normalize the returns that the critic learns, so that rewards may have any scale (see
+            :class:`mnm_rl.algorithms.popart.PopArt`); None for where the critic's gradient reaches the actor's memory, which is
             where ``critic_core`` is ``"shared"``.
         core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses that name theirs.
         core_kwargs: arguments of the core, beside those given by name: for names that ``ActorCriticPolicy`` has, too.
