@@ -262,10 +262,10 @@ def _packed(stories: Stories, rows: Sequence[Sequence[int]]) -> Packed:
 
 def errors(model: SequenceModel, stories: Stories, features: Tensor, rows: int) -> dict[str, float]:
     """The share of wrong answers by task."""
-    right = np.zeros(len(stories.answers), dtype=bool)
+    wrong = np.ones(len(stories.answers), dtype=bool)
     for packed in pack(stories, np.argsort(-stories.lengths, kind="stable"), rows):
-        right[packed.asked[packed.asked >= 0]] = model.right(packed.batch(stories, features)).numpy()
-    return {str(task): 1 - float(right[stories.tasks == task].mean()) for task in np.unique(stories.tasks)}
+        wrong[packed.asked[packed.asked >= 0]] = ~model.right(packed.batch(stories, features)).numpy()
+    return {str(task): float(wrong[stories.tasks == task].mean()) for task in np.unique(stories.tasks)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,8 +171,9 @@ def test_empty_steps_do_not_count(folder: Path) -> None:
 
 
 def test_stories_are_learned_and_the_result_says_so_by_task(folder: Path, tmp_path: Path) -> None:
+    (folder / "qa1_more_train.txt").write_text(walks(np.random.default_rng(1), 300))
     data = babi.load(folder, [1, 8])
-    run = babi.Run(data, options(hidden_size=24, epochs=12, learning_rate=2e-2, rows=2, out=tmp_path / "run"))
+    run = babi.Run(data, options(hidden_size=24, epochs=6, learning_rate=2e-2, rows=2, out=tmp_path / "run"))
     run.train()
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     first, last = result["epochs_done"][0], result["epochs_done"][-1]
@@ -180,11 +181,26 @@ def test_stories_are_learned_and_the_result_says_so_by_task(folder: Path, tmp_pa
     assert last["mean_error"] < 0.1 < first["mean_error"]
     assert last["mean_error"] == pytest.approx(np.mean(list(last["errors"].values())))
     assert last["failed"] == sum(error > 0.05 for error in last["errors"].values())
-    assert (result["agent"], result["rows"], result["questions"]) == ("lstm", 2, [140, 41])
+    assert (result["agent"], result["rows"], result["questions"]) == ("lstm", 2, [740, 41])
     table = io.StringIO()
     babi.report(last, Console(file=table, width=80))
     assert "8 lists and sets" in table.getvalue()
     assert f"{last['mean_error']:.1%}" in table.getvalue()
+
+
+def test_a_task_is_failed_with_more_than_five_percent_and_not_with_five(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = babi.load(folder, [1, 8])
+    model, features = sequence_model(data, "lstm")
+    stories = data.test._replace(answers=np.arange(len(data.test.answers)))
+    for misses in (2, 3):  # of 40 questions
+
+        def right(batch: Any, misses: int = misses) -> torch.Tensor:
+            return batch.answers() >= misses
+
+        monkeypatch.setattr(model, "right", right)
+        error = babi.errors(model, stories, features, rows=4)["1"]
+        assert error == misses / 40
+        assert (error > babi.FAILED) == (misses == 3)
 
 
 def until_killed(run: babi.Run, updates: int, batch: Any) -> float:
