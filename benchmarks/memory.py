@@ -91,8 +91,8 @@ def commands(grid: Grid, options: Options) -> list[list[str]]:
         out = options.runs / "-".join([grid.task, *kwargs]) / agent / f"lr{rate:g}-seed{seed}.json"
         tests = ["--test", *grid.tests] if grid.tests else []
         until = [] if grid.tests else ["--until", str(SOLVED)]  # lengths beyond training take their time
-        numbers = ["--updates", str(grid.updates), "--learning-rate", str(rate), "--seed", str(seed), "--threads", "1"]
-        made.append([grid.task, agent, "--task-kwargs", *kwargs, *tests, *until, *numbers, "--out", str(out)])
+        training = f"--updates {grid.updates} --interval 10 --learning-rate {rate} --seed {seed} --threads 1".split()
+        made.append([grid.task, agent, "--task-kwargs", *kwargs, *tests, *until, *training, "--out", str(out)])
     return made
 
 
@@ -166,13 +166,16 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         shown = [run for run in runs if name(run) == setting]
         for row, axis in enumerate(("updates", "seconds")):
             panel = axes[row, column]
-            x = np.linspace(0, max(run[axis][-1] for run in shown), 400)
+            end = max(run[axis][-1] for run in shown)
             for agent in dict.fromkeys(run["agent"] for run in shown):
-                mean, half = band([run for run in shown if run["agent"] == agent], axis, x)
+                seeds = [run for run in shown if run["agent"] == agent]
+                x = np.geomspace(max(run[axis][0] for run in seeds), end, 400)
+                mean, half = band(seeds, axis, x)
                 panel.plot(x, mean, color=agent_color(agent), label=agent)
                 low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
                 panel.fill_between(x, low, high, color=agent_color(agent), alpha=0.2, linewidth=0)
-            panel.set(xlabel=axis, xlim=(0, None), ylim=(0, 1.02))
+            panel.set(xlabel=axis, xscale="log", ylim=(0, 1.02))
+            panel.xaxis.set_major_formatter("{x:g}")
             panel.spines[["top", "right"]].set_visible(False)
         axes[0, column].set_title(setting, fontsize=10)
     for panel in axes[:, 0]:

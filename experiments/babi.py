@@ -275,7 +275,7 @@ class Options(Generic[AgentT]):
     """Tasks to train and test on, together."""
     epochs: int = 50
     """How often every training question is seen; over them the step size falls to 0 in a straight line."""
-    rows: int = 16
+    rows: int = 8
     """Sequences of an update, each as long as the longest story, and filled with stories."""
     embedding_size: int = 100
     """Width of the embeddings of words."""

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from agents import AGENTS
-from benchmarks import memory
+from benchmarks import memory, tables
 from envs.memory_tasks import TASKS
 from experiments import sequences
 from experiments.command_line import run_main
@@ -213,6 +213,21 @@ def test_a_grid_runs_what_has_not_been_run(tmp_path: Path, monkeypatch: pytest.M
     assert len(ran) == 4
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [(run["agent"], run["seed"]) for run in figures["runs"]] == [("lstm", 0), ("lstm", 1), ("gru", 0), ("gru", 1)]
+
+
+def test_the_table_says_how_soon_a_task_is_solved_and_what_becomes_of_other_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"task_kwargs": {"pairs": 2}, "updates": [10, 20], "seconds": [1.0, 2.0]}
+    runs = [
+        row | {"agent": "mnm-p", "seed": 0, "accuracy": [0.5, 1.0], "tests": {"pairs=4": 0.75}},
+        row | {"agent": "mnm-p", "seed": 1, "accuracy": [1.0, 1.0], "tests": {"pairs=4": 0.5}},
+        row | {"agent": "lstm", "seed": 0, "accuracy": [0.2, 0.5], "tests": {"pairs=4": 0.25}},
+    ]
+    monkeypatch.setattr(tables, "read", lambda file: {"runs": runs})
+    head, _, mnm, lstm, _, note = tables.memory_task("figures.json").splitlines()
+    assert head == "| agent | 2 pairs | right, pairs=4 |"
+    assert mnm == "| mnm-p | 20, 10 (1.5 s) | 75%, 50% |"
+    assert lstm == "| lstm | never | 25% |"
+    assert "never: not within 20 updates" in note
 
 
 @pytest.mark.parametrize("name", memory.GRIDS)
