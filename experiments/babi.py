@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from agents import AGENTS, Agent
-from experiments.command_line import RunError, UsageError, check_range, first_line, parse, run_main
+from experiments.command_line import InterruptedRun, RunError, UsageError, check_range, first_line, parse, run_main
 from experiments.run import MAX_SEED
 from experiments.supervised import (
     Batch,
@@ -410,7 +410,10 @@ def main(args: Sequence[str]) -> None:
         f"longest story; {len(data.answers)} answers; in {run.directory}",
         file=sys.stderr,
     )
-    run.train()
+    try:
+        run.train()
+    except KeyboardInterrupt:
+        raise InterruptedRun("the same command goes on from the last checkpoint") from None
     report(run.history[-1], Console())
 
 

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from experiments import babi
-from experiments.command_line import RunError, UsageError
+from experiments.command_line import InterruptedRun, RunError, UsageError
 from experiments.supervised import SequenceModel, Trainer, build_core, hyperparameters
 
 PEOPLE, PLACES = ("Mary", "John"), ("garden", "kitchen", "office")
@@ -231,6 +231,15 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(folder: Path, tmp_p
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     histories = [[{k: v for k, v in epoch.items() if k != "seconds"} for epoch in run.history] for run in (whole, resumed)]
     assert histories[0] == histories[1]
+
+
+def test_who_stops_a_run_learns_how_it_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(run: babi.Run) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(babi.Run, "train", stopped)
+    with pytest.raises(InterruptedRun, match="the same command goes on from the last checkpoint"):
+        babi.main([str(folder), "lstm", "--tasks", "1", "8", "--threads", "1", "--out", str(tmp_path / "run")])
 
 
 def test_the_run_of_other_settings_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
