@@ -145,7 +145,7 @@ def check_range(low: int, high: int, **options: int | None) -> None:
             raise UsageError(f"{flag} must be at most {high:,}, got {value:,}")
 
 
-def key_values(pairs: Sequence[str]) -> dict[str, Any]:
+def key_values(pairs: Sequence[str], flag: str = "--env-kwargs", example: str = "size=13") -> dict[str, Any]:
     """``name=value`` pairs of the command line as a dictionary: numbers, true, false, null and lists, or else text.
 
     Raises:
@@ -155,7 +155,7 @@ def key_values(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise UsageError(f"--env-kwargs takes name=value pairs such as size=13, got {pair!r}")
+            raise UsageError(f"{flag} takes name=value pairs such as {example}, got {pair!r}")
         try:
             result[key] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
         except ValueError:

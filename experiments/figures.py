@@ -1,4 +1,4 @@
-"""Learning curves of runs."""
+"""Learning curves of runs, and what all figures share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
+from agents import AGENTS
 from experiments.command_line import UsageError, first_line
 from experiments.run import Run, read_progress
 from experiments.scores import references
@@ -29,13 +30,13 @@ def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
     for (_, run), rows in zip(runs, progress, strict=True):
         if points := [(row["time/total_timesteps"], row[key]) for row in rows if key in row]:
             curves[run.agent].append(np.array(points).T)
-    for i, (agent, seeds) in enumerate(curves.items()):
+    for agent, seeds in curves.items():
         if seeds:
             steps = np.linspace(max(x[0] for x, _ in seeds), min(x[-1] for x, _ in seeds), 500)
-            axes.plot(steps, np.mean([np.interp(steps, x, y) for x, y in seeds], axis=0), color=f"C{i}", label=agent)
+            axes.plot(steps, np.mean([np.interp(steps, x, y) for x, y in seeds], axis=0), color=agent_color(agent), label=agent)
         if len(seeds) > 1:
             for x, y in seeds:
-                axes.plot(x, y, color=f"C{i}", linewidth=0.7, alpha=0.3)
+                axes.plot(x, y, color=agent_color(agent), linewidth=0.7, alpha=0.3)
     environments = list(dict.fromkeys(run.environment for _, run in runs))
     if key == "rollout/goals" and len(environments) == 1:
         for name, score in references(runs[0][1]).items():
@@ -49,6 +50,11 @@ def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
+
+
+def agent_color(agent: str) -> str:
+    """The color of an agent, the same in every figure."""
+    return f"C{list(AGENTS).index(agent)}"
 
 
 def save_figure(figure: Figure, path: Path) -> None:
