@@ -347,10 +347,10 @@ def test_tanh_of_the_kernels() -> None:
     np.testing.assert_allclose(special, [np.nan, 1, -1, 0], atol=5e-7)
 
 
-@given(K=st.integers(1, 40), N=st.integers(1, 5), S=st.integers(1, 3))
+@given(K=st.integers(1, 40), N=st.integers(1, 9), S=st.integers(1, 11))
 def test_matrix_product_of_the_kernels(K: int, N: int, S: int) -> None:
     random = np.random.default_rng(0)
-    y, x, M = (random.normal(size=size) for size in ((4 * S, 16 * N), (4 * S, K), (K, 16 * N)))
+    y, x, M = (random.normal(size=size) for size in ((S, 16 * N), (S, K), (K, 16 * N)))
     expected = y + x @ M
     simd.add_product(y, x, M)
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)

@@ -292,10 +292,16 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             outputs, meta_loss = trace.replay(features, episode_starts)
         latent = outputs.flatten(0, 1)
         latent_pi, latent_vf = self._latents(latent)
-        distribution = self._get_action_dist_from_latent(latent_pi)
-        log_prob = distribution.log_prob(actions.flatten(0, 1)).view_as(meta_loss)
-        entropy = distribution.entropy()
-        values = self._values(latent_vf).view_as(meta_loss)
+        taken = actions.flatten(0, 1)
+        entropy: Tensor | None
+        if isinstance(self.action_dist, CategoricalDistribution):
+            log_probs = self._action_parameters(latent_pi).log_softmax(dim=1)  # as in _act
+            log_prob = log_probs.gather(1, taken.long().unsqueeze(1))
+            entropy = -(log_probs.exp() * log_probs).sum(dim=1)
+        else:
+            distribution = self._get_action_dist_from_latent(latent_pi)
+            log_prob, entropy = distribution.log_prob(taken), distribution.entropy()
+        values, log_prob = self._values(latent_vf).view_as(meta_loss), log_prob.view_as(meta_loss)
         return values, log_prob, None if entropy is None else entropy.view_as(meta_loss), meta_loss
 
     def predict(

@@ -10,7 +10,7 @@ from mnm_rl.fused.arena import Array, zeros
 from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward
 from mnm_rl.fused.padding import array, gather, gather_rows, spread, spread_rows
 from mnm_rl.fused.parallel import run
-from mnm_rl.fused.simd import ROWS, add_product, kernel, padded
+from mnm_rl.fused.simd import ROWS, add_product, fours, kernel, padded
 from mnm_rl.fused.trace import FusedCore, FusedTrace
 
 
@@ -23,7 +23,7 @@ class Weights(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the forward pass leaves for the backward pass, time first; the batch is padded to a multiple of ``ROWS``."""
+    """What the forward pass leaves for the backward pass, time first."""
 
     x: Array
     """``[x_t; h_(t-1)]``, ``[T, B, F + P]``."""
@@ -50,10 +50,10 @@ def _forward(first: int, last: int, t0: int, t1: int, starts: Any, weights: Any,
     F = trace.x.shape[2] - P
     zero = h.dtype.type(0)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
-        b1 = b0 + ROWS
+        b1 = min(b0 + ROWS, B)
         for t in range(t0, t1):
             for b in range(b0, b1):
-                if b < B and starts[t, b]:
+                if starts[t, b]:
                     h[b], c[b] = zero, zero
                 trace.x[t, b, F:] = h[b]
                 trace.c[t, b] = c[b]
@@ -70,14 +70,14 @@ def _backward(first: int, last: int, starts: Any, weights: Any, trace: Any, g_ou
     T, B = starts.shape
     zero = g.h.dtype.type(0)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
-        b1 = b0 + ROWS
+        b1 = min(b0 + ROWS, B)
         for t in range(T - 1, -1, -1):
             for b in range(b0, b1):
                 g.h[b] += g_out[t, b]
                 lstm_cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g_gates[t, b])
                 g.h[b] = zero
             add_product(g.h[b0:b1], g_gates[t, b0:b1], weights.gates_back)
-            for b in range(b0, min(b1, B)):
+            for b in range(b0, b1):
                 if starts[t, b]:
                     g.h[b], g.c[b] = zero, zero
 
@@ -103,7 +103,7 @@ class LstmTrace(FusedTrace[LstmState]):
 
     def __init__(self, implementation: FusedCore[LstmState], state: LstmState, steps: int) -> None:
         super().__init__(implementation, state, steps)
-        B, P, dtype = padded(self.B, ROWS), padded(self.D), self.dtype
+        B, P, dtype = self.B, padded(self.D), self.dtype
         self.F = self.core.cell.input_size
         self.now = Working(array(state.h, (B, P), dtype), array(state.c, (B, P), dtype))
         self.kept = Kept(
@@ -115,15 +115,15 @@ class LstmTrace(FusedTrace[LstmState]):
         self.x = self.kept.x
 
     def working_state(self) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(row)[: self.B, : self.D] for row in self.now)
+        return tuple(torch.from_numpy(row)[:, : self.D] for row in self.now)
 
     def run_kernels(self, t0: int, t1: int) -> Tensor:
-        fours, starts = len(self.now.h) // ROWS, self.episode_starts
-        run(_forward, fours, t0, t1, starts, self.weights, self.now, self.kept, least=32 // (t1 - t0))
+        starts, least = self.episode_starts, 32 // (t1 - t0)
+        run(_forward, fours(self.B), t0, t1, starts, self.weights, self.now, self.kept, least=least)
         return torch.from_numpy(self.kept.out[t0:t1])
 
     def outputs(self, raw: Tensor) -> Tensor:
-        return raw[:, : self.B, : self.D]
+        return raw[..., : self.D]
 
     def results(self) -> tuple[Tensor | None, ...]:
         return torch.from_numpy(self.kept.out), None, *self.working_state()
@@ -134,13 +134,13 @@ class LstmTrace(FusedTrace[LstmState]):
         g = Working(array(g_h, self.now.h.shape, dtype), array(g_c, self.now.c.shape, dtype))
         g_gates = self.room("g_gates", *trace.gates.shape)
         out = array(g_out, trace.out.shape, dtype)
-        run(_backward, len(g.h) // ROWS, self.episode_starts, self.weights, trace, out, g_gates, g)
+        run(_backward, fours(self.B), self.episode_starts, self.weights, trace, out, g_gates, g)
         gates = torch.from_numpy(g_gates).flatten(0, 1)
         weight, bias = gates.T @ torch.from_numpy(trace.x).flatten(0, 1), gather_rows(gates.sum(0), 4, D)
         g_inputs = None
         if inputs:
-            g_inputs = (gates @ torch.from_numpy(self.weights.gates[:F]).T).view(*trace.x.shape[:2], F)[:, : self.B]
-        state = (torch.from_numpy(row)[: self.B, :D] for row in g)
+            g_inputs = (gates @ torch.from_numpy(self.weights.gates[:F]).T).view(*trace.x.shape[:2], F)
+        state = (torch.from_numpy(row)[:, :D] for row in g)
         return g_inputs, *state, gather_rows(weight[:, :F], 4, D), gather(weight[:, F:], 4, 1, D), bias, bias
 
 

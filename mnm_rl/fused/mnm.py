@@ -29,7 +29,7 @@ from mnm_rl.fused.memory import (
 )
 from mnm_rl.fused.padding import array, gather, gather_rows, pad_memory, spread, spread_rows
 from mnm_rl.fused.parallel import run
-from mnm_rl.fused.simd import ROWS, add_product, kernel, padded, sigmoid_, tanh_
+from mnm_rl.fused.simd import ROWS, add_product, fours, kernel, padded, sigmoid_, tanh_
 from mnm_rl.fused.trace import FusedCore, FusedTrace
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.memory.function import write_size
@@ -72,7 +72,7 @@ class Weights(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the forward pass leaves for the backward pass, time first; batches are padded to a multiple of ``ROWS``."""
+    """What the forward pass leaves for the backward pass, time first."""
 
     x: Array
     """``[x_t; v^r_(t-1); h_(t-1)]``, ``[T, B, F + 2P]``."""
@@ -123,11 +123,11 @@ class Gradients(NamedTuple):
     theta: Array
     """``[B, L, R, P]``, in and out."""
     theta_0: Array
-    """A sum for every four environments, ``[B / ROWS, L, R, P]``."""
+    """A sum for every four environments, ``[fours(B), L, R, P]``."""
 
 
 class Working(NamedTuple):
-    """The state, changed in place: ``[B, P]``, and ``[B, L, R, P]`` without padded environments."""
+    """The state, changed in place: ``[B, P]``, and ``[B, L, R, P]``."""
 
     h: Array
     c: Array
@@ -146,8 +146,8 @@ class Undone(NamedTuple):
 
 @kernel
 def _controller(b0: int, t: int, weights: Any, state: Any, trace: Any) -> None:
-    """``h_t, c_t = LSTM([x_t; v^r_(t-1)])`` and ``u_t = tanh(A h_t + a)`` of four environments."""
-    b1, P = b0 + ROWS, state.h.shape[1]
+    """``h_t, c_t = LSTM([x_t; v^r_(t-1)])`` and ``u_t = tanh(A h_t + a)`` of four environments, the last of them perhaps fewer."""
+    b1, P = min(b0 + ROWS, state.h.shape[0]), state.h.shape[1]
     F = trace.x.shape[2] - 2 * P
     for b in range(b0, b1):
         trace.x[t, b, F : F + P] = state.read[b]
@@ -167,14 +167,16 @@ def _controller(b0: int, t: int, weights: Any, state: Any, trace: Any) -> None:
 def _feedback(b0: int, t: int, weights: Any, u: Any, seen: Any, targets: Any) -> None:
     """The feedback targets of rule p, ``[ROWS H, L P]``, of what the maps see, ``[ROWS H, P or 2P]``, which is filled in too."""
     P, H = weights.A.shape[0], targets.shape[0] // ROWS
-    for b in range(b0, b0 + ROWS):
+    b1 = min(b0 + ROWS, u.shape[1])
+    for b in range(b0, b1):
         heads = u[t, b, P:].reshape(H, 3, P)
         for h in range(H):
             row = (b - b0) * H + h
             seen[row, :P] = heads[h, VALUE]
             seen[row, P:] = heads[h, KEY, : seen.shape[1] - P]
             targets[row] = weights.q
-    add_product(targets, seen, weights.Q)
+    rows = (b1 - b0) * H
+    add_product(targets[:rows], seen[:rows], weights.Q)
 
 
 @kernel
@@ -215,18 +217,19 @@ def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any
     seen = np.zeros((ROWS * H, weights.Q.shape[0]), dtype)
     targets = np.zeros((ROWS * H, L * P), dtype)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
+        b1 = min(b0 + ROWS, B)
         for t in range(t0, t1):
-            for b in range(b0, min(b0 + ROWS, B)):
+            for b in range(b0, b1):
                 if setting.starts[t, b]:
                     state.h[b], state.c[b], state.read[b] = dtype.type(0), dtype.type(0), dtype.type(0)
                     state.theta[b] = weights.theta_0
             _controller(b0, t, weights, state, trace)
             if setting.rule == LOCAL:
                 _feedback(b0, t, weights, trace.u, seen, targets)
-            for b in range(b0, min(b0 + ROWS, B)):
+            for b in range(b0, b1):
                 own = targets[(b - b0) * H : (b - b0 + 1) * H].reshape(H, L, P)
                 _memory(b, t, setting, weights, state, trace, own)
-            for b in range(b0, b0 + ROWS):
+            for b in range(b0, b1):
                 trace.out[t, b, :P] = state.h[b]
                 trace.out[t, b, P:] = state.read[b]
 
@@ -265,9 +268,11 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
 def _feedback_backward(b0: int, t: int, weights: Any, g: Any, g_seen: Any) -> None:
     """Back through :func:`_feedback`, to values and keys; ``g_seen`` is scratch."""
     P, H = weights.A.shape[0], g_seen.shape[0] // ROWS
+    b1 = min(b0 + ROWS, g.u.shape[1])
+    rows = (b1 - b0) * H
     g_seen[:] = g_seen.dtype.type(0)
-    add_product(g_seen, g.targets[t, b0 : b0 + ROWS].reshape(ROWS * H, g.targets.shape[3]), weights.Q_back)
-    for b in range(b0, b0 + ROWS):
+    add_product(g_seen[:rows], g.targets[t, b0:b1].reshape(rows, g.targets.shape[3]), weights.Q_back)
+    for b in range(b0, b1):
         g_heads = g.u[t, b, P:].reshape(H, 3, P)
         for h in range(H):
             row = (b - b0) * H + h
@@ -279,7 +284,7 @@ def _feedback_backward(b0: int, t: int, weights: Any, g: Any, g_seen: Any) -> No
 @kernel
 def _controller_backward(b0: int, t: int, weights: Any, trace: Any, given: Any, g: Any, g_before: Any) -> None:
     """Back through :func:`_controller`, to the state before the step; ``g_before`` is scratch."""
-    b1, P = b0 + ROWS, g.h.shape[1]
+    b1, P = min(b0 + ROWS, g.h.shape[0]), g.h.shape[1]
     dtype = trace.x.dtype
     for b in range(b0, b1):
         for i in range(g.u.shape[2]):
@@ -290,7 +295,7 @@ def _controller_backward(b0: int, t: int, weights: Any, trace: Any, given: Any, 
     for b in range(b0, b1):
         lstm_cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g.gates[t, b])
     g_before[:] = dtype.type(0)
-    add_product(g_before, g.gates[t, b0:b1], weights.gates_back)
+    add_product(g_before[: b1 - b0], g.gates[t, b0:b1], weights.gates_back)
     for b in range(b0, b1):
         g.read[b] = g_before[b - b0, :P]
         g.h[b] = g_before[b - b0, P:]
@@ -323,8 +328,9 @@ def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, tr
     g_seen = np.zeros((ROWS * H, weights.Q.shape[0]), dtype)
     g_before = np.zeros((ROWS, 2 * P), dtype)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
+        b1 = min(b0 + ROWS, B)
         for t in range(T - 1, -1, -1):
-            for b in range(b0, min(b0 + ROWS, B)):
+            for b in range(b0, b1):
                 _memory_backward(b, t, setting, undone.theta, trace, given, g, gstep)
                 for i in range(P):
                     g.u[t, b, i] = g.strength[t, b] * weights.b[i]
@@ -333,7 +339,7 @@ def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, tr
             if setting.rule == LOCAL:
                 _feedback_backward(b0, t, weights, g, g_seen)
             _controller_backward(b0, t, weights, trace, given, g, g_before)
-            for b in range(b0, min(b0 + ROWS, B)):
+            for b in range(b0, b1):
                 if setting.starts[t, b]:
                     _start_backward(b, t, setting, weights, undone, trace, g)
 
@@ -400,7 +406,7 @@ class MnmTrace(FusedTrace[MnmState]):
         self.setting = Setting(
             RULES[type(rule)], D, rule.step_size(torch.ones(1, dtype=torch.float64), H).item(), self.episode_starts
         )
-        B, P, L = padded(self.B, ROWS), padded(D), core.memory.layers
+        B, P, L = self.B, padded(D), core.memory.layers
         self.kept = Kept(
             x=self.room("x", steps, B, F + 2 * P),
             c=self.room("c", steps, B, P),
@@ -425,11 +431,11 @@ class MnmTrace(FusedTrace[MnmState]):
 
     def working_state(self) -> tuple[Tensor, ...]:
         h, c, read, theta = map(torch.from_numpy, self.now)
-        B, D = self.B, self.D
-        return h[:B, :D], c[:B, :D], read[:B, :D], theta[..., :D, :D]
+        D = self.D
+        return h[:, :D], c[:, :D], read[:, :D], theta[..., :D, :D]
 
     def run_kernels(self, t0: int, t1: int) -> Tensor:
-        run(_forward, len(self.now.h) // ROWS, t0, t1, self.setting, self.weights, self.now, self.kept)
+        run(_forward, fours(self.B), t0, t1, self.setting, self.weights, self.now, self.kept)
         return torch.from_numpy(self.kept.out[t0:t1])
 
     def _pad_output(self) -> Tensor:
@@ -439,15 +445,15 @@ class MnmTrace(FusedTrace[MnmState]):
 
     def outputs(self, raw: Tensor) -> Tensor:
         C = self._pad_output() if torch.is_grad_enabled() else self._padded_output
-        return nn.functional.linear(raw, C, self.core.output.bias)[:, : self.B]
+        return nn.functional.linear(raw, C, self.core.output.bias)
 
     def results(self) -> tuple[Tensor | None, ...]:
-        return torch.from_numpy(self.kept.out), torch.from_numpy(self.kept.meta_loss)[:, : self.B], *self.working_state()
+        return torch.from_numpy(self.kept.out), torch.from_numpy(self.kept.meta_loss), *self.working_state()
 
     def diagnostics(self) -> dict[str, Tensor]:
-        T, B, H, D, L = len(self.kept.x), self.B, self.heads, self.D, self.core.memory.layers
+        T, H, D, L = len(self.kept.x), self.heads, self.D, self.core.memory.layers
         some = slice((T - 1) % sampled(T), None, sampled(T))
-        u, z, out, beta = (torch.from_numpy(a[some, :B]) for a in (self.kept.u, self.kept.z, self.kept.out, self.kept.beta))
+        u, z, out, beta = (torch.from_numpy(a[some]) for a in (self.kept.u, self.kept.z, self.kept.out, self.kept.beta))
         P = out.shape[-1] // 2
         heads, recalled = u[..., P:].reshape(*u.shape[:2], H, 3, P)[..., :D], z[..., L, :D]
         written = Written(
@@ -458,7 +464,7 @@ class MnmTrace(FusedTrace[MnmState]):
             after=recalled[:, :, CHECKED],
             beta=beta,
         )
-        last_z, last_delta = z[-1, :, WRITTEN].unbind(2), torch.from_numpy(self.kept.delta[-1, :B]).unbind(2)
+        last_z, last_delta = z[-1, :, WRITTEN].unbind(2), torch.from_numpy(self.kept.delta[-1]).unbind(2)
         change = write_size([*last_z], [*last_delta], self.core.memory.rule.step_size(beta[-1], H))
         return memory_diagnostics(written, change, self.working_state()[3])
 
@@ -475,11 +481,11 @@ class MnmTrace(FusedTrace[MnmState]):
             c=array(g_c, (B, P), dtype),
             read=array(g_read, (B, P), dtype),
             theta=array(g_theta, self.now.theta.shape, dtype),
-            theta_0=zeros((B // ROWS, *weights.theta_0.shape), dtype),
+            theta_0=zeros((fours(B), *weights.theta_0.shape), dtype),
         )
         undone = Undone(array(torch.from_numpy(self.now.theta), self.now.theta.shape, dtype), pad_memory(self.initial_state.theta))
         from_outside = Given(array(g_out, trace.out.shape, dtype), array(g_meta_loss, trace.meta_loss.shape, dtype))
-        run(_backward, B // ROWS, self.setting, weights, undone, trace, from_outside, g)
+        run(_backward, fours(B), self.setting, weights, undone, trace, from_outside, g)
 
         # The weights' gradients are a few large products over all steps.
         x, out, u, g_gates, g_u, g_targets = (
@@ -504,8 +510,8 @@ class MnmTrace(FusedTrace[MnmState]):
             q=gather_rows(g_targets.sum(0), L if m else 0, D),
             theta_0=torch.from_numpy(g.theta_0).sum(0)[:, :D, :D],
         )
-        g_inputs = (g_gates @ torch.from_numpy(weights.gates[:F]).T).view(T, B, F)[:, : self.B] if inputs else None
-        state = (torch.from_numpy(row)[: self.B, :D] for row in (g.h, g.c, g.read))
+        g_inputs = (g_gates @ torch.from_numpy(weights.gates[:F]).T).view(T, B, F) if inputs else None
+        state = (torch.from_numpy(row)[:, :D] for row in (g.h, g.c, g.read))
         return g_inputs, *state, torch.from_numpy(g.theta)[..., :D, :D], *parameters
 
 

@@ -21,7 +21,7 @@ from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 16
 ROWS = 4
-"""Matrix products take rows in fours: batches are padded to a multiple of this."""
+"""Matrix products take rows in fours, and what is left in twos."""
 
 
 def _source_stamp() -> tuple[int, int]:
@@ -70,6 +70,11 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 def padded(size: int, multiple: int = LANES) -> int:
     """The next multiple."""
     return -(-size // multiple) * multiple
+
+
+def fours(rows: int) -> int:
+    """How many times :data:`ROWS` rows, the last of them perhaps fewer."""
+    return -(-rows // ROWS)
 
 
 class _Vector(types.Type):
@@ -221,10 +226,46 @@ def sigmoid_(x: Any) -> None:
 
 
 @kernel
-def add_product(y: Any, x: Any, M: Any) -> None:
-    """``y += x M``: y ``[S, N]``, x ``[S, K]``, M ``[K, N]``, with S a multiple of ``ROWS`` and N of ``LANES``."""
+def _add_product_of_two(y0: Any, y1: Any, x0: Any, x1: Any, M: Any) -> None:
+    """:func:`add_product` for two rows."""
     K, N = M.shape
-    for s in range(0, y.shape[0], 4):
+    i = 0
+    while i + 4 * LANES <= N:  # sums of two rows and four vectors stay in registers
+        j1, j2, j3 = i + LANES, i + 2 * LANES, i + 3 * LANES
+        a0, a1, b0, b1 = load(y0, i), load(y1, i), load(y0, j1), load(y1, j1)
+        c0, c1, d0, d1 = load(y0, j2), load(y1, j2), load(y0, j3), load(y1, j3)
+        for j in range(K):
+            v0, v1, m, n, o, p = splat(x0[j]), splat(x1[j]), load(M[j], i), load(M[j], j1), load(M[j], j2), load(M[j], j3)
+            a0, a1, b0, b1 = fma(v0, m, a0), fma(v1, m, a1), fma(v0, n, b0), fma(v1, n, b1)
+            c0, c1, d0, d1 = fma(v0, o, c0), fma(v1, o, c1), fma(v0, p, d0), fma(v1, p, d1)
+        store(y0, i, a0)
+        store(y1, i, a1)
+        store(y0, j1, b0)
+        store(y1, j1, b1)
+        store(y0, j2, c0)
+        store(y1, j2, c1)
+        store(y0, j3, d0)
+        store(y1, j3, d1)
+        i += 4 * LANES
+    while i < N:
+        a0, a1 = load(y0, i), load(y1, i)
+        for j in range(K):
+            m = load(M[j], i)
+            a0, a1 = fma(splat(x0[j]), m, a0), fma(splat(x1[j]), m, a1)
+        store(y0, i, a0)
+        store(y1, i, a1)
+        i += LANES
+
+
+@kernel
+def add_product(y: Any, x: Any, M: Any) -> None:
+    """``y += x M``: y ``[S, N]``, x ``[S, K]``, M ``[K, N]``, with N a multiple of ``LANES``."""
+    K, N = M.shape
+    fours = y.shape[0] // 4 * 4
+    for s in range(fours, y.shape[0], 2):
+        k = min(s + 1, y.shape[0] - 1)  # one row alone is taken for two: both become the same
+        _add_product_of_two(y[s], y[k], x[s], x[k], M)
+    for s in range(0, fours, 4):
         x0, x1, x2, x3 = x[s], x[s + 1], x[s + 2], x[s + 3]
         y0, y1, y2, y3 = y[s], y[s + 1], y[s + 2], y[s + 3]
         i = 0

@@ -1,8 +1,7 @@
 """What the fused implementations share: steps that Numba kernels run and differentiate.
 
 The kernels of a core run some steps and leave what the backward pass needs in arrays; ``gradients`` goes back through all of them.
-The arrays pad the width D with zeros to ``P``, a multiple of the vector length, and, where environments are taken four at a time,
-the batch as well.
+The arrays pad the width D with zeros to ``P``, a multiple of the vector length.
 """
 
 import weakref
@@ -72,7 +71,7 @@ class FusedTrace(Trace[StateT]):
         parameters: those of the core, in the order in which ``gradients`` gives their gradients.
         weights: the parameters in the layout of the kernels.
         F: width of the inputs; to be set by the subclass.
-        x: where the inputs go, ``[T, >= B, >= F]``; to be set by the subclass.
+        x: where the inputs go, ``[T, B, >= F]``; to be set by the subclass.
         t: steps run so far.
         episode_starts: ``[T, B]``.
     """
@@ -98,9 +97,8 @@ class FusedTrace(Trace[StateT]):
         weakref.finalize(self, self._arena.give, self._taken)
 
     def room(self, name: str, *shape: int) -> Array:
-        """An array ``[., >= B, ...]`` for as long as this trace lives: zero where kernels never write, elsewhere undefined."""
+        """An array for as long as this trace lives: zero where kernels never write, elsewhere undefined."""
         array = self._arena.take(name, shape, self.dtype)
-        array[:, self.B :] = 0  # a larger batch may have had these rows
         self._taken.append((name, array))
         return array
 
@@ -153,7 +151,7 @@ class FusedTrace(Trace[StateT]):
         if episode_starts.shape != inputs.shape[:2]:
             raise ValueError(f"episode_starts must be {list(inputs.shape[:2])}, not {list(episode_starts.shape)}")
         self.t += T
-        self.x[self.t - T : self.t, : self.B, : self.F] = inputs.detach().numpy()
+        self.x[self.t - T : self.t, :, : self.F] = inputs.detach().numpy()
         self.episode_starts[self.t - T : self.t] = episode_starts.numpy()
         return self.run_kernels(self.t - T, self.t)
 
@@ -174,7 +172,7 @@ class FusedTrace(Trace[StateT]):
             return "the sequence of steps"
         if not same(self._copies, self.parameters):
             return "the core's parameters"
-        if not torch.allclose(torch.from_numpy(self.x)[:, : self.B, : self.F], inputs, rtol=1e-4, atol=1e-5):
+        if not torch.allclose(torch.from_numpy(self.x)[..., : self.F], inputs, rtol=1e-4, atol=1e-5):
             return "the core's inputs"
         return None
 
