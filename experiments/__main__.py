@@ -1,0 +1,70 @@
+"""Grids of runs: python -m experiments VERB FILE [options]."""
+
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.command_line import check_range, parse, run_main
+from experiments.display import Display
+from experiments.grid import Grid
+from experiments.schedule import LocalPool, run_jobs
+
+File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Run a grid: what is finished stays, what was interrupted goes on."""
+
+    file: File
+    """The grid, such as experiments/maze_small.toml."""
+    workers: int | None = None
+    """Runs at a time, one thread each (default: as many as there are cores)."""
+    retry: bool = False
+    """Try those runs again that failed."""
+
+    def __call__(self) -> None:
+        check_range(1, 4096, workers=self.workers)
+        jobs = Grid.load(self.file).jobs()
+        run_jobs(jobs, LocalPool(self.workers or os.cpu_count() or 1), Display(jobs), self.retry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the runs of a grid: how each stands, and the command that makes it or goes on with it."""
+
+    file: File
+    """The grid."""
+
+    def __call__(self) -> None:
+        for job in Grid.load(self.file).jobs():
+            state = "finished" if job.finished else "failed" if job.failed else "unfinished" if job.resumable else "to do"
+            print(f"{state:<10}  {job.name}\n            {job.shell()}")
+
+
+Verb = (
+    Annotated[Run, tyro.conf.subcommand("run", prefix_name=False)]
+    | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    verb: tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[Verb]]
+
+
+def main(args: Sequence[str]) -> None:
+    parse(Options, args, prog="python -m experiments", description="Grids of runs.").verb()
+
+
+if __name__ == "__main__":
+    run_main(main)
