@@ -8,6 +8,7 @@ if __name__ == "__main__":  # the imports take seconds: until run_main takes ove
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
@@ -79,7 +80,7 @@ def main(args: Sequence[str]) -> None:
         run.save(directory)
     else:
         directory = options.resume
-        configured, model = model, load_model(checkpoints(directory / "checkpoints")[-1], env, options.device)
+        configured, model = model, load_model(run, checkpoints(directory / "checkpoints")[-1], env, options.device)
         check_unchanged(model, configured, directory)
         model.set_random_seed((run.seed + model.num_timesteps) % MAX_SEED)  # other episodes than those it has seen
     print(
@@ -136,7 +137,9 @@ def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
     agent = args[0]
     if agent not in AGENTS:
         raise UsageError(f"unknown agent {agent!r}: it must be one of {names}")
-    options = parse(Options[AGENTS[agent]], args[1:], prog=f"train.py {agent}", description=AGENTS[agent].__doc__ or "")  # type: ignore[misc]
+    kind: type[Options[Agent]] = Options[AGENTS[agent]]  # type: ignore[misc]
+    default = kind(hyperparameters=AGENTS[agent].defaults(_algorithm(args)))
+    options = parse(kind, args[1:], prog=f"train.py {agent}", description=AGENTS[agent].__doc__ or "", default=default)
     check_range(1, 2**53, total_timesteps=options.total_timesteps, checkpoint_interval=options.checkpoint_interval)
     check_range(1, 2**20, n_envs=options.n_envs)
     check_range(1, 256, threads=options.threads)
@@ -148,7 +151,21 @@ def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
         default = Options(hyperparameters=AGENTS[agent]())
         if given := sorted(name for name in changed if getattr(options, name) != getattr(default, name)):
             raise UsageError(f"--resume goes on with the settings of the run: leave out the flags for {', '.join(given)}")
+    if options.hyperparameters.algorithm == "a2c":
+        for name in ("n_epochs", "n_minibatches", "clip_range"):
+            if getattr(options.hyperparameters, name) != getattr(default.hyperparameters, name):
+                raise UsageError(f"--{name.replace('_', '-')} is a hyperparameter of PPO: leave it out, or --algorithm a2c")
     return agent, options
+
+
+def _algorithm(args: Sequence[str]) -> str:
+    """The algorithm that the command line names, which decides on the defaults of the other options; PPO if it names none."""
+    for flag, value in pairwise([*args, ""]):
+        if flag == "--algorithm":
+            return value
+        if flag.startswith("--algorithm="):
+            return flag.removeprefix("--algorithm=")
+    return "ppo"
 
 
 if __name__ == "__main__":

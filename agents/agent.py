@@ -1,17 +1,17 @@
 """What all agents have in common: the hyperparameters of the algorithm, and the width and initial weights of the core."""
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from mnm_rl.initialization import Init
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agent:
-    """Hyperparameters of recurrent A2C; each agent adds those of its own memory.
+    """Hyperparameters of recurrent PPO or A2C; each agent adds those of its own memory.
 
     Each is an argument of that name: of the algorithm where its constructor takes it, else of the policy. What an agent leaves
-    no choice about is a class variable instead of a field.
+    no choice about is a class variable instead of a field. The defaults are those for PPO.
 
     Raises:
         ValueError: if a number is out of range.
@@ -22,6 +22,11 @@ class Agent:
     policy: ClassVar[str]
     """The policy, by the name that the algorithm knows it by, such as ``"MnmPolicy"``."""
 
+    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 2e-3}
+    """The hyperparameters that have another default with A2C."""
+
+    algorithm: Literal["ppo", "a2c"] = "ppo"
+    """PPO (Schulman et al. 2017), or A2C, the algorithm of the papers."""
     hidden_size: int = 100
     """Width of the core (both papers use 100 for the maze)."""
     init: Init = "scaled"
@@ -46,15 +51,26 @@ class Agent:
     """Stable-Baselines3's initialization: it shrinks the action head, and the gradients through it, a hundredfold, which holds
     up the learning of a memory (docs/results.md)."""
     normalize_advantage: bool = True
-    """Scale the advantages of each rollout to mean 0 and standard deviation 1."""
-    reward_scale: float = 0.1
-    """What rewards are multiplied by for training, so that value targets are near 1; returns are reported unscaled."""
+    """Scale the advantages of each rollout or minibatch to mean 0 and standard deviation 1."""
+    popart: bool = True
+    """Let the critic learn normalized returns, for rewards of any scale (van Hasselt et al. 2016)."""
+    reward_scale: float = 1.0
+    """What rewards are multiplied by for training; returns are reported unscaled."""
+    n_epochs: int = 4
+    """PPO: how many times an update goes through the rollout."""
+    n_minibatches: int = 4
+    """PPO: minibatches that the environments are parted into."""
+    clip_range: float = 0.2
+    """PPO: change of an action's probability beyond which there is no gradient."""
 
     def __post_init__(self) -> None:
         ranges = {
             "hidden_size": (1, 10_000),
             "learning_rate": (0, 1),
             "n_steps": (1, 1_000_000),
+            "n_epochs": (1, 1_000),
+            "n_minibatches": (1, 1_000_000),
+            "clip_range": (1e-30, 1e30),
             "gamma": (0, 1),
             "gae_lambda": (0, 1),
             "adam_eps": (1e-30, 1),
@@ -67,6 +83,12 @@ class Agent:
             if isinstance(value, int | float) and not low <= value <= high:
                 raise ValueError(f"--{field.name.replace('_', '-')} must be from {low:,} to {high:,}, got {value}")
 
+    @classmethod
+    def defaults(cls, algorithm: str) -> Self:
+        """The hyperparameters tuned for ``"ppo"`` or ``"a2c"``."""
+        return cls(algorithm="a2c", **cls.a2c) if algorithm == "a2c" else cls()
+
     def arguments(self) -> dict[str, Any]:
-        """All hyperparameters by name: the fields, and the class variables except for name and policy."""
-        return {name: getattr(self, name) for name in get_type_hints(type(self)) if name not in ("name", "policy")}
+        """The hyperparameters by name: the fields, and the class variables that describe the memory."""
+        about = ("name", "policy", "a2c", "algorithm")
+        return {name: getattr(self, name) for name in get_type_hints(type(self)) if name not in about}

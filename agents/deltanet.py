@@ -1,7 +1,7 @@
 """DeltaNet: linear fast weights written by the delta rule (Schlag, Irie and Schmidhuber 2021), with the controller of MNM."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from agents.agent import Agent
 
@@ -15,7 +15,9 @@ class DeltaNet(Agent):
     write_rule: ClassVar[str] = "delta"
     memory_layers: ClassVar[int] = 1
 
-    learning_rate: float = 4e-3
+    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
+
+    learning_rate: float = 1e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     heads: int = 1
     """Writes and reads in a step."""

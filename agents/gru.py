@@ -1,7 +1,7 @@
 """GRU: the gated baseline with half of an LSTM's state."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from agents.agent import Agent
 
@@ -13,5 +13,7 @@ class Gru(Agent):
     name: ClassVar[str] = "gru"
     policy: ClassVar[str] = "GruPolicy"
 
-    learning_rate: float = 8e-3
+    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 8e-3}
+
+    learning_rate: float = 1e-3
     """Step size of Adam (tuned, see docs/results.md)."""

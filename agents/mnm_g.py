@@ -1,7 +1,7 @@
 """MNM-g: metalearned neural memory, written by a gradient step (Munkhdalai et al. 2019)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from agents.agent import Agent
 
@@ -13,6 +13,8 @@ class MnmG(Agent):
     name: ClassVar[str] = "mnm-g"
     policy: ClassVar[str] = "MnmPolicy"
     write_rule: ClassVar[str] = "g"
+
+    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
 
     learning_rate: float = 1e-3
     """Step size of Adam (tuned, see docs/results.md)."""

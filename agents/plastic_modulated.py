@@ -1,7 +1,7 @@
 """Neuromodulated plastic RNN: Backpropamine (Miconi et al. 2019)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from agents.agent import Agent
 
@@ -13,7 +13,9 @@ class PlasticModulated(Agent):
     name: ClassVar[str] = "plastic-modulated"
     policy: ClassVar[str] = "PlasticPolicy"
 
-    learning_rate: float = 4e-3
+    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
+
+    learning_rate: float = 1e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     rule: Literal["modulated", "retroactive"] = "modulated"
     """Simple neuromodulation, or retroactive with an eligibility trace."""

@@ -24,7 +24,7 @@ def record_gif(directory: Path, run: Run, path: Path, seed: int, deterministic: 
         frames = [env.render()]
     except Exception as error:
         raise UsageError(f"--gif: {run.env} cannot be drawn as pictures: {first_line(error)}") from error
-    model = load_model(newest_model(directory), None, "cpu")
+    model = load_model(run, newest_model(directory), None, "cpu")
     set_random_seed(seed)
     state, done, total, texts = None, False, 0.0, [""]
     while not done and len(frames) < 1000:

@@ -58,7 +58,7 @@ def _count(text: str) -> int:
     return int(number)
 
 
-def parse(options: type[OptionsT], args: Sequence[str], prog: str, description: str = "") -> OptionsT:
+def parse(options: type[OptionsT], args: Sequence[str], prog: str, description: str = "", default: OptionsT | None = None) -> OptionsT:
     """Parse a command line into a dataclass, its whole numbers written as in ``1e6`` or ``1_000_000``.
 
     Raises:
@@ -68,7 +68,7 @@ def parse(options: type[OptionsT], args: Sequence[str], prog: str, description: 
     explanation = io.StringIO()
     try:
         with contextlib.redirect_stderr(explanation):
-            return tyro.cli(options, args=args, prog=prog, description=description, registry=_TYPES)
+            return tyro.cli(options, args=args, prog=prog, description=description, default=default, registry=_TYPES)
     except ValueError as error:  # from the checks of a dataclass
         raise UsageError(str(error)) from None
     except SystemExit as exit_:

@@ -49,7 +49,7 @@ def _outputs_and_goals(directory: Path, run: Run, episodes: int, seed: int) -> t
     maze = env.env.unwrapped
     if not isinstance(maze, MazeVectorEnv):
         raise UsageError(f"--probe looks for the goal of a maze; {run.env} has none")
-    model = load_model(newest_model(directory), env, "cpu")
+    model = load_model(run, newest_model(directory), env, "cpu")
     set_random_seed(seed)
     env.seed(seed)
     outputs: list[NDArray[np.float32]] = []

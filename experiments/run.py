@@ -24,14 +24,17 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
 import envs  # noqa: F401  (registers the mazes)
 from agents import AGENTS, Agent
 from experiments.command_line import RunError, UsageError, first_line
-from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C
+from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
+from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.callbacks import checkpoints
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy takes."""
 
-OF_0_1_0 = {"init": "pytorch"}
-"""What version 0.1.0 did not write down, since it left no choice."""
+OF_0_1_0 = {"init": "pytorch", "popart": False}
+"""Arguments of the policy that version 0.1.0 did not write down, since it left no choice."""
+
+ALGORITHMS: dict[str, type[RecurrentOnPolicyAlgorithm]] = {"ppo": RecurrentPPO, "a2c": RecurrentA2C}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ class Run:
         except Exception as error:
             raise UsageError(f"cannot make the environment {self.environment}: {first_line(error)}") from error
 
-    def build(self, env: GymnasiumVecEnv, device: str) -> RecurrentA2C:
+    def build(self, env: GymnasiumVecEnv, device: str) -> RecurrentOnPolicyAlgorithm:
         """A new model for the run.
 
         Raises:
@@ -96,11 +99,17 @@ class Run:
         del arguments["reward_scale"]  # the environment's
         arguments["n_steps"] = arguments["n_steps"] or horizon
         adam = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": arguments.pop("adam_eps")}}
-        of_algorithm = signature(RecurrentA2C).parameters
+        n_minibatches = min(arguments.pop("n_minibatches"), env.num_envs)
+        if self.hyperparameters.algorithm == "ppo":
+            arguments["batch_size"] = arguments["n_steps"] * -(-env.num_envs // n_minibatches)
+        else:
+            del arguments["n_epochs"], arguments["clip_range"]
+        algorithm = ALGORITHMS[self.hyperparameters.algorithm]
+        of_algorithm = signature(algorithm).parameters
         of_policy = adam | {name: arguments.pop(name) for name in list(arguments) if name not in of_algorithm}
         window = max(100, 2 * env.num_envs)
         try:
-            return RecurrentA2C(self.hyperparameters.policy, env, policy_kwargs=of_policy, stats_window_size=window, **arguments)
+            return algorithm(self.hyperparameters.policy, env, policy_kwargs=of_policy, stats_window_size=window, **arguments)
         except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError, MemoryError) as error:
             raise UsageError(f"{self.agent} cannot be trained on {self.env}: {first_line(error)}") from error
 
@@ -127,7 +136,7 @@ class Run:
         try:
             config = json.loads((directory / "config.json").read_text())
             config.pop("versions")
-            config["hyperparameters"] = AGENTS[config.pop("agent")](**OF_0_1_0 | config["hyperparameters"])
+            config["hyperparameters"] = AGENTS[config.pop("agent")](**OF_0_1_0 | {"algorithm": "a2c"} | config["hyperparameters"])
             return cls(**config)
         except FileNotFoundError:
             raise UsageError(f"{directory} is not a run directory: it has no config.json") from None
@@ -202,8 +211,8 @@ def newest_model(directory: Path) -> Path:
     return saved[-1]
 
 
-def load_model(path: Path, env: GymnasiumVecEnv | None, device: str) -> RecurrentA2C:
-    """Load a model or checkpoint.
+def load_model(run: Run, path: Path, env: GymnasiumVecEnv | None, device: str) -> RecurrentOnPolicyAlgorithm:
+    """Load a model or checkpoint of a run.
 
     Raises:
         RunError: if the file is damaged, or holds something else.
@@ -219,21 +228,22 @@ def load_model(path: Path, env: GymnasiumVecEnv | None, device: str) -> Recurren
         advice = f"; delete it to go on from {older[-1].name}" if path.parent.name == "checkpoints" and older else ""
         raise RunError(f"{path} is damaged ({damaged}){advice}")
     try:
-        return RecurrentA2C.load(path, env=env, device=device)
+        return ALGORITHMS[run.hyperparameters.algorithm].load(path, env=env, device=device)
     except OtherSpacesError as error:
         raise UsageError(f"{path} was trained on another environment than config.json names ({first_line(error)})") from error
     except ValueError as error:
         raise RunError(first_line(error)) from error
 
 
-def check_unchanged(model: RecurrentA2C, configured: RecurrentA2C, directory: Path) -> None:
+def check_unchanged(model: RecurrentOnPolicyAlgorithm, configured: RecurrentOnPolicyAlgorithm, directory: Path) -> None:
     """Check that a checkpoint was made with the hyperparameters that ``config.json`` holds now.
 
     Raises:
         UsageError: if one differs.
     """
-    shared = ("policy_kwargs", "n_steps", "learning_rate", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm")
-    for name in (*shared, "normalize_advantage", "meta_coef"):
+    for name in ("policy_kwargs", *model.hyperparameters()):
+        if name == "seed" or name not in vars(model):
+            continue
         before, now = getattr(model, name), getattr(configured, name)
         if name == "policy_kwargs":
             before = OF_0_1_0 | before

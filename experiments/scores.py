@@ -134,7 +134,7 @@ def play(directory: Path, run: Run, episodes: int, seed: int, deterministic: boo
         UsageError, RunError: if there is no model, it is damaged, or its environment cannot be made.
     """
     env = run.make_env(min(episodes, 128))
-    model = load_model(newest_model(directory), env, "cpu")
+    model = load_model(run, newest_model(directory), env, "cpu")
     set_random_seed(seed)
     env.seed(seed)
     print(f"playing {episodes:,} episodes with {directory}", file=sys.stderr)

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from torch.nn import functional as F
 
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
@@ -108,13 +107,11 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
             TrainingDivergedError: if the loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
                 they were.
         """
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
-        rollout = self.rollout_buffer.sequence()
+        rollout = self._begin_update()
         values, log_prob, entropy, meta_loss = self._evaluate(rollout)
         losses = {
             "policy_loss": -(self._scaled(rollout.advantages) * log_prob).mean(),
-            "value_loss": F.mse_loss(rollout.returns, values),
+            "value_loss": self._value_loss(rollout.returns, values),
             "entropy_loss": -entropy.mean(),
             "meta_loss": meta_loss.mean(),
         }

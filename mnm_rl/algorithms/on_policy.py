@@ -28,6 +28,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
 from mnm_rl._version import __version__
@@ -290,11 +291,24 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             )
         return values, log_prob, -log_prob if entropy is None else entropy, meta_loss
 
+    def _begin_update(self) -> RolloutSequence:
+        """The rollout to learn from, after the learning rate and the scale of the values have been brought up to date."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        rollout = self.rollout_buffer.sequence()
+        self.policy.take_in_returns(rollout.returns)
+        return rollout
+
     def _scaled(self, advantages: Tensor) -> Tensor:
-        """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage``; one alone stays as it is."""
+        """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage`` (one alone stays as it is), or else in
+        units of the standard deviation of the returns, where the policy normalizes these (Hessel et al. 2019)."""
         if not self.normalize_advantage or advantages.numel() == 1:
-            return advantages
+            return advantages / self.policy.popart.std
         return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+    def _value_loss(self, returns: Tensor, values: Tensor) -> Tensor:
+        """Mean squared error, in units of the standard deviation of the returns where the policy normalizes these."""
+        return F.mse_loss(returns, values) / self.policy.popart.std.square()
 
     def _loss(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum of ``policy_loss``, ``value_loss``, ``entropy_loss`` and ``meta_loss``."""
@@ -346,6 +360,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             self.logger.record(f"train/{name}", value.item())
         for name, value in self.policy.core.diagnostics.items():
             self.logger.record(name, value.item())
+        if self.policy.normalizes_returns:
+            self.logger.record("train/return_mean", self.policy.popart.mean.item())
+            self.logger.record("train/return_std", self.policy.popart.std.item())
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
 

@@ -22,6 +22,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside
+from mnm_rl.algorithms.popart import PopArt
 from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
@@ -56,6 +57,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         core_dropout: share of the outputs between two of these layers that is left out in training.
         critic_core: what the critic has of memory: that of the actor (``"shared"``), the same without its gradient
             (``"detached"``), one of its own (``"own"``), or ``"none"``.
+        popart: normalize the returns that the critic learns, so that rewards may have any scale, see
+            :class:`mnm_rl.algorithms.popart.PopArt`; None (default) for where the critic's gradient reaches the actor's memory, that is
+            where ``critic_core`` is ``"shared"``.
         core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses that name theirs.
         core_kwargs: arguments of the core, beside those given by name: for names that ``ActorCriticPolicy`` has, too.
 
@@ -84,6 +88,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         core_layers: int = 1,
         core_dropout: float = 0.0,
         critic_core: CriticCore = "shared",
+        popart: bool | None = None,
         **kwargs: Any,
     ) -> None:
         if critic_core not in get_args(CriticCore):
@@ -91,6 +96,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if core_layers < 1:
             raise ValueError(f"core_layers must be at least 1, got {core_layers}")
         self.core_layers, self.core_dropout, self.critic_core = core_layers, core_dropout, critic_core
+        self.normalizes_returns = critic_core == "shared" if popart is None else popart
         if not share_features_extractor and critic_core in ("shared", "detached"):
             raise ValueError("share_features_extractor=False is not possible: actor and critic share one memory and its input")
         name = type(self).__name__
@@ -127,6 +133,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             critic = self._build_core() if self.critic_core == "own" else NoMemory(self.features_dim, actor.output_size)
             self.core = ActorAndCritic(actor, critic, own_inputs=not self.share_features_extractor)
         self.mlp_extractor = MlpExtractor(actor.output_size, self.net_arch, self.activation_fn, self.device)
+        self.popart = PopArt()
 
     def _build_core(self) -> RecurrentCore[Any]:
         layers = [self.core_class(self.features_dim, **self.core_kwargs)]
@@ -143,6 +150,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         data = super()._get_constructor_parameters() | {
             name: getattr(self, name) for name in ("share_features_extractor", "core_layers", "core_dropout", "critic_core")
         }
+        data["popart"] = self.normalizes_returns
         own = {} if hasattr(type(self), "core_class") else {"core_class": self.core_class}
         return data | own | {"core_kwargs": self.core_kwargs}
 
@@ -211,7 +219,16 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             distribution = self._get_action_dist_from_latent(latent_pi)
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
-        return actions.reshape((-1, *cast(tuple[int, ...], self.action_space.shape))), self.value_net(latent_vf), log_prob
+        return actions.reshape((-1, *cast(tuple[int, ...], self.action_space.shape))), self._values(latent_vf), log_prob
+
+    def _values(self, latent_vf: Tensor) -> Tensor:
+        """Values ``[B, 1]`` of what the critic made of the core's outputs."""
+        return cast(Tensor, self.popart(self.value_net(latent_vf)))
+
+    def take_in_returns(self, returns: Tensor) -> None:
+        """Follow the scale of the returns with the value head, where it is normalized; the values do not change."""
+        if self.normalizes_returns:
+            self.popart.update(returns, self.value_net)
 
     def _action_parameters(self, latent_pi: Tensor) -> Tensor:
         """Logits or means of the action distributions, ``[B, ...]``; torch would refuse those that are not finite."""
@@ -243,7 +260,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def predict_values(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> Tensor:  # type: ignore[override]
         """Values ``[B, 1]`` of observations ``[B, ...]`` seen in ``state``."""
         latent, _ = self._one_step(obs, state, episode_starts)
-        return cast(Tensor, self.value_net(self._latents(latent)[1]))
+        return self._values(self._latents(latent)[1])
 
     def get_distribution(  # type: ignore[override]
         self, obs: PyTorchObs, state: State, episode_starts: Tensor
@@ -278,7 +295,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         distribution = self._get_action_dist_from_latent(latent_pi)
         log_prob = distribution.log_prob(actions.flatten(0, 1)).view_as(meta_loss)
         entropy = distribution.entropy()
-        values = self.value_net(latent_vf).view_as(meta_loss)
+        values = self._values(latent_vf).view_as(meta_loss)
         return values, log_prob, None if entropy is None else entropy.view_as(meta_loss), meta_loss
 
     def predict(

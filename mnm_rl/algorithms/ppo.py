@@ -10,7 +10,6 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
-from torch.nn import functional as F
 
 from mnm_rl.algorithms.buffers import RolloutSequence
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
@@ -40,7 +39,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         gae_lambda: bias against variance of the advantages.
         clip_range: change of an action's probability beyond which there is no gradient: a number, or a function of the remaining
             progress.
-        clip_range_vf: the same for a change of the value; None for no bound. It depends on the scale of the rewards.
+        clip_range_vf: the same for a change of the value; None for no bound. It depends on the scale of the rewards, or is in units of
+            the standard deviation of the returns where the policy normalizes these.
         normalize_advantage: scale the advantages of a minibatch to mean 0 and standard deviation 1.
         ent_coef: weight of the entropy bonus.
         vf_coef: weight of the value loss.
@@ -136,11 +136,9 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
                 they were.
         """
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
+        rollout = self._begin_update()
         clip_range = self._now(self.clip_range)
         clip_range_vf = None if self.clip_range_vf is None else self._now(self.clip_range_vf)
-        rollout = self.rollout_buffer.sequence()
         updates: list[dict[str, Tensor]] = []
         too_far = False
         for epoch in range(self.n_epochs):
@@ -180,10 +178,11 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()
         if clip_range_vf is not None:
+            clip_range_vf *= self.policy.popart.std.item()
             values = old_values + (values - old_values).clamp(-clip_range_vf, clip_range_vf)
         losses = {
             "policy_loss": -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)).mean(),
-            "value_loss": F.mse_loss(returns, values),
+            "value_loss": self._value_loss(returns, values),
             "entropy_loss": -entropy.mean(),
             "meta_loss": meta_loss.mean(),
         }

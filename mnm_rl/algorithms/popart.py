@@ -1,0 +1,61 @@
+"""Values of any scale: the critic learns returns of mean 0 and standard deviation 1, whatever the rewards are."""
+
+import torch
+from torch import Tensor, nn
+
+
+class PopArt(nn.Module):
+    """Mean and standard deviation of the returns so far, and the change of the value head when they change.
+
+    PopArt (van Hasselt et al. 2016, "Learning values across many orders of magnitude"): values are ``std * head + mean``. When the
+    statistics move, the head is rescaled so that its values stay what they were. Before the first :meth:`update`, mean is 0 and
+    standard deviation 1, so that without updates the head's outputs are the values.
+
+    Attributes:
+        mean: of the returns, a scalar.
+        std: standard deviation of the returns, a scalar.
+    """
+
+    rate = 3e-4
+    """Share of one return in the new statistics, the paper's: returns are forgotten after some 3,000 others."""
+    least_std = 1e-4
+    """The paper's bound, for returns that are all alike."""
+
+    mean: Tensor
+    std: Tensor
+    moments: Tensor
+    """Weighted sums of the returns, their squares and the weights, float64; the last goes from 0 to 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+        self.register_buffer("moments", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Values of the head's outputs, any shape."""
+        return outputs * self.std + self.mean
+
+    @torch.no_grad()
+    def update(self, returns: Tensor, head: nn.Linear) -> None:
+        """Take in more returns (any shape), and rescale the head so that its values do not change.
+
+        Returns that are not finite are left for the loss to name.
+        """
+        returns = returns.double()
+        new = torch.stack([returns.mean(), returns.square().mean(), torch.ones_like(returns.mean())])
+        if not new.isfinite().all():
+            return
+        self.moments.lerp_(new, 1 - (1 - self.rate) ** returns.numel())
+        mean, square = self.moments[:2] / self.moments[2]
+        std = (square - mean.square()).clamp(min=self.least_std**2).sqrt()
+        head.weight.mul_(self.std / std)
+        head.bias.copy_((head.bias * self.std + self.mean - mean) / std)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: object) -> None:
+        # Weights of version 0.1.0 have no statistics: theirs are mean 0 and standard deviation 1.
+        for name, value in PopArt().state_dict().items() if not any(key.startswith(prefix) for key in state_dict) else ():
+            state_dict[prefix + name] = value
+        super()._load_from_state_dict(state_dict, prefix, *arguments)  # type: ignore[arg-type]
