@@ -13,9 +13,11 @@ from typing import Annotated
 
 import tyro
 
-from experiments.command_line import check_range, parse, run_main
+from experiments.command_line import UsageError, check_range, parse, run_main
 from experiments.display import Display
 from experiments.grid import Grid
+from experiments.page import write_figures, write_page
+from experiments.results import Results, collect
 from experiments.schedule import LocalPool, run_jobs
 
 File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
@@ -51,9 +53,50 @@ class List:
             print(f"{state:<10}  {job.name}\n            {job.shell()}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Collect:
+    """Keep what is needed of the finished runs of a grid in one small file."""
+
+    file: File
+    """The grid."""
+    out: Path | None = None
+    """Where (default: docs/results/<grid>.json)."""
+
+    def __call__(self) -> None:
+        grid = Grid.load(self.file)
+        out = self.out or Path("docs/results") / f"{grid.name}.json"
+        results = collect(grid)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        results.save(out)
+        print(f"{len(results.results)} of {results.planned} runs, in {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Make the report of a grid: one HTML page that is opened from disk."""
+
+    file: File
+    """The grid, whose finished runs are collected first, or the file of collected results."""
+    out: Path = Path("report.html")
+    """The page."""
+    figures: Path | None = None
+    """Write the figures as PDF and PNG, too, into this directory."""
+
+    def __call__(self) -> None:
+        if self.out.is_dir() or not self.out.parent.is_dir():
+            raise UsageError(f"--out {self.out}: name a file in a directory that there is")
+        results = collect(Grid.load(self.file)) if self.file.suffix == ".toml" else Results.load(self.file)
+        write_page(results, self.out)
+        print(f"the report is {self.out}")
+        if self.figures is not None:
+            print(f"{len(write_figures(results, self.figures))} figures are in {self.figures}")
+
+
 Verb = (
     Annotated[Run, tyro.conf.subcommand("run", prefix_name=False)]
     | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
+    | Annotated[Collect, tyro.conf.subcommand("collect", prefix_name=False)]
+    | Annotated[Report, tyro.conf.subcommand("report", prefix_name=False)]
 )
 
 

@@ -58,7 +58,9 @@ def _count(text: str) -> int:
     return int(number)
 
 
-def parse(options: type[OptionsT], args: Sequence[str], prog: str, description: str = "", default: OptionsT | None = None) -> OptionsT:
+def parse(
+    options: type[OptionsT], args: Sequence[str], prog: str, description: str = "", default: OptionsT | None = None
+) -> OptionsT:
     """Parse a command line into a dataclass, its whole numbers written as in ``1e6`` or ``1_000_000``.
 
     Raises:

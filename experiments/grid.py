@@ -14,10 +14,9 @@ from typing import Any
 
 from agents import AGENTS
 from experiments.command_line import UsageError, key_values
-from experiments.run import MAX_SEED
+from experiments.run import ALGORITHMS, MAX_SEED
 from mnm_rl.callbacks import checkpoints
 
-ALGORITHMS = ("ppo", "a2c")
 TRAIN = Path(__file__).parent.parent / "train.py"
 
 
