@@ -89,7 +89,7 @@ class Report:
         write_page(results, self.out)
         print(f"the report is {self.out}")
         if self.figures is not None:
-            print(f"{len(write_figures(results, self.figures))} figures are in {self.figures}")
+            print(f"{len(write_figures(results, self.figures, 'pdf', 'png'))} figures are in {self.figures}")
 
 
 Verb = (

@@ -51,7 +51,9 @@ def style_of(label: str, labels: Sequence[str]) -> Style:
     return {"color": COLOURS.get(agent, "black"), "linestyle": dashes[sorted(same, key=len).index(label) % len(dashes)]}
 
 
-def draw_lines(axes: Axes, lines: Mapping[str, Line], known: Mapping[str, float] | None = None) -> None:
+def draw_lines(
+    axes: Axes, lines: Mapping[str, Line], known: Mapping[str, float] | None = None, bottom: float | None = None
+) -> None:
     """Draw lines with their bands, each named at its right end, and horizontal lines for what is known."""
     for label, (x, middle, low, high) in lines.items():
         style = style_of(label, list(lines))
@@ -63,6 +65,7 @@ def draw_lines(axes: Axes, lines: Mapping[str, Line], known: Mapping[str, float]
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0)
     axes.set_xlim(left=0)
+    axes.set_ylim(bottom=bottom)
     _name_ends(axes, lines)
 
 
@@ -144,8 +147,7 @@ def waits_figure(results: Results, groups: Sequence[Group]) -> Figure:
         if far:
             found = np.arange(far, dtype=float)
             lines[group[0]] = (found, *curve([(found, np.array([wait for wait, _ in run.waits[:far]])) for run in runs], found))
-    draw_lines(axes, lines)
-    axes.set_ylim(bottom=0)
+    draw_lines(axes, lines, bottom=0)
     axes.set(xlabel="rewards in this episode so far", ylabel="steps to the next one")
     return figure
 

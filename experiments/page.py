@@ -32,13 +32,13 @@ def write_page(results: Results, path: Path) -> None:
     path.write_text(page)
 
 
-def write_figures(results: Results, directory: Path) -> list[Path]:
-    """Write all figures as PDF and PNG, and give their names."""
+def write_figures(results: Results, directory: Path, *endings: str) -> list[Path]:
+    """Write all figures in formats such as ``"pdf"`` and ``"png"``, and give their names."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for n, groups in enumerate(_parts(results)):
         for name, (_, _, draw) in FIGURES.items():
-            for ending in ("pdf", "png"):
+            for ending in endings:
                 path = directory / f"{results.name}-{n}-{name}.{ending}"
                 save_figure(draw(results, groups), path)
                 written.append(path)

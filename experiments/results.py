@@ -181,11 +181,11 @@ def collect(grid: Grid, runs: Path = Path("runs")) -> Results:
         name=grid.name,
         title=grid.title,
         about=grid.about,
-        grid=asdict(grid) | {"seeds": list(grid.seeds)},
+        grid=_as_in_json(asdict(grid) | {"seeds": list(grid.seeds)}),
         planned=len(jobs),
         versions=versions,
         hyperparameters=list(configurations.values()),
-        references=scales,
+        references=_as_in_json(scales),
         results=[result_of(job) for job in finished],
     )
 
@@ -232,3 +232,9 @@ def thinned(rows: Sequence[dict[str, float]], points: int = POINTS) -> dict[str,
 
 def _counted(played: Played) -> list[tuple[float, int]]:
     return sorted(Counter(round(value, 4) for value in played.episodes["return"]).items())
+
+
+def _as_in_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as they are read again: with lists for tuples."""
+    read: dict[str, Any] = json.loads(json.dumps(values))
+    return read
