@@ -13,12 +13,14 @@ from typing import Annotated
 
 import tyro
 
+from experiments.cluster import RayPool
 from experiments.command_line import UsageError, check_range, parse, run_main
 from experiments.display import Display
 from experiments.grid import Grid
 from experiments.page import write_figures, write_page
 from experiments.results import Results, collect
-from experiments.schedule import LocalPool, run_jobs
+from experiments.schedule import LocalPool, Pool, run_jobs
+from experiments.tune import tune
 
 File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
 
@@ -31,13 +33,14 @@ class Run:
     """The grid, such as experiments/maze_small.toml."""
     workers: int | None = None
     """Runs at a time, one thread each (default: as many as there are cores)."""
+    ray: str | None = None
+    """Run on the Ray cluster at this address instead of on this machine; auto for the one that this machine belongs to."""
     retry: bool = False
     """Try those runs again that failed."""
 
     def __call__(self) -> None:
-        check_range(1, 4096, workers=self.workers)
         jobs = Grid.load(self.file).jobs()
-        run_jobs(jobs, LocalPool(self.workers or os.cpu_count() or 1), Display(jobs), self.retry)
+        run_jobs(jobs, make_pool(self.workers, self.ray), Display(jobs), self.retry)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,28 @@ class List:
         for job in Grid.load(self.file).jobs():
             state = "finished" if job.finished else "failed" if job.failed else "unfinished" if job.resumable else "to do"
             print(f"{state:<10}  {job.name}\n            {job.shell()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """Search hyperparameters over a grid, as its table [tune] says."""
+
+    file: File
+    """The grid."""
+    workers: int | None = None
+    """Runs at a time, one thread each (default: as many as there are cores)."""
+    ray: str | None = None
+    """Run on the Ray cluster at this address instead of on this machine."""
+    out: Path | None = None
+    """Where all trials go (default: docs/results/<grid>-tune.json)."""
+
+    def __call__(self) -> None:
+        grid = Grid.load(self.file)
+        out = self.out or Path("docs/results") / f"{grid.name}-tune.json"
+        for study in tune(grid, make_pool(self.workers, self.ray), out):
+            best = study.rows()[0]
+            print(f"{study.name}: {best['score']} with {best['hyperparameters']} (trial {best['trial']})")
+        print(f"all trials are in {out}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +120,20 @@ class Report:
 Verb = (
     Annotated[Run, tyro.conf.subcommand("run", prefix_name=False)]
     | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
+    | Annotated[Tune, tyro.conf.subcommand("tune", prefix_name=False)]
     | Annotated[Collect, tyro.conf.subcommand("collect", prefix_name=False)]
     | Annotated[Report, tyro.conf.subcommand("report", prefix_name=False)]
 )
+
+
+def make_pool(workers: int | None, ray: str | None) -> Pool:
+    """Where runs are worked on: this machine, or a cluster."""
+    check_range(1, 4096, workers=workers)
+    if ray is None:
+        return LocalPool(workers or os.cpu_count() or 1)
+    if workers is not None:
+        raise UsageError("--workers is for this machine; with --ray there are as many as the cluster has cores")
+    return RayPool(ray)
 
 
 @dataclass(frozen=True)

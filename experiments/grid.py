@@ -33,6 +33,7 @@ class Job:
     seed: int
     total_timesteps: int
     n_envs: int
+    checkpoint_interval: int
     hyperparameters: dict[str, Any]
     """Those that differ from the agent's defaults."""
     directory: Path
@@ -78,14 +79,15 @@ class Job:
     def command(self) -> list[str]:
         """The command line of the run, from its start or from its last checkpoint."""
         train = [sys.executable, str(TRAIN), self.agent]
+        always = ["--threads", "1", "--checkpoint-interval", str(self.checkpoint_interval)]
         if self.resumable:
-            return [*train, "--resume", str(self.directory), "--threads", "1"]
+            return [*train, "--resume", str(self.directory), *always]
         env, *env_kwargs = self.environment.split(" ")
         return [
             *(*train, "--algorithm", self.algorithm, "--env", env),
             *(["--env-kwargs", *env_kwargs] if env_kwargs else []),
             *("--total-timesteps", str(self.total_timesteps), "--n-envs", str(self.n_envs), "--seed", str(self.seed)),
-            *("--threads", "1", "--out", str(self.directory)),
+            *("--out", str(self.directory), *always),
             *itertools.chain.from_iterable(_flag(name, value) for name, value in self.hyperparameters.items()),
         ]
 
@@ -148,6 +150,8 @@ class Grid:
     """Which; in the file also how many."""
     total_timesteps: int
     n_envs: int = 64
+    checkpoint_interval: int = 250_000
+    """Steps between two checkpoints: what is lost, at most, when a machine goes away."""
     settings: dict[str, dict[str, Any]] = field(default_factory=lambda: {"default": {}})
     """Hyperparameters by the name of the setting; ``agents`` among them limits the setting to some of the agents."""
     tune: dict[str, Any] = field(default_factory=dict)
@@ -156,7 +160,7 @@ class Grid:
     def __post_init__(self) -> None:
         if not self.settings:
             raise UsageError("settings: leave it out, or name one")
-        for name in ("total_timesteps", "n_envs"):
+        for name in ("total_timesteps", "n_envs", "checkpoint_interval"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -207,7 +211,7 @@ class Grid:
             raise UsageError(f"{path} must say {', '.join(missing)}")
         if type(values["seeds"]) is int:
             values["seeds"] = range(values["seeds"])
-        for name in ("total_timesteps", "n_envs"):
+        for name in ("total_timesteps", "n_envs", "checkpoint_interval"):
             if isinstance(value := values.get(name), float) and value.is_integer():
                 values[name] = int(value)  # 1e6 is a float in TOML
         try:
@@ -229,6 +233,7 @@ class Grid:
                 seed=seed,
                 total_timesteps=self.total_timesteps,
                 n_envs=self.n_envs,
+                checkpoint_interval=self.checkpoint_interval,
                 hyperparameters=hyperparameters,
                 directory=root / _slug(environment) / algorithm / agent / _slug(setting) / f"seed{seed}",
             )

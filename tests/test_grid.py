@@ -79,8 +79,8 @@ def test_a_run_is_a_command_that_can_be_repeated_by_hand(write: Any) -> None:
     assert job.label == "mnm-p, fixed start"
     assert job.shell() == (
         "python train.py mnm-p --algorithm ppo --env mnm/Maze-v0 --env-kwargs size=7 layout=perfect --total-timesteps 1000000 "
-        "--n-envs 4 --seed 1 --threads 1 --out runs/small/mnm-Maze-v0-size=7-layout=perfect/ppo/mnm-p/fixed-start/seed1 "
-        "--no-learn-initial-memory --heads 4"
+        "--n-envs 4 --seed 1 --out runs/small/mnm-Maze-v0-size=7-layout=perfect/ppo/mnm-p/fixed-start/seed1 --threads 1 "
+        "--checkpoint-interval 250000 --no-learn-initial-memory --heads 4"
     )
 
 
