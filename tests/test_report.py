@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from agents import AGENTS
-from experiments.__main__ import main
-from experiments.command_line import UsageError
+from experiments.__main__ import Options, main
+from experiments.command_line import UsageError, parse
 from experiments.figures import COLOURS, style_of
 from experiments.page import FIGURES, write_figures, write_page
 from experiments.results import Results
@@ -119,6 +119,10 @@ def test_the_page_says_what_was_run_and_how_to_do_it_again(page: Path) -> None:
         "goals per episode",
     ):
         assert expected in text
+    commands = re.findall(r"^(?:<pre>)?python -m experiments (.+?)(?:</pre>)?$", text, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        parse(Options, command.split(), prog="python -m experiments")
     order = [text.index(f"</span>{agent}</td>") for agent in ("mnm-p", "lstm", "rnn")]
     assert order == sorted(order)  # the best first
 
