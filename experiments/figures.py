@@ -61,7 +61,7 @@ def draw_lines(
         axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
     for name, height in (known or {}).items():
         axes.axhline(height, color="gray", linestyle=":", linewidth=1)
-        axes.annotate(name, (0.01, height), xycoords=("axes fraction", "data"), va="bottom", color="gray", fontsize=8)
+        axes.annotate(name, (0.99, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0)
     axes.set_xlim(left=0)

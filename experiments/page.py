@@ -102,7 +102,7 @@ def rows(results: Results, groups: list[Group]) -> list[dict[str, Any]]:
                 "between": _mean([run.between for run in runs]),
                 "minutes": _mean(minutes),
                 "best": float(scores[0].max()),
-                "each": ", ".join(f"{score:.1f}" for score in scores[0]),
+                "range": f"{scores[0].min():.1f} to {scores[0].max():.1f}",
             }
         )
     return found
@@ -133,7 +133,7 @@ def _section(results: Results, groups: list[Group], n: int) -> dict[str, Any]:
         "environment": environment,
         "algorithm": algorithm,
         "unit": results.unit(environment),
-        "columns": ["agent", "seeds", "IQM", "mean", *of_maze, "minutes", "each seed"],
+        "columns": ["agent", "seeds", "IQM", "mean", *of_maze, "minutes", "worst to best seed"],
         "references": {
             name: score | {"normalized": results.normalized(environment, score["goals"])} for name, score in references.items()
         },

@@ -123,7 +123,7 @@ def test_the_rows_of_a_table() -> None:
     rnn, lstm = rows(found, list(found.groups))
     assert (rnn["label"], lstm["label"]) == ("rnn", "lstm")  # the best first
     assert rnn["iqm_interval"] is None
-    assert (lstm["iqm"], lstm["mean"], lstm["each"]) == (14.5, 11.5, "15.0, 14.0, 16.0, 1.0")
+    assert (lstm["iqm"], lstm["mean"], lstm["range"]) == (14.5, 11.5, "1.0 to 16.0")
     assert lstm["normalized"] == pytest.approx((14.5 - 1) / 28)
     assert improvement(found, list(found.groups))[0]["against"] == [None, (1.0, (1.0, 1.0))]
 
