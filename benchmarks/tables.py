@@ -15,7 +15,9 @@ import gymnasium as gym
 import numpy as np
 
 from agents import AGENTS
+from benchmarks import memory
 from envs.references import REFERENCES, reference_episodes
+from experiments import babi
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -131,6 +133,53 @@ def recall() -> str:
     return table(("core", *(f"{n} pairs" for n in pairs)), ([core, *(updates[core, n] for n in pairs)] for core in cores))
 
 
+def memory_task(file: str) -> str:
+    """Updates and seconds until each agent has learned a memory task, and how it does where it was only tested."""
+    runs = read(file)["runs"]
+    settings, tests = (
+        list(dict.fromkeys(names)) for names in (map(memory.name, runs), (test for run in runs for test in run["tests"]))
+    )
+
+    def soon(own: list[dict[str, Any]]) -> str:
+        updates, seconds = ([memory.solved(run, axis) for run in own] for axis in ("updates", "seconds"))
+        known = [x for x in seconds if x is not None]
+        each = ", ".join("never" if n is None else f"{n:,}" for n in updates)
+        return f"{each} ({np.mean(known):.1f} s)" if known else each
+
+    rows = []
+    for agent in dict.fromkeys(run["agent"] for run in runs):
+        own = [run for run in runs if run["agent"] == agent]
+        soonest = [soon([run for run in own if memory.name(run) == setting]) for setting in settings]
+        beyond = [", ".join(f"{run['tests'][test]:.0%}" for run in own) for test in tests]
+        rows.append([agent, *soonest, *beyond])
+    seeds = either(
+        str(len({run["seed"] for run in runs if run["agent"] == agent})) for agent in dict.fromkeys(r["agent"] for r in runs)
+    )
+    return (
+        f"{table(('agent', *settings, *(f'right, {test}' for test in tests)), rows)}\n\n"
+        f"Updates to {memory.SOLVED:.0%}, each of {seeds} seeds, and the mean seconds of those that get there, on one thread; "
+        f"never: not within {max(run['updates'][-1] for run in runs):,} updates."
+    )
+
+
+def babi_errors() -> str:
+    """Errors on the tasks of bAbI after the last epoch of each run in docs/babi/, those of failed tasks in bold."""
+    runs = [json.loads(file.read_text()) for file in sorted((ROOT / "docs" / "babi").glob("*.json"))]
+    runs.sort(key=lambda run: run["epochs_done"][-1]["mean_error"])
+    last = [run["epochs_done"][-1] for run in runs]
+
+    def error(epoch: dict[str, Any], task: int) -> str:
+        share = epoch["errors"][str(task)]
+        return f"**{share:.1%}**" if share > babi.FAILED else f"{share:.1%}"
+
+    rows = [[f"{task} {name}", *(error(epoch, task) for epoch in last)] for task, name in babi.TASKS.items()]
+    rows.append(["mean", *(f"{epoch['mean_error']:.1%}" for epoch in last)])
+    rows.append(["failed", *(str(epoch["failed"]) for epoch in last)])
+    rows.append(["epochs", *(str(epoch["epoch"]) for epoch in last)])
+    rows.append(["minutes", *(f"{epoch['seconds'] / 60:.0f}" for epoch in last)])
+    return table(("task", *(run["agent"] for run in runs)), rows)
+
+
 def hidden_velocity() -> str:
     """How soon each policy balances CartPole without velocities, the fastest first, variants (after a comma) last."""
     figures = read("hidden_velocity.json")
@@ -211,6 +260,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "elsewhere": elsewhere,
     "tuning": tuning,
     "recall": recall,
+    "memory_recall": lambda: memory_task("memory_recall.json"),
+    "babi": babi_errors,
     "hidden_velocity": hidden_velocity,
     "cores_in_short": lambda: cores(lambda case: (case["B"], case["T"], case["H"]) == (32, 200, 1), bound=False),
     "cores": lambda: cores(lambda case: case["B"] != 16),

@@ -1,12 +1,36 @@
-"""The maze environments, registered with Gymnasium as ``mnm/Maze-v0`` and ``mnm/MazeSmall-v0``."""
+"""Environments, registered with Gymnasium: the mazes, ``mnm/Maze-v0`` and ``mnm/MazeSmall-v0``, and tasks for memories."""
+
+from typing import Any
 
 from gymnasium.envs.registration import register, registry
 
+from envs.bandit import BanditEnv, BanditVectorEnv
 from envs.maze import MazeEnv
 from envs.maze_vector import MazeVectorEnv
+from envs.memory_env import MemoryEnv, MemoryVectorEnv
+from envs.memory_tasks import TASKS, Episodes, MemoryTask
 
-for _id, _kwargs in (("mnm/Maze-v0", {}), ("mnm/MazeSmall-v0", {"size": 7, "horizon": 100})):
-    if _id not in registry:
-        register(_id, entry_point="envs.maze:MazeEnv", vector_entry_point="envs.maze_vector:MazeVectorEnv", kwargs=_kwargs)
+_ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "Maze": ("envs.maze:MazeEnv", "envs.maze_vector:MazeVectorEnv", {}),
+    "MazeSmall": ("envs.maze:MazeEnv", "envs.maze_vector:MazeVectorEnv", {"size": 7, "horizon": 100}),
+    "Bandit": ("envs.bandit:BanditEnv", "envs.bandit:BanditVectorEnv", {}),
+} | {
+    task.title().replace("_", ""): ("envs.memory_env:MemoryEnv", "envs.memory_env:MemoryVectorEnv", {"task": task})
+    for task in TASKS
+}
 
-__all__ = ["MazeEnv", "MazeVectorEnv"]
+for _name, (_single, _batched, _kwargs) in _ENVIRONMENTS.items():
+    if (_id := f"mnm/{_name}-v0") not in registry:
+        register(_id, entry_point=_single, vector_entry_point=_batched, kwargs=_kwargs)
+
+__all__ = [
+    "TASKS",
+    "BanditEnv",
+    "BanditVectorEnv",
+    "Episodes",
+    "MazeEnv",
+    "MazeVectorEnv",
+    "MemoryEnv",
+    "MemoryTask",
+    "MemoryVectorEnv",
+]

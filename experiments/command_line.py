@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -70,7 +70,9 @@ def parse(
     explanation = io.StringIO()
     try:
         with contextlib.redirect_stderr(explanation):
-            return tyro.cli(options, args=args, prog=prog, description=description, default=default, registry=_TYPES)
+            return cast(
+                OptionsT, tyro.cli(options, args=args, prog=prog, description=description, default=default, registry=_TYPES)
+            )
     except ValueError as error:  # from the checks of a dataclass
         raise UsageError(str(error)) from None
     except SystemExit as exit_:
@@ -143,7 +145,7 @@ def check_range(low: int, high: int, **options: int | None) -> None:
             raise UsageError(f"{flag} must be at most {high:,}, got {value:,}")
 
 
-def key_values(pairs: Sequence[str]) -> dict[str, Any]:
+def key_values(pairs: Sequence[str], flag: str = "--env-kwargs", example: str = "size=13") -> dict[str, Any]:
     """``name=value`` pairs of the command line as a dictionary: numbers, true, false, null and lists, or else text.
 
     Raises:
@@ -153,7 +155,7 @@ def key_values(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise UsageError(f"--env-kwargs takes name=value pairs such as size=13, got {pair!r}")
+            raise UsageError(f"{flag} takes name=value pairs such as {example}, got {pair!r}")
         try:
             result[key] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
         except ValueError:

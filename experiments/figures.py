@@ -1,4 +1,4 @@
-"""Figures: the same agent in the same colour everywhere, and named beside its line, the best first."""
+"""Figures: the same agent in the same color everywhere, and named beside its line, the best first."""
 
 import io
 import re
@@ -21,20 +21,22 @@ from experiments.statistics import Scores, aggregate, curve, interval, performan
 
 mpl.use("Agg")
 
-COLOURS = {
-    "mnm-g": "#10638e",
-    "mnm-p": "#d55e00",
-    "deltanet": "#8301e9",
-    "gru": "#13cd90",
-    "lstm": "#c564f1",
-    "plastic": "#ef9400",
-    "plastic-modulated": "#d7a0ef",
+COLORS = {
+    "mnm-g": "#0a5b67",
+    "mnm-p": "#df5c00",
+    "deltanet": "#7f00f6",
+    "gru": "#16cd95",
+    "lstm": "#c465d7",
+    "ntm": "#b400ab",
+    "plastic": "#f09f00",
+    "plastic-modulated": "#cda4ff",
     "rnn": "#808080",
+    "salu": "#7b460b",
 }
-"""Told apart with every kind of colour blindness, on white and on black (tests/test_report.py); others are black."""
+"""Told apart with every kind of color blindness, on white and on black (tests/test_report.py)."""
 
 FOREGROUND = "#010203"
-"""Text and axes: black, and in a page the colour of the text around the figure, which is not known when it is drawn."""
+"""Text and axes: black, and in a page the color of the text around the figure, which is not known when it is drawn."""
 for _part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
     mpl.rcParams[_part] = FOREGROUND
 
@@ -43,12 +45,17 @@ Line = tuple[Scores, Scores, Scores, Scores]
 """Where a line is, its heights, and the ends of its band: four of ``[N]``."""
 
 
+def agent_color(agent: str) -> str:
+    """The color of an agent, the same in every figure; that of the text for agents that have none yet."""
+    return COLORS.get(agent, FOREGROUND)
+
+
 def style_of(label: str, labels: Sequence[str]) -> Style:
-    """Colour and dashes of a line: the agent's colour, and one kind of dashes for each of its settings."""
+    """Color and dashes of a line: the agent's color, and one kind of dashes for each of its settings."""
     agent = label.split(", ")[0]
     same = [other for other in labels if other.split(", ")[0] == agent]
     dashes = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (1, 3)))
-    return {"color": COLOURS.get(agent, "black"), "linestyle": dashes[sorted(same, key=len).index(label) % len(dashes)]}
+    return {"color": agent_color(agent), "linestyle": dashes[sorted(same, key=len).index(label) % len(dashes)]}
 
 
 def draw_lines(
@@ -82,18 +89,18 @@ def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
         places[i] = min(places[i], places[i + 1] - gap if i + 1 < len(places) else 1.0)
     for place, (_, label) in zip(places, ends, strict=True):
         x, middle, *_ = lines[label]
-        colour = style_of(label, list(lines))["color"]
+        color = style_of(label, list(lines))["color"]
         axes.annotate(
             label,
             xy=(x[-1], middle[-1]),
             xytext=(1.04, place),
             textcoords="axes fraction",
             va="center",
-            color=colour,
+            color=color,
             fontsize=9,
             fontweight="bold",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6 if x[-1] < right else 0.9},
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6 if x[-1] < right else 0.9},
         )
 
 
@@ -156,10 +163,10 @@ def scores_figure(results: Results, groups: Sequence[Group]) -> Figure:
     """The final score of every seed, and the interquartile mean with its 95% interval; the best agent at the top."""
     figure, axes = _figure(height=0.8 + 0.42 * len(groups))
     for place, group in enumerate(reversed(groups)):
-        scores, colour = results.scores(group), style_of(group[0], [group[0]])["color"]
-        axes.plot(scores, np.full(len(scores), place), "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
+        scores, color = results.scores(group), style_of(group[0], [group[0]])["color"]
+        axes.plot(scores, np.full(len(scores), place), "o", color=color, alpha=0.45, markersize=5, markeredgewidth=0)
         if (ends := interval([scores])) is not None:
-            axes.plot(ends, [place, place], color=colour, linewidth=3, alpha=0.8, solid_capstyle="butt")
+            axes.plot(ends, [place, place], color=color, linewidth=3, alpha=0.8, solid_capstyle="butt")
         axes.plot(aggregate([scores]), place, "|", color=FOREGROUND, markersize=14, markeredgewidth=2)
     axes.set_yticks(range(len(groups)), [group[0] for group in reversed(groups)])
     for tick, group in zip(axes.get_yticklabels(), reversed(groups), strict=True):
@@ -200,7 +207,7 @@ def _figure(height: float = 4.2) -> tuple[Figure, Axes]:
 
 
 def inline_svg(figure: Figure, name: str) -> str:
-    """A figure as an SVG element that takes the text's colour from the page around it, and close it."""
+    """A figure as an SVG element that takes the text's color from the page around it, and close it."""
     written = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})

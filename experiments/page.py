@@ -91,7 +91,7 @@ def rows(results: Results, groups: list[Group]) -> list[dict[str, Any]]:
         found.append(
             {
                 "label": group[0],
-                "colour": style_of(group[0], [group[0]])["color"],
+                "color": style_of(group[0], [group[0]])["color"],
                 "seeds": [run.seed for run in runs],
                 "iqm": aggregate(scores),
                 "iqm_interval": interval(scores),

@@ -11,12 +11,14 @@ from mnm_rl.algorithms.policies import (
     MlpLstmPolicy,
     MnmPolicy,
     MultiInputLstmPolicy,
+    NtmPolicy,
     PlasticPolicy,
     RecurrentActorCriticPolicy,
     RnnPolicy,
+    SaluPolicy,
 )
 from mnm_rl.algorithms.ppo import RecurrentPPO
-from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.vec_env import GymnasiumVecEnv
 
@@ -32,6 +34,8 @@ __all__ = [
     "MnmPolicy",
     "MultiInputLstmPolicy",
     "NeuralMemory",
+    "NtmCore",
+    "NtmPolicy",
     "OtherSpacesError",
     "PlasticCore",
     "PlasticPolicy",
@@ -41,6 +45,8 @@ __all__ = [
     "RecurrentPPO",
     "RnnCore",
     "RnnPolicy",
+    "SaluCore",
+    "SaluPolicy",
     "TrainingDivergedError",
     "__version__",
 ]

@@ -17,8 +17,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "retroactive": ("PlasticPolicy", {"rule": "retroactive"}),
     "mnm-g, another for the critic": ("MnmPolicy", {"write_rule": "g", "critic_core": "own"}),
     "two layers of gru, critic without memory": ("GruPolicy", {"core_layers": 2, "critic_core": "none"}),
+    "salu": ("SaluPolicy", {"slots": 4}),
+    "ntm": ("NtmPolicy", {"slots": 6, "width": 5}),
 }
-"""Of the policies whose cores have more than one form."""
+"""Of the policies whose cores have more than one form, or a smaller one."""
 
 SB3_CONTRIB = ("MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy")
 """Those with the arguments of sb3-contrib, which have tests of their own."""
@@ -26,7 +28,7 @@ SB3_CONTRIB = ("MlpLstmPolicy", "CnnLstmPolicy", "MultiInputLstmPolicy")
 POLICIES = VARIANTS | {
     name.removesuffix("Policy").lower(): (name, {})
     for name, policy in REGISTERED.items()
-    if hasattr(policy, "core_class") and name not in ("MnmPolicy", "PlasticPolicy", *SB3_CONTRIB)
+    if hasattr(policy, "core_class") and name not in ("MnmPolicy", "PlasticPolicy", "SaluPolicy", "NtmPolicy", *SB3_CONTRIB)
 }
 
 ROUNDING: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6}

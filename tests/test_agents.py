@@ -3,13 +3,14 @@
 import ast
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import agents
 from agents import AGENTS, Agent
 from experiments.run import Run
-from mnm_rl import RecurrentA2C
+from mnm_rl import RecurrentA2C, RecurrentPPO
 
 FILES = sorted(Path(agents.__file__).parent.glob("*.py"))
 
@@ -56,8 +57,9 @@ def test_every_hyperparameter_reaches_the_algorithm_or_the_policy(name: str) -> 
     agent = AGENTS[name](n_steps=7, gamma=0.5, adam_eps=1e-3, hidden_size=12)
     model = built(agent)
     assert model.policy.optimizer.defaults["eps"] == agent.adam_eps
+    assert model.batch_size == 7  # two environments, one in each minibatch
     for argument, value in agent.arguments().items():
-        if argument not in ("adam_eps", "reward_scale"):
+        if argument not in ("adam_eps", "reward_scale", "n_minibatches"):
             assert (getattr(model, argument) if hasattr(model, argument) else model.policy_kwargs[argument]) == value
 
 
@@ -68,6 +70,15 @@ def test_class_variables_are_arguments_and_the_horizon_is_the_rollout() -> None:
         assert model.n_steps == 20
 
 
-def built(agent: Agent) -> RecurrentA2C:
+@pytest.mark.parametrize("name", AGENTS)
+def test_a2c_has_defaults_of_its_own(name: str) -> None:
+    agent = AGENTS[name].defaults("a2c")
+    model = built(agent)
+    assert type(model) is RecurrentA2C
+    assert model.learning_rate == AGENTS[name].a2c["learning_rate"]
+    assert type(built(AGENTS[name]())) is RecurrentPPO
+
+
+def built(agent: Agent) -> Any:
     run = Run(hyperparameters=agent, env="mnm/MazeSmall-v0", env_kwargs={"horizon": 20}, total_timesteps=100, n_envs=2, seed=0)
     return run.build(run.make_env(2), "cpu")

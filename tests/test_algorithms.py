@@ -124,7 +124,7 @@ def test_generalized_advantages() -> None:
 def test_the_loss_is_the_sum_of_its_parts_with_their_coefficients() -> None:
     """One step of gradient descent moves the parameters along the gradient of L."""
     coefficients = {"vf_coef": 0.3, "ent_coef": 0.2, "meta_coef": 0.7}
-    sgd = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
+    sgd = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}, "popart": False}
     model = a2c("mnm-g", make_vec_env(Recall, n_envs=3), sgd, n_steps=6, learning_rate=1.0, max_grad_norm=1e9, **coefficients)
     roll_out(model)
     rollout = model.rollout_buffer.sequence()
@@ -251,7 +251,7 @@ def test_what_is_not_finite_stops_the_training(make: Any, what: str) -> None:
 
 
 def test_a_loss_that_is_not_finite_leaves_the_parameters_as_they_were(make: Any) -> None:
-    model = make("mnm-p", DummyVecEnv([lambda: Poisoned("loss")]), normalize_advantage=False)
+    model = make("mnm-p", DummyVecEnv([lambda: Poisoned("loss")]), {"popart": False}, normalize_advantage=False)
     before = model.policy.parameters_to_vector()
     with pytest.raises(TrainingDivergedError, match="value_loss became inf at step 5"):
         model.learn(100)
@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_finite_leaves_the_parameters_as_they_were(make: Any)
 
 
 def test_parameters_that_become_not_finite_are_taken_back(make: Any) -> None:
-    model = make("mnm-p", make_vec_env(Recall, n_envs=2), learning_rate=float("inf"))
+    model = make("mnm-p", make_vec_env(Recall, n_envs=2), {"popart": False}, learning_rate=float("inf"))
     before = model.policy.parameters_to_vector()
     with pytest.raises(TrainingDivergedError, match="parameters became NaN or infinite at step 10"):
         model.learn(100)
@@ -308,7 +308,7 @@ def test_without_verbose_the_library_is_silent(
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_parameters_as_they_were(make: Any) -> None:
-    model = make("mnm-p", make_vec_env(Recall, n_envs=2))
+    model = make("mnm-p", make_vec_env(Recall, n_envs=2), {"popart": False})
     model.policy.value_net.weight.register_hook(lambda gradient: gradient * float("nan"))
     before = model.policy.parameters_to_vector()
     with pytest.raises(TrainingDivergedError, match="gradient norm became nan at step 10"):

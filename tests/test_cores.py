@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl import LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
+from mnm_rl.cores import ntm
 from mnm_rl.cores.implementations import PathName
+from mnm_rl.cores.salu import Past
 from mnm_rl.memory import recall_loss
 
 F, D, T, B = 4, 6, 7, 3
@@ -28,10 +30,14 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "retroactive": lambda: PlasticCore(F, D, rule="retroactive"),
     "lstm": lambda: LstmCore(F, D),
     "rnn": lambda: RnnCore(F, D),
+    "salu": lambda: SaluCore(F, D),
+    "salu of three slots": lambda: SaluCore(F, D, slots=3),
+    "ntm": lambda: NtmCore(F, D, slots=5, width=3),
 }
+ONLY_PLAIN = ("rnn", REPLAY, "salu", "salu of three slots", "ntm")
 
 
-PATHS = [(name, path) for name in CORES for path in ("plain", "fused") if path == "plain" or name not in ("rnn", REPLAY)]
+PATHS = [(name, path) for name in CORES for path in ("plain", "fused") if path == "plain" or name not in ONLY_PLAIN]
 
 
 def make(name: str, path: PathName) -> RecurrentCore[Any]:
@@ -204,6 +210,110 @@ def test_plastic_rules_neuron_by_neuron(rule: str) -> None:
         state = new
 
 
+@pytest.mark.parametrize("slots", [3, 100])
+def test_a_look_up_attends_to_the_last_steps_of_this_episode_and_to_nothing_else(slots: int) -> None:
+    core = SaluCore(F, D, slots=slots).double()
+    inputs, starts = sequence()
+    outputs, _, _ = core(inputs, core.initial_state(B), starts)
+    for b in range(B):
+        h = c = r = torch.zeros(D, dtype=torch.float64)
+        pairs: list[Any] = []
+        for t in range(T):
+            if starts[t, b]:
+                h, c, r, pairs = torch.zeros_like(h), torch.zeros_like(c), torch.zeros_like(r), []
+            h, c = core.controller(torch.cat([inputs[t, b], r]), (h, c))
+            key, value, query = torch.tanh(core.interaction(h)).chunk(3)
+            r = torch.zeros_like(r)
+            if pairs:
+                weights = torch.stack([query @ k / D**0.5 for k, _ in pairs]).softmax(dim=0)
+                r = weights @ torch.stack([v for _, v in pairs])
+            pairs = [*pairs, (key, value)][-slots:]
+            torch.testing.assert_close(outputs[t, b], core.output(torch.cat([h, r])))
+
+
+@pytest.mark.parametrize("slots", [3, 50, 200])
+def test_a_long_past_is_the_same_step_by_step_by_trace_and_with_its_gradient(slots: int) -> None:
+    core = SaluCore(F, D, slots=slots).double()
+    inputs, starts = (
+        torch.randn(5 * Past.BLOCK // 2, B, F, dtype=torch.float64),
+        torch.zeros(5 * Past.BLOCK // 2, B, dtype=torch.bool),
+    )
+    starts[40, 1] = starts[71] = True
+    with torch.no_grad():
+        state = core(inputs[:20], core.initial_state(B), starts[:20])[1]
+    outputs, last, _ = core(inputs, state, starts)
+    gradients = torch.autograd.grad(outputs.square().sum(), [*core.parameters()])
+
+    trace, now, singly = core.trace(state, len(inputs)), state, []
+    for x, start in zip(inputs, starts, strict=True):
+        output, now, _ = core(x.unsqueeze(0), now, start.unsqueeze(0))
+        singly.append(output[0])
+        torch.testing.assert_close(trace.step(x, start), output[0])
+        torch.testing.assert_close(trace.state(torch.tensor([2, 0])), type(now)(*(part[[2, 0]] for part in now)))
+    torch.testing.assert_close(torch.stack(singly), outputs)
+    torch.testing.assert_close(now, last)
+    torch.testing.assert_close(torch.autograd.grad(torch.stack(singly).square().sum(), [*core.parameters()]), gradients)
+    torch.testing.assert_close(trace.replay(inputs, starts)[0], outputs)
+
+
+def test_how_far_back_others_look_changes_no_bit_of_what_is_read() -> None:
+    core = SaluCore(F, D, slots=100)
+    inputs, starts = torch.randn(90, B, F), torch.zeros(90, B, dtype=torch.bool)
+    starts[50] = True
+    all_anew = core(inputs, core.initial_state(B), starts)[0]
+    starts[50, 1] = False
+    others_anew = core(inputs, core.initial_state(B), starts)[0]
+    assert torch.equal(all_anew[:, [0, 2]], others_anew[:, [0, 2]])
+    assert not torch.equal(all_anew[:, 1], others_anew[:, 1])
+
+
+def heads(S: int, W: int, key: Tensor | None = None, gate: float = 0.5, shift: int | None = None, **given: float) -> ntm.Heads:
+    """What two heads are told, the same to both where it is given, else at random."""
+    numbers = {"strength": torch.rand(B, 2, 1) * 5, "sharpening": 1 + torch.rand(B, 2, 1) * 3}
+    return ntm.Heads(
+        key=torch.randn(B, 2, W) if key is None else key.unsqueeze(1).expand(B, 2, W),
+        gate=torch.full((B, 2, 1), float(gate)),
+        shift=torch.rand(B, 2, 3).softmax(dim=2) if shift is None else torch.eye(3)[ntm.SHIFTS.index(shift)].expand(B, 2, 3),
+        **(numbers | {name: torch.full((B, 2, 1), float(number)) for name, number in given.items()}),
+    )
+
+
+def test_a_turing_machine_addresses_by_the_equations_of_its_paper() -> None:
+    S, W = 5, 3
+    memory, before, told = torch.randn(B, S, W), torch.rand(B, 2, S).softmax(dim=2), heads(S, W)
+    weights = ntm.address(memory, before, told)
+    torch.testing.assert_close(weights.sum(dim=2), torch.ones(B, 2))
+    for b in range(B):
+        for n in range(2):
+            key, beta, g, s, gamma = (part[b, n] for part in told)
+            content = (beta * torch.cosine_similarity(memory[b], key.unsqueeze(0))).softmax(dim=0)
+            gated = g * content + (1 - g) * before[b, n]
+            moved = torch.stack([s @ gated[[(i - shift) % S for shift in ntm.SHIFTS]] for i in range(S)])
+            torch.testing.assert_close(weights[b, n], moved**gamma / (moved**gamma).sum(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sharpening", [1.0, 5.0, 100.0])
+def test_the_weights_of_a_head_sum_to_one_however_sharp_it_is(sharpening: float) -> None:
+    weights = ntm.address(torch.randn(B, 128, 3), torch.ones(B, 2, 128) / 128, heads(128, 3, strength=0.1, sharpening=sharpening))
+    torch.testing.assert_close(weights.sum(dim=2), torch.ones(B, 2))
+
+
+def test_a_sharp_write_can_be_read_by_its_content_and_by_its_place() -> None:
+    S, W = 6, 4
+    memory, at = torch.full((B, S, W), ntm.EMPTY), torch.eye(S)[2].expand(B, S)
+    other, written = torch.randn(2, B, W)
+    memory = ntm.write(memory, torch.eye(S)[5].expand(B, S), torch.ones(B, W), other)
+    memory = ntm.write(memory, at, torch.ones(B, W), torch.randn(B, W))
+    memory = ntm.write(memory, at, torch.ones(B, W), written)  # over what was there
+    torch.testing.assert_close(memory[:, 5], other)
+
+    anywhere = torch.ones(B, 2, S) / S
+    by_content = ntm.address(memory, anywhere, heads(S, W, key=written, gate=1, shift=0, strength=100))
+    torch.testing.assert_close(torch.bmm(by_content, memory), written.unsqueeze(1).expand(B, 2, W))
+    next_to_it = ntm.address(memory, torch.eye(S)[1].expand(B, 2, S), heads(S, W, gate=0, shift=1))
+    torch.testing.assert_close(torch.bmm(next_to_it, memory), written.unsqueeze(1).expand(B, 2, W))
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
@@ -211,6 +321,8 @@ def test_plastic_rules_neuron_by_neuron(rule: str) -> None:
         (lambda: MnmCore(F, D, replay=-1), "replay"),
         (lambda: PlasticCore(F, D, rule="hebbian"), "hebbian"),  # type: ignore[arg-type]
         (lambda: PlasticCore(F, 0), "hidden_size"),
+        (lambda: SaluCore(F, D, slots=0), "slots"),
+        (lambda: NtmCore(F, D, width=0), "width=0"),
     ],
 )
 def test_wrong_arguments_are_refused(make: Callable[[], object], named: str) -> None:

@@ -12,6 +12,8 @@ import pytest
 import eval as eval_
 import experiments.__main__ as grids
 import train
+from benchmarks import memory
+from experiments import babi, sequences
 from experiments.command_line import parse
 from mnm_rl import RecurrentA2C
 
@@ -38,7 +40,7 @@ def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_are_commands(page: Path) -> None:
+def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
     for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["make"]:
@@ -55,6 +57,12 @@ def test_commands_are_commands(page: Path) -> None:
             parse(grids.Options, words[3:], prog="python -m experiments")
         elif words[:2] == ["python", "-m"]:
             assert (ROOT / (words[2].replace(".", "/") + ".py")).exists()
+            if words[2] == "experiments.sequences" and "--help" not in words:
+                sequences.parse_options(words[3:])
+            elif words[2] == "experiments.babi":
+                babi.parse_options([str(tmp_path), *words[4:]])
+            elif words[2] == "benchmarks.memory":
+                parse(memory.Options, words[3:], prog="benchmarks.memory")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

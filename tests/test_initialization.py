@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.initialization import Init
 
 RULES = ["g", "p"]
 T, B = 8, 16
+NO_START = torch.zeros(1, B, dtype=torch.bool)
 
 
 def diagnostics(core: RecurrentCore[Any], inputs: Tensor) -> dict[str, float]:
@@ -50,7 +51,7 @@ def test_pytorchs_initialization_can_still_be_had_and_removes_next_to_nothing(ru
     assert found["key_varies"] < 0.1
 
 
-@pytest.mark.parametrize("core_class", [MnmCore, PlasticCore, LstmCore, GruCore, RnnCore])
+@pytest.mark.parametrize("core_class", [MnmCore, PlasticCore, LstmCore, GruCore, RnnCore, SaluCore, NtmCore])
 def test_every_core_takes_the_same_names(core_class: Any) -> None:
     def input_scale(init: Init) -> float:
         torch.manual_seed(0)
@@ -62,6 +63,23 @@ def test_every_core_takes_the_same_names(core_class: Any) -> None:
     assert input_scale("pytorch") < 1.5
     with pytest.raises(ValueError, match="init must be 'scaled' or 'pytorch', got 'xavier'"):
         core_class(4, 8, init="xavier")
+
+
+def test_a_first_look_up_finds_the_step_with_the_same_input() -> None:
+    core = SaluCore(16, 100)
+    inputs = torch.randn(T, B, 16)
+    keys, values = core(inputs, core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))[1][3:5]
+    found = core(inputs[2:3], core.initial_state(B)._replace(keys=keys, values=values, kept=torch.full((B,), T)), NO_START)[1].read
+    distances = (found.unsqueeze(1) - values[:, -T:]).norm(dim=2)
+    assert (distances.argmin(dim=1) == 2).float().mean() > 0.9
+
+
+def test_a_turing_machine_begins_by_writing_to_one_slot_after_another() -> None:
+    core = NtmCore(16, 100)
+    state = core(torch.randn(T, B, 16), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))[1]
+    written = state.memory.norm(dim=2).mean(dim=0)  # [S]
+    assert written[1 : T + 1].min() > 0.5
+    assert written[T + 2 : -2].max() < 0.1
 
 
 @pytest.mark.parametrize("rule", RULES)

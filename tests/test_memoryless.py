@@ -61,7 +61,10 @@ def assert_the_same(theirs: type[BaseAlgorithm], ours: type[BaseAlgorithm], env_
     shared |= dict(n_steps=16, learning_rate=3e-3, gae_lambda=0.9, ent_coef=0.01, seed=0, device="cpu")
     net_arch = {"pi": [16], "vf": [16]}
     runs: list[Losses] = []
-    for algorithm, policy, core in ((theirs, "MlpPolicy", {}), (ours, RecurrentActorCriticPolicy, {"core_class": Memoryless})):
+    for algorithm, policy, core in (
+        (theirs, "MlpPolicy", {}),
+        (ours, RecurrentActorCriticPolicy, {"core_class": Memoryless, "popart": False}),
+    ):
         make: Any = algorithm
         model = make(policy, make_vec_env(env_id, n_envs=4, seed=0), policy_kwargs={"net_arch": net_arch} | core, **shared)
         runs.append(Losses())

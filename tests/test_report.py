@@ -17,7 +17,7 @@ from PIL import Image
 from agents import AGENTS
 from experiments.__main__ import Options, main
 from experiments.command_line import UsageError, parse
-from experiments.figures import COLOURS, style_of
+from experiments.figures import COLORS, style_of
 from experiments.page import FIGURES, write_figures, write_page
 from experiments.results import Results
 from tests.results import result, results, three_agents
@@ -42,8 +42,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def linear(colour: str) -> Any:
-    rgb = np.array(mpl.colors.to_rgb(colour))
+def linear(color: str) -> Any:
+    rgb = np.array(mpl.colors.to_rgb(color))
     return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
@@ -54,29 +54,29 @@ def oklab(rgb: Any) -> Any:
     return np.array(axes) @ np.cbrt(np.array(cones) @ np.clip(rgb, 0, 1))
 
 
-def test_every_agent_has_a_colour() -> None:
-    assert set(COLOURS) == set(AGENTS)
+def test_every_agent_has_a_color() -> None:
+    assert set(COLORS) == set(AGENTS)
 
 
 @pytest.mark.parametrize("sight", SIGHT)
-def test_colours_are_told_apart_with_every_kind_of_sight(sight: str) -> None:
-    seen = {agent: oklab(np.array(SIGHT[sight]) @ linear(colour)) for agent, colour in COLOURS.items()}
+def test_colors_are_told_apart_with_every_kind_of_sight(sight: str) -> None:
+    seen = {agent: oklab(np.array(SIGHT[sight]) @ linear(color)) for agent, color in COLORS.items()}
     for a, b in combinations(seen, 2):
         assert np.linalg.norm(seen[a] - seen[b]) > 0.1, f"{a} and {b}"
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#15171c"])
-def test_colours_stand_out_from_light_and_dark(background: str) -> None:
+def test_colors_stand_out_from_light_and_dark(background: str) -> None:
     weights = [0.2126, 0.7152, 0.0722]
-    for agent, colour in COLOURS.items():
-        dark, light = sorted(float(linear(c) @ weights) for c in (colour, background))
+    for agent, color in COLORS.items():
+        dark, light = sorted(float(linear(c) @ weights) for c in (color, background))
         assert (light + 0.05) / (dark + 0.05) > 2, agent
 
 
-def test_an_agent_has_one_colour_and_each_of_its_settings_other_dashes() -> None:
+def test_an_agent_has_one_color_and_each_of_its_settings_other_dashes() -> None:
     labels = ["mnm-p", "lstm", "mnm-p, 4 heads", "mnm-p, no meta-loss"]
     styles = [style_of(label, labels) for label in labels]
-    assert [style["color"] for style in styles] == [COLOURS["mnm-p"], COLOURS["lstm"], COLOURS["mnm-p"], COLOURS["mnm-p"]]
+    assert [style["color"] for style in styles] == [COLORS["mnm-p"], COLORS["lstm"], COLORS["mnm-p"], COLORS["mnm-p"]]
     assert len({str(style["linestyle"]) for style in (styles[0], *styles[2:])}) == 3
     assert styles[0]["linestyle"] == styles[1]["linestyle"] == "-"
 

@@ -308,7 +308,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
 
     def _value_loss(self, returns: Tensor, values: Tensor) -> Tensor:
         """Mean squared error, in units of the standard deviation of the returns where the policy normalizes these."""
-        return F.mse_loss(returns, values) / self.policy.popart.std.square()
+        std = self.policy.popart.std
+        return F.mse_loss(returns / std, values / std)  # not divided later: squares of what is large overflow
 
     def _loss(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum of ``policy_loss``, ``value_loss``, ``entropy_loss`` and ``meta_loss``."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside
 from mnm_rl.algorithms.popart import PopArt
-from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
 from mnm_rl.cores.implementations import Trace
@@ -57,8 +57,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         core_dropout: share of the outputs between two of these layers that is left out in training.
         critic_core: what the critic has of memory: that of the actor (``"shared"``), the same without its gradient
             (``"detached"``), one of its own (``"own"``), or ``"none"``.
-        popart: normalize the returns that the critic learns, so that rewards may have any scale, see
-            :class:`mnm_rl.algorithms.popart.PopArt`; None (default) for where the critic's gradient reaches the actor's memory, that is
+        popart: normalize the returns that the critic learns, so that rewards may have any scale (see
+            :class:`mnm_rl.algorithms.popart.PopArt`); None for where the critic's gradient reaches the actor's memory, which is
             where ``critic_core`` is ``"shared"``.
         core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses that name theirs.
         core_kwargs: arguments of the core, beside those given by name: for names that ``ActorCriticPolicy`` has, too.
@@ -420,6 +420,18 @@ class RnnPolicy(RecurrentActorCriticPolicy):
     """Policy with a vanilla RNN; it takes the arguments of :class:`mnm_rl.RnnCore` and of the base class."""
 
     core_class = RnnCore
+
+
+class SaluPolicy(RecurrentActorCriticPolicy):
+    """Policy with a soft-attention look-up; it takes the arguments of :class:`mnm_rl.SaluCore` and of the base class."""
+
+    core_class = SaluCore
+
+
+class NtmPolicy(RecurrentActorCriticPolicy):
+    """Policy with a Neural Turing Machine; it takes the arguments of :class:`mnm_rl.NtmCore` and of the base class."""
+
+    core_class = NtmCore
 
 
 class MlpLstmPolicy(RecurrentActorCriticPolicy):

@@ -58,4 +58,4 @@ class PopArt(nn.Module):
         # Weights of version 0.1.0 have no statistics: theirs are mean 0 and standard deviation 1.
         for name, value in PopArt().state_dict().items() if not any(key.startswith(prefix) for key in state_dict) else ():
             state_dict[prefix + name] = value
-        super()._load_from_state_dict(state_dict, prefix, *arguments)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -39,7 +39,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         gae_lambda: bias against variance of the advantages.
         clip_range: change of an action's probability beyond which there is no gradient: a number, or a function of the remaining
             progress.
-        clip_range_vf: the same for a change of the value; None for no bound. It depends on the scale of the rewards, or is in units of
+        clip_range_vf: the same for a change of the value; None for no bound. It is in the units of the rewards, or of
             the standard deviation of the returns where the policy normalizes these.
         normalize_advantage: scale the advantages of a minibatch to mean 0 and standard deviation 1.
         ent_coef: weight of the entropy bonus.

@@ -1,0 +1,203 @@
+"""Memories beside one another on the memory tasks, without reinforcement learning (docs/memory.md).
+
+python -m benchmarks.memory GRID [--processes 2] [--json docs/memory_GRID.json] [--plot docs/memory_GRID.png]
+
+runs what of the grid has not been run yet, one thread each, and then writes and draws all that there is of it. A run that fails
+does not hold up the others.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from matplotlib import pyplot as plt
+from numpy.typing import NDArray
+from scipy import stats
+
+from experiments.figures import agent_color, save_figure
+
+Settings = dict[str, int]
+SOLVED = 0.99
+"""Share of right answers at which a run ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Trainings: every agent with every setting of a task and every seed."""
+
+    task: str
+    settings: list[Settings]
+    """What changes between the panels of the figure."""
+    agents: tuple[str, ...] = ("mnm-g", "mnm-p", "deltanet", "lstm", "gru", "salu", "ntm")
+    seeds: int = 3
+    updates: int = 1_500
+    """Updates after which a run is given up."""
+    tests: list[str] = field(default_factory=list)
+    """Settings that are tested beside those trained with."""
+
+
+GRIDS = {
+    "recall": Grid(task="recall", settings=[{"pairs": pairs} for pairs in (8, 16, 32, 64)]),
+    "dictionary": Grid(
+        task="dictionary",
+        settings=[{"string_length": length, "support": support, "letters": 8} for length, support in product((4, 8), (2, 4, 8))],
+        agents=("mnm-g", "mnm-p", "lstm", "salu"),
+        seeds=5,
+    ),
+    "copy": Grid(task="copy", settings=[{"items": 20, "min_items": 1}], tests=["min_items=20", "items=40,min_items=40"]),
+    "sort": Grid(task="sort", settings=[{"items": 8}], tests=["items=12", "items=16"]),
+}
+
+
+@dataclass
+class Options:
+    grid: tyro.conf.Positional[Annotated[Literal["recall", "dictionary", "copy", "sort"], tyro.conf.arg(metavar="GRID")]]
+    """Which trainings."""
+    learning_rates: tuple[float, ...] = (4e-3,)
+    """Step sizes to train with; shown is, for every agent and setting, the one that learns soonest."""
+    agents: tuple[str, ...] | None = None
+    """Only these agents."""
+    settings: tuple[int, ...] | None = None
+    """Only these settings of the grid, by their place in it, from 0."""
+    seeds: int | None = None
+    """Seeds of each, from 0 (default: the grid's)."""
+    processes: int = os.cpu_count() or 1
+    """Trainings at once."""
+    runs: Path = Path("runs/memory")
+    """Where the results of the runs are."""
+    json: Path | None = None
+    """Where to write the figures."""
+    plot: Path | None = None
+    """Where to draw them."""
+
+
+def commands(grid: Grid, options: Options) -> list[list[str]]:
+    """The command line of every run, its result the last argument."""
+    chosen = range(len(grid.settings)) if options.settings is None else options.settings
+    made = []
+    for i, agent, rate, seed in product(
+        chosen, options.agents or grid.agents, options.learning_rates, range(options.seeds or grid.seeds)
+    ):
+        kwargs = [f"{key}={value}" for key, value in grid.settings[i].items()]
+        out = options.runs / "-".join([grid.task, *kwargs]) / agent / f"lr{rate:g}-seed{seed}.json"
+        tests = ["--test", *grid.tests] if grid.tests else []
+        until = [] if grid.tests else ["--until", str(SOLVED)]  # lengths beyond training take their time
+        training = f"--updates {grid.updates} --interval 10 --learning-rate {rate} --seed {seed} --threads 1".split()
+        made.append([grid.task, agent, "--task-kwargs", *kwargs, *tests, *until, *training, "--out", str(out)])
+    return made
+
+
+def run(command: list[str]) -> str | None:
+    """Run a command, unless its result is there; returns what went wrong, or None."""
+    out = Path(command[-1])
+    if out.exists():
+        return None
+    words = [sys.executable, "-m", "experiments.sequences", *command]
+    done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    print(f"{out}: {(done.stdout or done.stderr).strip().splitlines()[-1]}", file=sys.stderr, flush=True)
+    return None if done.returncode == 0 else str(out)
+
+
+def collect(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Runs in short, each with its curves; one of several step sizes for each agent and setting."""
+    runs = []
+    for file in files:
+        result = json.loads(file.read_text())
+        curves = {key: [evaluation[key] for evaluation in result["evaluations"]] for key in ("updates", "seconds", "accuracy")}
+        curves["accuracy"] = [round(share, 4) for share in curves["accuracy"]]
+        short = {key: result[key] for key in ("task", "task_kwargs", "agent", "seed", "parameters")}
+        short |= {"learning_rate": result["hyperparameters"]["learning_rate"]} | curves
+        runs.append(short | {"tests": result["evaluations"][-1].get("tests", {})})
+
+    def soonest(group: list[dict[str, Any]]) -> float:
+        last = max(run["updates"][-1] for run in runs)
+        return float(np.mean([mean_until(run, last) for run in group]))
+
+    shown = []
+    for setting, agent in dict.fromkeys((name(run), run["agent"]) for run in runs):
+        own = [run for run in runs if (name(run), run["agent"]) == (setting, agent)]
+        rates = dict.fromkeys(run["learning_rate"] for run in own)
+        groups = [[run for run in own if run["learning_rate"] == rate] for rate in rates]
+        shown += max(groups, key=soonest)
+    return shown
+
+
+def mean_until(run: dict[str, Any], last: float) -> float:
+    """The mean accuracy over updates, until ``last``; a run that ended stays where it was."""
+    return float(
+        np.trapezoid([0, *run["accuracy"], run["accuracy"][-1]], [0, *run["updates"], max(last, run["updates"][-1])]) / last
+    )
+
+
+def name(run: dict[str, Any]) -> str:
+    """The settings of a run in words, such as ``8 pairs``."""
+    return ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in run["task_kwargs"].items())
+
+
+def solved(run: dict[str, Any], axis: str) -> float | None:
+    """The updates, or seconds, of the first evaluation at which a run had solved its task, or None."""
+    return next((x for x, share in zip(run[axis], run["accuracy"], strict=True) if share >= SOLVED), None)
+
+
+def band(runs: list[dict[str, Any]], axis: str, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Mean accuracy of the seeds at every x, and half the width of its 95% t-interval; zero for a single seed."""
+    curves = np.array([np.interp(x, run[axis], run["accuracy"]) for run in runs])
+    if len(runs) == 1:
+        return curves[0], np.zeros_like(x)
+    return curves.mean(axis=0), stats.t.ppf(0.975, len(runs) - 1) * stats.sem(curves, axis=0)
+
+
+def draw(runs: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy over updates (above) and over seconds (below), a column for every setting, with 95% intervals over seeds."""
+    settings = list(dict.fromkeys(name(run) for run in runs))
+    figure, axes = plt.subplots(
+        2, len(settings), figsize=(2.6 * len(settings) + 1.6, 5), layout="constrained", sharey=True, squeeze=False
+    )
+    for column, setting in enumerate(settings):
+        shown = [run for run in runs if name(run) == setting]
+        for row, axis in enumerate(("updates", "seconds")):
+            panel = axes[row, column]
+            end = max(run[axis][-1] for run in shown)
+            for agent in dict.fromkeys(run["agent"] for run in shown):
+                seeds = [run for run in shown if run["agent"] == agent]
+                x = np.geomspace(max(run[axis][0] for run in seeds), end, 400)
+                mean, half = band(seeds, axis, x)
+                panel.plot(x, mean, color=agent_color(agent), label=agent)
+                low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
+                panel.fill_between(x, low, high, color=agent_color(agent), alpha=0.2, linewidth=0)
+            panel.set(xlabel=axis, xscale="log", ylim=(0, 1.02))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.spines[["top", "right"]].set_visible(False)
+        axes[0, column].set_title(setting, fontsize=10)
+    for panel in axes[:, 0]:
+        panel.set_ylabel("right answers")
+    handles = {label: handle for panel in axes.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside right center", frameon=False)
+    save_figure(figure, path)
+
+
+def main(options: Options) -> None:
+    made = commands(GRIDS[options.grid], options)
+    with ThreadPoolExecutor(options.processes) as pool:
+        failed = [out for out in pool.map(run, made) if out is not None]
+    runs = collect(path for command in made if (path := Path(command[-1])).exists())
+    if runs and options.json is not None:
+        lines = ",\n".join(json.dumps(row) for row in runs)
+        options.json.write_text(f'{{"runs": [\n{lines}\n]}}\n')
+    if runs and options.plot is not None:
+        draw(runs, options.plot)
+    if failed:
+        sys.exit(f"error: {len(failed)} of {len(made)} runs failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

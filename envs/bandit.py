@@ -1,0 +1,91 @@
+"""The bandit: which arm pays best is different in every episode, and can only be found out by pulling."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.memory_env import AnsweringEnv, AnsweringVectorEnv, Float, Int
+
+
+class BanditVectorEnv(AnsweringVectorEnv):
+    """A batch of bandits with `arms` arms, each of which wins with a probability that is drawn anew in every episode.
+
+    ## Action Space
+
+    `Discrete(arms)`: the arm to pull.
+
+    ## Observation Space
+
+    `Box` of float32, `arms + 1` numbers: the last arm pulled, one-hot, and whether it won; zeros at the first step.
+
+    ## Rewards
+
+    A win is worth a little, and no win costs a little: `(win - 1/2) / (steps (arms / (arms + 1) - 1/2))`. The probabilities are
+    even in [0, 1), so that on average an arm wins half of the time and the best one `arms / (arms + 1)` of it. Hence a return of
+    0 for uniform random actions and of 1 for the best arm at every step, on average over episodes; the latter is out of reach
+    for who has to find it first.
+
+    ## Episode End
+
+    The episode terminates after `steps` steps. `info` is that of :class:`envs.MemoryVectorEnv`: every step asks, and the right
+    answer is the best arm; `accuracy` is the share of pulls of it.
+
+    Args:
+        num_envs: how many environments.
+        arms: at least 2.
+        steps: pulls in an episode.
+        render_mode: None, or `"ansi"`.
+
+    Raises:
+        ValueError: if an argument is wrong.
+    """
+
+    def __init__(self, num_envs: int = 1, arms: int = 5, steps: int = 100, render_mode: str | None = None) -> None:
+        for name, value, least in (("arms", arms, 2), ("steps", steps, 1)):
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+                raise ValueError(f"the {name} of mnm/Bandit must be a whole number, at least {least}, got {value!r}")
+        bounds = np.zeros(arms + 1, np.float32), np.ones(arms + 1, np.float32)
+        super().__init__(num_envs, bounds, arms, steps, render_mode)
+        self.arms = arms
+        self._stake = 0.5 / (steps * (arms / (arms + 1) - 0.5))
+        self._odds = np.zeros((num_envs, arms))
+        self._best = np.zeros(num_envs, np.int64)
+        self._last = np.zeros((num_envs, arms + 1), np.float32)
+
+    def _begin(self, envs: Int) -> None:
+        self._odds[envs] = self.np_random.random((len(envs), self.arms))
+        self._best[envs] = self._odds[envs].argmax(axis=1)
+        self._last[envs] = 0
+
+    def _look(self) -> Float:
+        return self._last.copy()
+
+    def _ask(self) -> Int:
+        return self._best.copy()
+
+    def _pay(self, actions: Int, targets: Int) -> NDArray[np.float64]:
+        wins = self.np_random.random(self.num_envs) < self._odds[self._all, actions]
+        self._last[:] = 0
+        self._last[self._all, actions] = 1
+        self._last[:, -1] = wins
+        return np.where(wins, self._stake, -self._stake)
+
+    def _describe(self, observation: Float) -> str:
+        if not observation.any():
+            return "first pull"
+        return f"arm {observation[:-1].argmax()} {'won' if observation[-1] else 'lost'}"
+
+
+class BanditEnv(AnsweringEnv):
+    """Bandits, one at a time; all but the resets is as in :class:`envs.BanditVectorEnv`.
+
+    Args:
+        arms: at least 2.
+        steps: pulls in an episode.
+        render_mode: None, or `"ansi"`.
+
+    Raises:
+        ValueError: if an argument is wrong.
+    """
+
+    def __init__(self, arms: int = 5, steps: int = 100, render_mode: str | None = None) -> None:
+        super().__init__(BanditVectorEnv(arms=arms, steps=steps, render_mode=render_mode))

@@ -1,0 +1,255 @@
+"""Sequence learning without reinforcement learning: any core, by the cross-entropy of its answers plus its meta-loss.
+
+:mod:`experiments.sequences` trains on the memory tasks, :mod:`experiments.babi` on stories; the model, the update and the
+hyperparameters on the command line are the same, and here.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from inspect import signature
+from pathlib import Path
+from typing import IO, Annotated, Any, NamedTuple, Self, cast, get_type_hints
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents import AGENTS, Agent
+from experiments.command_line import UsageError, first_line
+from mnm_rl import RecurrentCore, TrainingDivergedError, __version__
+from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy
+
+
+class Batch(NamedTuple):
+    """B sequences of T steps; one may hold several episodes, one after the other."""
+
+    observations: Tensor
+    """``[T, B, F]``."""
+    targets: Tensor
+    """The right answer at the steps that ask, -1 at those that do not, ``[T, B]`` int64."""
+    starts: Tensor
+    """Where an episode begins anew, ``[T, B]`` bool."""
+    counts: Tensor
+    """Which steps belong to an episode; the others fill up a sequence, and do not count; ``[T, B]`` bool."""
+
+    def answers(self) -> Tensor:
+        """The right answers ``[N]`` of the N steps that ask."""
+        return self.targets[self.targets >= 0]
+
+
+class SequenceModel(nn.Module):
+    """Observations to answers: an encoder, a core, and a linear layer.
+
+    Args:
+        encoder: observations ``[T, B, F]`` to the inputs of the core, ``[T, B, ...]``.
+        core: any core.
+        n_answers: how many answers there are.
+    """
+
+    def __init__(self, encoder: nn.Module, core: RecurrentCore[Any], n_answers: int) -> None:
+        super().__init__()
+        self.encoder, self.core = encoder, core
+        self.head = nn.Linear(core.output_size, n_answers)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits ``[N, n_answers]`` at the N steps that ask, and the meta-loss, its mean over the steps that count."""
+        inputs = self.encoder(batch.observations)
+        outputs, _, meta_loss = self.core(inputs, self.core.initial_state(inputs.shape[1]), batch.starts)
+        return self.head(outputs[batch.targets >= 0]), meta_loss[batch.counts].mean()
+
+    @torch.no_grad()
+    def right(self, batch: Batch) -> Tensor:
+        """Which of the N answers are right, ``[N]`` bool."""
+        logits, _ = self(batch)
+        return cast(Tensor, logits.argmax(dim=1) == batch.answers())
+
+
+class Trainer:
+    """Trains a model with Adam, one batch an update.
+
+    Args:
+        model: the model.
+        agent: learning rate, epsilon of Adam, bound on the norm of the gradient and weight of the meta-loss.
+
+    Attributes:
+        updates: how many there were.
+        seconds: what they took, without the making of batches and without evaluations.
+    """
+
+    def __init__(self, model: SequenceModel, agent: Agent) -> None:
+        self.model, self.agent = model, agent
+        self.parameters = list(model.parameters())
+        self.meta_coef: float = agent.arguments().get("meta_coef", 0.0)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=agent.learning_rate, eps=agent.adam_eps, fused=True)
+        self.updates, self.seconds = 0, 0.0
+
+    def gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Leave the gradients of a batch in the parameters; returns the cross-entropy, and the norm before it was cut."""
+        logits, meta_loss = self.model(batch)
+        loss = F.cross_entropy(logits, batch.answers())
+        self.optimizer.zero_grad()
+        (loss + self.meta_coef * meta_loss).backward()
+        return loss.detach(), nn.utils.clip_grad_norm_(self.parameters, self.agent.max_grad_norm)
+
+    def update(self, batch: Batch) -> float:
+        """One update; returns the cross-entropy before it.
+
+        Raises:
+            TrainingDivergedError: if the gradient is NaN or infinite; the parameters stay as they were.
+        """
+        since = time.perf_counter()
+        loss, norm = self.gradients(batch)
+        if not math.isfinite(norm):  # so it is wherever a loss is not finite
+            raise TrainingDivergedError(
+                f"the gradient became NaN or infinite at update {self.updates + 1:,}: a smaller --learning-rate may help"
+            )
+        self.optimizer.step()
+        self.updates += 1
+        self.seconds += time.perf_counter() - since
+        return loss.item()
+
+    def compile(self, batch: Batch) -> None:
+        """Have kernels compiled, or loaded, before the clock runs."""
+        self.gradients(batch)
+
+
+LEARNING_RATE = 4e-3
+"""Default step size, that of benchmarks/recall.py: those of the agents are tuned for reinforcement learning."""
+
+
+def hyperparameters(name: str) -> type[Agent]:
+    """An agent as a type for the command line, without what is of reinforcement learning alone.
+
+    Raises:
+        UsageError: if there is no such agent.
+    """
+    if name not in AGENTS:
+        raise UsageError(f"unknown agent {name!r}: it must be one of {', '.join(AGENTS)}")
+    agent = AGENTS[name]
+    hints, used = get_type_hints(agent), _used(agent)
+    hidden: list[tuple[str, Any, Any]] = [
+        (field.name, Annotated[hints[field.name], tyro.conf.Suppress], dataclasses.field(default=field.default))
+        for field in dataclasses.fields(agent)
+        if field.name not in used
+    ]
+    rate = Annotated[float, tyro.conf.arg(help="Step size of Adam.")]
+    fields = [*hidden, ("learning_rate", rate, dataclasses.field(default=LEARNING_RATE))]
+    made = dataclasses.make_dataclass(agent.__name__, fields, bases=(agent,), frozen=True, kw_only=True)
+    made.__doc__ = agent.__doc__
+    return cast(type[Agent], made)
+
+
+def settings(agent: Agent) -> dict[str, Any]:
+    """The hyperparameters that count here, by name."""
+    return {name: value for name, value in agent.arguments().items() if name in _used(type(agent))}
+
+
+def _used(agent: type[Agent]) -> set[str]:
+    return {"learning_rate", "adam_eps", "max_grad_norm", "meta_coef", *signature(_core_class(agent)).parameters}
+
+
+def _core_class(agent: type[Agent]) -> type[RecurrentCore[Any]]:
+    return cast(type[RecurrentActorCriticPolicy], POLICIES[agent.policy]).core_class
+
+
+def build_core(agent: Agent, input_size: int) -> RecurrentCore[Any]:
+    """The core of an agent.
+
+    Raises:
+        UsageError: if its hyperparameters do not go together.
+    """
+    core_class = _core_class(type(agent))
+    of_core = {name: value for name, value in settings(agent).items() if name in signature(core_class).parameters}
+    try:
+        return core_class(input_size, **of_core)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise UsageError(f"{agent.name} cannot be built: {first_line(error)}") from error
+
+
+def names(args: Sequence[str], usage: str, *what: str) -> list[str]:
+    """The first arguments of a command line, which are not options.
+
+    Raises:
+        UsageError: if there are fewer.
+        SystemExit: after ``--help``.
+    """
+    if args and args[0] in ("-h", "--help"):
+        print(usage)
+        sys.exit(0)
+    given = list(args[: len(what)])
+    if len(given) < len(what) or any(name.startswith("-") for name in given):
+        raise UsageError(f"name {' and '.join(what)} first; {usage.splitlines()[0]}")
+    return given
+
+
+def versions() -> dict[str, str]:
+    """What a result was made with."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "mnm_rl": __version__}
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file so that ``path`` holds, at every moment, either what it held before or the whole new file."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        with open(unfinished, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, figures: dict[str, Any]) -> None:
+    """Write figures, atomically."""
+    write_atomically(path, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+
+
+class ProgressLine:
+    """How far a training is, on the standard error output: a bar on a terminal, a line every half a minute elsewhere.
+
+    Args:
+        total: how many there are to do.
+        unit: of what.
+        done: how many were done before.
+    """
+
+    def __init__(self, total: int, unit: str, done: int = 0) -> None:
+        self.total, self.unit = total, unit
+        self._first, self._since = done, time.perf_counter()
+        self._last_line = self._since
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), console=Console(stderr=True))
+            self._task = self._bar.add_task("", total=total, completed=done)
+
+    def show(self, done: int, score: str) -> None:
+        """Say how many are done, and what was reached."""
+        now = time.perf_counter()
+        left = timedelta(seconds=round((self.total - done) * (now - self._since) / max(1, done - self._first)))
+        line = f"{done:,}/{self.total:,} {self.unit}  {left} left  {score}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=line)
+        elif now - self._last_line > 30:
+            self._last_line = now
+            print(line, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
