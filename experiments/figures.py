@@ -79,7 +79,6 @@ def draw_lines(
 def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
     """Write each line's name beside the axes at the height where it ends, or as near as there is room."""
     low, high = axes.get_ylim()
-    right = axes.get_xlim()[1]
     ends = sorted((float((middle[-1] - low) / (high - low)), label) for label, (_, middle, _, _) in lines.items())
     gap = min(0.055, 1 / max(1, len(ends) - 1))
     places: list[float] = []
@@ -100,7 +99,7 @@ def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
             fontsize=9,
             fontweight="bold",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6 if x[-1] < right else 0.9},
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.7, "relpos": (0, 0.5)},
         )
 
 

@@ -10,6 +10,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from experiments.figures import (
+    FOREGROUND,
     curves_figure,
     inline_svg,
     profile_figure,
@@ -91,7 +92,7 @@ def rows(results: Results, groups: list[Group]) -> list[dict[str, Any]]:
         found.append(
             {
                 "label": group[0],
-                "color": style_of(group[0], [group[0]])["color"],
+                "color": style_of(group[0], [group[0]])["color"].replace(FOREGROUND, "currentColor"),
                 "seeds": [run.seed for run in runs],
                 "iqm": aggregate(scores),
                 "iqm_interval": interval(scores),
