@@ -19,16 +19,16 @@ from experiments.figures import learning_curves
 from experiments.probes import probe
 from experiments.report import print_table
 from experiments.run import MAX_SEED, Run
-from experiments.scores import agent_rows, evaluate
+from experiments.scores import FINAL_EPISODES, FINAL_SEED, agent_rows, evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
     """Run directories, finished or not."""
-    episodes: int = 512
+    episodes: int = FINAL_EPISODES
     """Episodes to play with each."""
-    seed: int = 10_000
+    seed: int = FINAL_SEED
     """Seed of the episodes; those of training start from the run's seed."""
     deterministic: bool = False
     """Take the most likely action instead of a sample."""

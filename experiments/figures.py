@@ -1,60 +1,220 @@
-"""Learning curves of runs, and what all figures share."""
+"""Figures: the same agent in the same color everywhere, and named beside its line, the best first."""
 
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from numpy.typing import NDArray
 
-from agents import AGENTS
 from experiments.command_line import UsageError, first_line
+from experiments.results import Group, Results
 from experiments.run import Run, read_progress
 from experiments.scores import references
+from experiments.statistics import Scores, aggregate, curve, interval, performance_profile
 
 mpl.use("Agg")
 
+COLORS = {
+    "mnm-g": "#0a5b67",
+    "mnm-p": "#df5c00",
+    "deltanet": "#7f00f6",
+    "gru": "#16cd95",
+    "lstm": "#c465d7",
+    "ntm": "#b400ab",
+    "plastic": "#f09f00",
+    "plastic-modulated": "#cda4ff",
+    "rnn": "#808080",
+    "salu": "#7b460b",
+}
+"""Told apart with every kind of color blindness, on white and on black (tests/test_report.py)."""
+
+FOREGROUND = "#010203"
+"""Text and axes: black, and in a page the color of the text around the figure, which is not known when it is drawn."""
+for _part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
+    mpl.rcParams[_part] = FOREGROUND
+
+Style = dict[str, Any]
+Line = tuple[Scores, Scores, Scores, Scores]
+"""Where a line is, its heights, and the ends of its band: four of ``[N]``."""
+
+
+def agent_color(agent: str) -> str:
+    """The color of an agent, the same in every figure; that of the text for agents that have none yet."""
+    return COLORS.get(agent, FOREGROUND)
+
+
+def style_of(label: str, labels: Sequence[str]) -> Style:
+    """Color and dashes of a line: the agent's color, and one kind of dashes for each of its settings."""
+    agent = label.split(", ")[0]
+    same = [other for other in labels if other.split(", ")[0] == agent]
+    dashes = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (1, 3)))
+    return {"color": agent_color(agent), "linestyle": dashes[sorted(same, key=len).index(label) % len(dashes)]}
+
+
+def draw_lines(
+    axes: Axes, lines: Mapping[str, Line], known: Mapping[str, float] | None = None, bottom: float | None = None
+) -> None:
+    """Draw lines with their bands, each named at its right end, and horizontal lines for what is known."""
+    for label, (x, middle, low, high) in lines.items():
+        style = style_of(label, list(lines))
+        axes.plot(x, middle, linewidth=1.8, **style)
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    for name, height in (known or {}).items():
+        axes.axhline(height, color="gray", linestyle=":", linewidth=1)
+        axes.annotate(name, (0.99, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=bottom)
+    _name_ends(axes, lines)
+
+
+def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
+    """Write each line's name beside the axes at the height where it ends, or as near as there is room."""
+    low, high = axes.get_ylim()
+    ends = sorted((float((middle[-1] - low) / (high - low)), label) for label, (_, middle, _, _) in lines.items())
+    gap = min(0.055, 1 / max(1, len(ends) - 1))
+    places: list[float] = []
+    for end, _ in ends:
+        places.append(max([end, *(place + gap for place in places[-1:])]))
+    for i in reversed(range(len(places))):  # those that were pushed out at the top move down again
+        places[i] = min(places[i], places[i + 1] - gap if i + 1 < len(places) else 1.0)
+    for place, (_, label) in zip(places, ends, strict=True):
+        x, middle, *_ = lines[label]
+        color = style_of(label, list(lines))["color"]
+        axes.annotate(
+            label,
+            xy=(x[-1], middle[-1]),
+            xytext=(1.04, place),
+            textcoords="axes fraction",
+            va="center",
+            color=color,
+            fontsize=9,
+            fontweight="bold",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.7, "relpos": (0, 0.5)},
+        )
+
 
 def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
-    """Draw goals (or returns, where an environment has no goals) over steps: an agent's mean, and thinly each of its seeds."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    """Draw goals (or returns, where an environment has no goals) over steps: the interquartile mean of each agent's seeds."""
+    figure, axes = _figure()
     key, label = "rollout/goals", "goals per episode"
     progress = [read_progress(directory) for directory, _ in runs]
     if not all(any(key in row for row in rows) for rows in progress):
         key, label = "rollout/ep_rew_mean", "return"
-    curves: dict[str, list[NDArray[Any]]] = {run.agent: [] for _, run in runs}
+    curves: dict[str, list[tuple[Scores, Scores]]] = {}
     for (_, run), rows in zip(runs, progress, strict=True):
         if points := [(row["time/total_timesteps"], row[key]) for row in rows if key in row]:
-            curves[run.agent].append(np.array(points).T)
-    for agent, seeds in curves.items():
-        if seeds:
-            steps = np.linspace(max(x[0] for x, _ in seeds), min(x[-1] for x, _ in seeds), 500)
-            axes.plot(steps, np.mean([np.interp(steps, x, y) for x, y in seeds], axis=0), color=agent_color(agent), label=agent)
-        if len(seeds) > 1:
-            for x, y in seeds:
-                axes.plot(x, y, color=agent_color(agent), linewidth=0.7, alpha=0.3)
+            steps, scores = np.array(points).T
+            curves.setdefault(run.agent, []).append((steps, scores))
     environments = list(dict.fromkeys(run.environment for _, run in runs))
+    known = {}
     if key == "rollout/goals" and len(environments) == 1:
-        for name, score in references(runs[0][1]).items():
-            goals = score.goals or 0.0
-            axes.axhline(goals, color="gray", linestyle="--", linewidth=1)
-            axes.annotate(name, (1, goals), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray", fontsize=9)
+        known = {name: score.goals or 0.0 for name, score in references(runs[0][1]).items()}
+    draw_lines(axes, {agent: _line(seeds) for agent, seeds in curves.items()}, known)
     axes.set(xlabel="environment steps", ylabel=label, title=", ".join(environments))
-    axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 
-def agent_color(agent: str) -> str:
-    """The color of an agent, the same in every figure."""
-    return f"C{list(AGENTS).index(agent)}"
+def _line(seeds: Sequence[tuple[Scores, Scores]]) -> Line:
+    """The interquartile mean of curves, as far as all of them go."""
+    x = np.linspace(max(at[0] for at, _ in seeds), min(at[-1] for at, _ in seeds), 200)
+    return x, *curve(seeds, x)
+
+
+def curves_figure(results: Results, groups: Sequence[Group], over: str) -> Figure:
+    """Learning curves over ``steps`` or ``seconds``: interquartile means over the seeds, with 95% bands."""
+    figure, axes = _figure()
+    environment = groups[0][2]
+    lines = {g[0]: _line([(np.array(r.curve[over]), np.array(r.curve["score"])) for r in results.groups[g]]) for g in groups}
+    known = {name: score["goals"] for name, score in results.references.get(environment, {}).items()}
+    draw_lines(axes, lines, known)
+    axes.set(ylabel=results.unit(environment), xlabel="environment steps" if over == "steps" else "seconds of training")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+def waits_figure(results: Results, groups: Sequence[Group]) -> Figure:
+    """Steps to the next reward against how many there were: means over the seeds, as far as half of the episodes came."""
+    figure, axes = _figure()
+    lines: dict[str, Line] = {}
+    for group in groups:
+        runs = results.groups[group]
+        far = min(sum(2 * count >= run.episodes for _, count in run.waits) for run in runs)
+        if far:
+            found = np.arange(far, dtype=float)
+            lines[group[0]] = (found, *curve([(found, np.array([wait for wait, _ in run.waits[:far]])) for run in runs], found))
+    draw_lines(axes, lines, bottom=0)
+    axes.set(xlabel="rewards in this episode so far", ylabel="steps to the next one")
+    return figure
+
+
+def scores_figure(results: Results, groups: Sequence[Group]) -> Figure:
+    """The final score of every seed, and the interquartile mean with its 95% interval; the best agent at the top."""
+    figure, axes = _figure(height=0.8 + 0.42 * len(groups))
+    for place, group in enumerate(reversed(groups)):
+        scores, color = results.scores(group), style_of(group[0], [group[0]])["color"]
+        axes.plot(scores, np.full(len(scores), place), "o", color=color, alpha=0.45, markersize=5, markeredgewidth=0)
+        if (ends := interval([scores])) is not None:
+            axes.plot(ends, [place, place], color=color, linewidth=3, alpha=0.8, solid_capstyle="butt")
+        axes.plot(aggregate([scores]), place, "|", color=FOREGROUND, markersize=14, markeredgewidth=2)
+    axes.set_yticks(range(len(groups)), [group[0] for group in reversed(groups)])
+    for tick, group in zip(axes.get_yticklabels(), reversed(groups), strict=True):
+        tick.set_color(style_of(group[0], [group[0]])["color"])
+        tick.set_fontweight("bold")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"{results.unit(groups[0][2])}, final evaluation")
+    axes.grid(axis="x", color="gray", alpha=0.2)
+    return figure
+
+
+def profile_figure(results: Results, groups: Sequence[Group]) -> Figure:
+    """Performance profiles: the share of seeds above each score; normalized where there are references."""
+    figure, axes = _figure()
+    environment = groups[0][2]
+    normalized = bool(results.references.get(environment))
+    scores = {
+        group[0]: np.array([results.normalized(environment, x) if normalized else x for x in results.scores(group)], float)
+        for group in groups
+    }
+    everything = np.concatenate(list(scores.values()))
+    low, high = min(0.0, everything.min()), everything.max()
+    thresholds = np.linspace(low, high + 0.02 * (high - low or 1.0), 200)
+    for label, own in scores.items():
+        middle, lower, upper = performance_profile([own], thresholds)
+        style = style_of(label, list(scores))
+        axes.plot(thresholds, middle, linewidth=1.8, label=label, **style)
+        axes.fill_between(thresholds, lower, upper, color=style["color"], alpha=0.1, linewidth=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, labelcolor="linecolor", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="score, random 0, oracle 1" if normalized else results.unit(environment), ylabel="share of seeds above it")
+    return figure
+
+
+def _figure(height: float = 4.2) -> tuple[Figure, Axes]:
+    return plt.subplots(figsize=(8, height), layout="constrained")
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """A figure as an SVG element that takes the text's color from the page around it, and close it."""
+    written = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+    svg = written.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = svg.replace(FOREGROUND, "currentColor")
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)  # ids are unique in a page, not in a figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:

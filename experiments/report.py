@@ -11,7 +11,7 @@ from rich.table import Table
 
 from experiments.figures import learning_curves
 from experiments.run import Run, read_progress
-from experiments.scores import Evaluation, Score, evaluate
+from experiments.scores import Evaluation, Score, final_evaluation
 from mnm_rl.callbacks import short
 
 
@@ -19,7 +19,7 @@ def report(directory: Path) -> None:
     """What a training ends with: how it went, its figures beside chance and perfect play, and its learning curve."""
     run = Run.load(directory)
     print_training(directory)
-    print_table([evaluate(directory, run, episodes=512, seed=10_000, deterministic=False)])
+    print_table([final_evaluation(directory, run)])
     learning_curves([(directory, run)], directory / "learning_curve.png")
     print(f"learning curve: {directory / 'learning_curve.png'}\nan episode:     python eval.py {directory} --gif episode.gif")
 

@@ -2,24 +2,25 @@
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from stable_baselines3.common.utils import set_random_seed
 
 from envs import MazeVectorEnv
 from envs.references import REFERENCES, reference_episodes
 from experiments.command_line import RunError, first_line
 from experiments.run import Run, load_model, newest_model
+from experiments.statistics import Interval, aggregate, interval, mean
 from mnm_rl.evaluation import evaluate_episodes
 
-Interval = tuple[float, float]
+FINAL_EPISODES, FINAL_SEED = 512, 10_000
+"""Episodes of the evaluation that a training ends with, and their seed."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,25 @@ class Score:
     between: float | None
 
     @classmethod
-    def of(cls, returns: NDArray[Any], infos: dict[str, Sequence[float | None]]) -> "Score":
+    def of(cls, returns: NDArray[Any], infos: Mapping[str, Sequence[float | None]]) -> "Score":
         """Sum up returns and the maze's counts, one of each an episode."""
         goals, first, between = (_mean(infos.get(key, ())) for key in ("goals", "steps_to_first_goal", "mean_steps_between_goals"))
-        return cls(float(returns.mean()), _bootstrap(returns, np.mean), goals, first, between)
+        return cls(float(returns.mean()), interval([returns], mean), goals, first, between)
+
+
+@dataclass(frozen=True)
+class Played:
+    """Episodes that a run has played."""
+
+    steps: int
+    """Environment steps that it was trained for."""
+    episodes: dict[str, list[Any]]
+    """What is known of each: ``return``, ``length``, ``rewarded`` (the steps that gave a positive reward) and, in mazes, what the
+    maze reports."""
+
+    @property
+    def score(self) -> Score:
+        return Score.of(np.array(self.episodes["return"]), self.episodes)
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,38 @@ class Evaluation:
 
 
 def evaluate(directory: Path, run: Run, episodes: int, seed: int, deterministic: bool) -> Evaluation:
+    """Play episodes with the newest model of a run, and sum them up.
+
+    Raises:
+        UsageError, RunError: if there is no model, it is damaged, or its environment cannot be made.
+    """
+    return _evaluation(directory, run, play(directory, run, episodes, seed, deterministic))
+
+
+def final_evaluation(directory: Path, run: Run) -> Evaluation:
+    """The evaluation that a training ends with, see :func:`final_episodes`."""
+    return _evaluation(directory, run, final_episodes(directory, run))
+
+
+def final_episodes(directory: Path, run: Run) -> Played:
+    """The episodes that a finished run was evaluated with: played once, and kept in ``evaluation.json`` beside the model.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    path = directory / "evaluation.json"
+    if not path.exists():
+        played = play(directory, run, FINAL_EPISODES, FINAL_SEED, deterministic=False)
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(asdict(played)) + "\n")
+        unfinished.replace(path)
+    try:
+        return Played(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({first_line(error)}); delete it to evaluate the run again") from None
+
+
+def play(directory: Path, run: Run, episodes: int, seed: int, deterministic: bool) -> Played:
     """Play episodes with the newest model of a run.
 
     Raises:
@@ -94,15 +142,22 @@ def evaluate(directory: Path, run: Run, episodes: int, seed: int, deterministic:
         played = evaluate_episodes(model, env, episodes, deterministic)
     except RuntimeError as error:
         raise RunError(f"{run.environment}: {first_line(error)}") from error
-    returns = np.array([episode["return"] for episode in played])
-    if not np.isfinite(returns).all():
+    finally:
+        env.close()
+    if not np.isfinite([episode["return"] for episode in played]).all():
         raise RunError(f"{run.environment} gave rewards that are NaN or infinite")
-    score = Score.of(
-        returns,
-        {key: [episode[key] for episode in played if key in episode] for episode in played[:1] for key in episode},
-    )
-    env.close()
-    return Evaluation(directory, run, model.num_timesteps, episodes, score, references(run))
+    reported = ("goals", "steps_to_first_goal", "mean_steps_between_goals")
+    keys = ["return", "length", "rewarded", *(key for key in reported if key in played[0])]
+    return Played(model.num_timesteps, {key: [_plain(episode[key]) for episode in played if key in episode] for key in keys})
+
+
+def _evaluation(directory: Path, run: Run, played: Played) -> Evaluation:
+    return Evaluation(directory, run, played.steps, len(played.episodes["return"]), played.score, references(run))
+
+
+def _plain(value: Any) -> Any:
+    """A number as JSON takes it."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def references(run: Run) -> dict[str, Score]:
@@ -125,20 +180,24 @@ def _maze_references(arguments: str) -> dict[str, Score]:
 
 
 def agent_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """The entries of the agents in the JSON report: interquartile means over seeds, with bootstrap intervals over seeds."""
+    """The entries of the agents in the JSON report: interquartile means over seeds, with bootstrap intervals over seeds.
+
+    Runs with other hyperparameters or another number of steps are another entry.
+    """
+    groups: dict[Any, list[Evaluation]] = {}
+    for e in evaluations:
+        groups.setdefault((e.run.environment, e.run.hyperparameters, e.run.total_timesteps), []).append(e)
     rows = []
-    for agent, env in dict.fromkeys((e.run.agent, e.run.environment) for e in evaluations):
-        runs = [e for e in evaluations if (e.run.agent, e.run.environment) == (agent, env)]
-        means = np.array([e.score.mean for e in runs])
-        iqm = float(_interquartile_mean(means))
+    for runs in groups.values():
+        means = [np.array([e.score.mean for e in runs])]
         rows.append(
             {
-                "agent": agent,
-                "env": env,
+                "agent": runs[0].run.agent,
+                "env": runs[0].run.environment,
                 "seeds": [e.run.seed for e in runs],
-                "return_iqm": iqm,
-                "return_iqm_ci95": _bootstrap(means, _interquartile_mean),
-                "normalized_iqm": runs[0].normalized(iqm),
+                "return_iqm": aggregate(means),
+                "return_iqm_ci95": interval(means),
+                "normalized_iqm": runs[0].normalized(aggregate(means)),
             }
         )
     return rows
@@ -147,14 +206,3 @@ def agent_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _interquartile_mean(values: NDArray[Any], axis: int = -1) -> Any:
-    return stats.trim_mean(values, 0.25, axis=axis)
-
-
-def _bootstrap(values: NDArray[Any], statistic: Any) -> Interval | None:
-    if len(values) < 2:
-        return None
-    interval = stats.bootstrap((values,), statistic, method="percentile", rng=0).confidence_interval
-    return float(interval.low), float(interval.high)

@@ -21,18 +21,25 @@ def evaluate_episodes(
         max_length: steps after which an episode is taken for endless.
 
     Returns:
-        The final ``info`` of each episode, with ``return`` and ``length``.
+        The final ``info`` of each episode, with ``return``, ``length`` and ``rewarded``: the steps, counted from 1, that gave a
+        positive reward.
 
     Raises:
         RuntimeError: if an episode does not end within ``max_length`` steps.
     """
     finished: list[dict[str, Any]] = []
+    rewarded: list[list[int]] = [[] for _ in range(env.num_envs)]
 
     def record(local: dict[str, Any], _: dict[str, Any]) -> None:
+        i = local["i"]
+        if local["reward"] > 0:
+            rewarded[i].append(int(local["current_lengths"][i]))
         if local["done"]:
             episode = local["info"]["episode"]
-            finished.append(local["info"] | {"return": float(episode["r"]), "length": int(episode["l"])})
-        elif local["current_lengths"][local["i"]] >= max_length:
+            of_episode = {"return": float(episode["r"]), "length": int(episode["l"]), "rewarded": rewarded[i]}
+            finished.append(local["info"] | of_episode)
+            rewarded[i] = []
+        elif local["current_lengths"][i] >= max_length:
             raise RuntimeError(f"an episode has not ended after {max_length:,} steps: limit it with gymnasium.wrappers.TimeLimit")
 
     evaluate_policy(model, env, episodes, deterministic=deterministic, callback=record, warn=False)

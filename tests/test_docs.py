@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import eval as eval_
+import experiments.__main__ as grids
 import train
 from benchmarks import memory
 from experiments import babi, sequences
@@ -52,6 +53,8 @@ def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
                 train.parse_options(words[2:])
         elif words[:2] == ["python", "eval.py"]:
             parse(eval_.Options, words[2:], prog="eval.py")
+        elif words[:3] == ["python", "-m", "experiments"]:
+            parse(grids.Options, words[3:], prog="python -m experiments")
         elif words[:2] == ["python", "-m"]:
             assert (ROOT / (words[2].replace(".", "/") + ".py")).exists()
             if words[2] == "experiments.sequences" and "--help" not in words:

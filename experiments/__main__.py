@@ -1,0 +1,149 @@
+"""Grids of runs: python -m experiments VERB FILE [options]."""
+
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.cluster import RayPool
+from experiments.command_line import UsageError, check_range, parse, run_main
+from experiments.display import Display
+from experiments.grid import Grid
+from experiments.page import write_figures, write_page
+from experiments.results import Results, collect
+from experiments.schedule import LocalPool, Pool, run_jobs
+from experiments.tune import tune
+
+File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Run a grid: what is finished stays, what was interrupted goes on."""
+
+    file: File
+    """The grid, such as experiments/maze_small.toml."""
+    workers: int | None = None
+    """Runs at a time, one thread each (default: as many as there are cores)."""
+    ray: str | None = None
+    """Run on the Ray cluster at this address instead of on this machine; auto for the one that this machine belongs to."""
+    retry: bool = False
+    """Try those runs again that failed."""
+
+    def __call__(self) -> None:
+        jobs = Grid.load(self.file).jobs()
+        run_jobs(jobs, make_pool(self.workers, self.ray), Display(jobs), self.retry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the runs of a grid: how each stands, and the command that makes it or goes on with it."""
+
+    file: File
+    """The grid."""
+
+    def __call__(self) -> None:
+        for job in Grid.load(self.file).jobs():
+            state = "finished" if job.finished else "failed" if job.failed else "unfinished" if job.resumable else "to do"
+            print(f"{state:<10}  {job.name}\n            {job.shell()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """Search hyperparameters over a grid, as its table [tune] says."""
+
+    file: File
+    """The grid."""
+    workers: int | None = None
+    """Runs at a time, one thread each (default: as many as there are cores)."""
+    ray: str | None = None
+    """Run on the Ray cluster at this address instead of on this machine."""
+    out: Path | None = None
+    """Where all trials go (default: docs/results/<grid>-tune.json)."""
+
+    def __call__(self) -> None:
+        grid = Grid.load(self.file)
+        out = self.out or Path("docs/results") / f"{grid.name}-tune.json"
+        for study in tune(grid, make_pool(self.workers, self.ray), out):
+            best = study.rows()[0]
+            print(f"{study.name}: {best['score']} with {best['hyperparameters']} (trial {best['trial']})")
+        print(f"all trials are in {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect:
+    """Keep what is needed of the finished runs of a grid in one small file."""
+
+    file: File
+    """The grid."""
+    out: Path | None = None
+    """Where (default: docs/results/<grid>.json)."""
+
+    def __call__(self) -> None:
+        grid = Grid.load(self.file)
+        out = self.out or Path("docs/results") / f"{grid.name}.json"
+        results = collect(grid)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        results.save(out)
+        print(f"{len(results.results)} of {results.planned} runs, in {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Make the report of a grid: one HTML page that is opened from disk."""
+
+    file: File
+    """The grid, whose finished runs are collected first, or the file of collected results."""
+    out: Path = Path("report.html")
+    """The page."""
+    figures: Path | None = None
+    """Write the figures as PDF and PNG, too, into this directory."""
+
+    def __call__(self) -> None:
+        if self.out.is_dir() or not self.out.parent.is_dir():
+            raise UsageError(f"--out {self.out}: name a file in a directory that there is")
+        results = collect(Grid.load(self.file)) if self.file.suffix == ".toml" else Results.load(self.file)
+        write_page(results, self.out)
+        print(f"the report is {self.out}")
+        if self.figures is not None:
+            print(f"{len(write_figures(results, self.figures, 'pdf', 'png'))} figures are in {self.figures}")
+
+
+Verb = (
+    Annotated[Run, tyro.conf.subcommand("run", prefix_name=False)]
+    | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
+    | Annotated[Tune, tyro.conf.subcommand("tune", prefix_name=False)]
+    | Annotated[Collect, tyro.conf.subcommand("collect", prefix_name=False)]
+    | Annotated[Report, tyro.conf.subcommand("report", prefix_name=False)]
+)
+
+
+def make_pool(workers: int | None, ray: str | None) -> Pool:
+    """Where runs are worked on: this machine, or a cluster."""
+    check_range(1, 4096, workers=workers)
+    if ray is None:
+        return LocalPool(workers or os.cpu_count() or 1)
+    if workers is not None:
+        raise UsageError("--workers is for this machine; with --ray there are as many as the cluster has cores")
+    return RayPool(ray)
+
+
+@dataclass(frozen=True)
+class Options:
+    verb: tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[Verb]]
+
+
+def main(args: Sequence[str]) -> None:
+    parse(Options, args, prog="python -m experiments", description="Grids of runs.").verb()
+
+
+if __name__ == "__main__":
+    run_main(main)

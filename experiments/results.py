@@ -1,0 +1,240 @@
+"""The results of a grid in one small file that is committed: tables and figures are made from it again, exactly.
+
+The file is JSON. Runs are in it only when they are finished; of a curve some hundred points are left, of the final evaluation the
+numbers of episodes with each return, and how long it took to be rewarded again.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.command_line import UsageError
+from experiments.grid import Grid, Job
+from experiments.run import Run, read_progress
+from experiments.scores import Played, final_episodes, references
+from experiments.statistics import Scores, within_episode
+
+POINTS = 100
+"""Of a learning curve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished run."""
+
+    agent: str
+    algorithm: str
+    environment: str
+    setting: str
+    seed: int
+    steps: int
+    """Environment steps that it was trained for."""
+    curve: dict[str, list[float]]
+    """``steps``, ``seconds`` of training, and ``score``: goals where there are any, else the return; means of a few updates."""
+    returns: list[tuple[float, int]]
+    """Returns of the final evaluation, and how many episodes had each."""
+    goals: float | None
+    """Mean number of goals of the final evaluation; None where the environment reports none."""
+    first_goal: float | None
+    between: float | None
+    """Mean steps to the first goal and between two."""
+    waits: list[tuple[float, int]]
+    """Mean steps to the first reward, from the first to the second, and so on, and of how many episodes each is the mean."""
+
+    @property
+    def label(self) -> str:
+        """The agent, and the setting where it is not the default."""
+        return self.agent if self.setting == "default" else f"{self.agent}, {self.setting}"
+
+    @property
+    def score(self) -> float:
+        """Goals where there are any, else the mean return of the final evaluation."""
+        return self.mean_return if self.goals is None else self.goals
+
+    @property
+    def mean_return(self) -> float:
+        values, counts = zip(*self.returns, strict=True)
+        return float(np.average(values, weights=counts))
+
+    @property
+    def episodes(self) -> int:
+        return sum(count for _, count in self.returns)
+
+
+Group = tuple[str, str, str]
+"""What is compared: label, algorithm, environment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The results of a grid."""
+
+    name: str
+    title: str
+    about: str
+    grid: dict[str, Any]
+    """What the grid's file says."""
+    planned: int
+    """Runs of the grid, finished or not."""
+    versions: dict[str, list[str]]
+    """Versions that the runs were made with."""
+    hyperparameters: list[dict[str, Any]]
+    """All of each agent with each algorithm and setting."""
+    references: dict[str, dict[str, Any]]
+    """The scores of the reference policies, by environment; none where it is no maze."""
+    results: list[Result]
+
+    def __post_init__(self) -> None:
+        runs = Counter((r.label, r.algorithm, r.environment, r.seed) for r in self.results)
+        if twice := [run for run, count in runs.items() if count > 1]:
+            raise UsageError(f"{self.name} holds the same run twice: {', '.join(map(str, twice[0]))}")
+
+    @cached_property
+    def groups(self) -> dict[Group, list[Result]]:
+        """The runs of each group by seed; environments and algorithms in the grid's order, in each the best agent first."""
+        found: dict[Group, list[Result]] = {}
+        for result in self.results:
+            found.setdefault((result.label, result.algorithm, result.environment), []).append(result)
+        environments, algorithms = (list(self.grid[key]) for key in ("environments", "algorithms"))
+
+        def order(group: Group) -> Any:
+            return environments.index(group[2]), algorithms.index(group[1]), -np.mean([r.score for r in found[group]])
+
+        return {group: sorted(found[group], key=lambda r: r.seed) for group in sorted(found, key=order)}
+
+    def unit(self, environment: str) -> str:
+        """What scores in an environment are."""
+        return "goals per episode" if all(r.goals is not None for r in self.results if r.environment == environment) else "return"
+
+    def scores(self, group: Group) -> Scores:
+        """The score of each seed of a group, ``[S]``."""
+        return np.array([result.score for result in self.groups[group]])
+
+    def normalized(self, environment: str, score: float) -> float | None:
+        """A score on the scale where random is 0 and the oracle 1; None where there are no references."""
+        if not (known := self.references.get(environment)):
+            return None
+        key = "mean" if self.unit(environment) == "return" else "goals"
+        random, oracle = known["random"][key], known["oracle"][key]
+        return float((score - random) / (oracle - random))
+
+    def save(self, path: Path) -> None:
+        """Write the file: one line a run."""
+        fields = {name: value for name, value in asdict(self).items() if name != "results"}
+        head = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+        runs = ",\n".join(f"  {json.dumps(asdict(result))}" for result in self.results)
+        path.write_text(f'{{\n{head},\n "results": [\n{runs}\n ]\n}}\n')
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        """Read a file that :meth:`save` has written.
+
+        Raises:
+            UsageError: if there is none, or it is something else.
+        """
+        try:
+            values = json.loads(path.read_text())
+            for result in values["results"]:
+                for key in ("returns", "waits"):
+                    result[key] = [tuple(entry) for entry in result[key]]
+            return cls(**values | {"results": [Result(**result) for result in values["results"]]})
+        except FileNotFoundError:
+            raise UsageError(f"there is no file {path}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path} does not hold the results of a grid: {type(error).__name__} {error}") from None
+
+
+def collect(grid: Grid, runs: Path = Path("runs")) -> Results:
+    """The results of those runs of a grid that are finished; they are evaluated first, where they have not been yet.
+
+    Raises:
+        UsageError: if no run is finished, or one was made with other settings than the grid's.
+    """
+    jobs = grid.jobs(runs)
+    finished = [job for job in jobs if job.finished]
+    if not finished:
+        raise UsageError(f"no run of the grid {grid.name} is finished; start them with: python -m experiments run FILE")
+    for job in finished:
+        job.check_unchanged()
+    configurations: dict[Any, dict[str, Any]] = {}
+    versions: dict[str, list[str]] = {}
+    scales: dict[str, dict[str, Any]] = {}
+    for job in finished:
+        config = json.loads((job.directory / "config.json").read_text())
+        for name, version in config["versions"].items():
+            if version not in versions.setdefault(name, []):
+                versions[name].append(version)
+        own = {"agent": job.agent, "algorithm": job.algorithm, "setting": job.setting}
+        configurations.setdefault(tuple(own.values()), own | {"hyperparameters": config["hyperparameters"]})
+        if job.environment not in scales:
+            scales[job.environment] = {name: asdict(score) for name, score in references(Run.load(job.directory)).items()}
+    if len(finished) < len(jobs):
+        print(f"{len(jobs) - len(finished)} of {len(jobs)} runs are not finished and left out", file=sys.stderr)
+    return Results(
+        name=grid.name,
+        title=grid.title,
+        about=grid.about,
+        grid=_as_in_json(asdict(grid) | {"seeds": list(grid.seeds)}),
+        planned=len(jobs),
+        versions=versions,
+        hyperparameters=list(configurations.values()),
+        references=_as_in_json(scales),
+        results=[result_of(job) for job in finished],
+    )
+
+
+def result_of(job: Job) -> Result:
+    """What is kept of a finished run."""
+    played = final_episodes(job.directory, Run.load(job.directory))
+    score = played.score
+    waits, counts = within_episode(played.episodes["rewarded"])
+    return Result(
+        agent=job.agent,
+        algorithm=job.algorithm,
+        environment=job.environment,
+        setting=job.setting,
+        seed=job.seed,
+        steps=played.steps,
+        curve=thinned(read_progress(job.directory)),
+        returns=_counted(played),
+        goals=score.goals,
+        first_goal=score.first_goal,
+        between=score.between,
+        waits=[(round(wait, 3), count) for wait, count in zip(waits, counts, strict=True)],
+    )
+
+
+def thinned(rows: Sequence[dict[str, float]], points: int = POINTS) -> dict[str, list[float]]:
+    """A learning curve of at most ``points`` points, each the mean of as many rows of ``progress.csv``.
+
+    Seconds go on after a resume, where ``time/time_elapsed`` starts anew.
+    """
+    seconds, before, last = [], 0.0, 0.0
+    for row in rows:
+        elapsed = row["time/time_elapsed"]
+        if elapsed < last:
+            before += last
+        last = elapsed
+        seconds.append(before + elapsed)
+    key = "rollout/goals" if any("rollout/goals" in row for row in rows) else "rollout/ep_rew_mean"
+    table = [(row["time/total_timesteps"], at, row[key]) for row, at in zip(rows, seconds, strict=True) if key in row]
+    pieces = np.array_split(np.array(table).reshape(-1, 3), min(points, max(1, len(table))))
+    steps, at, score = np.array([piece.mean(axis=0) for piece in pieces if len(piece)]).reshape(-1, 3).T.tolist()
+    return {"steps": [round(x) for x in steps], "seconds": [round(x, 1) for x in at], "score": [round(x, 3) for x in score]}
+
+
+def _counted(played: Played) -> list[tuple[float, int]]:
+    return sorted(Counter(round(value, 4) for value in played.episodes["return"]).items())
+
+
+def _as_in_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as they are read again: with lists for tuples."""
+    read: dict[str, Any] = json.loads(json.dumps(values))
+    return read
