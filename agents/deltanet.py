@@ -16,9 +16,6 @@ class DeltaNet(Agent):
     memory_layers: ClassVar[int] = 1
 
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
-
-    learning_rate: float = 1e-3
-    """Step size of Adam (tuned, see docs/results.md)."""
     heads: int = 1
     """Writes and reads in a step."""
     learn_initial_memory: bool = True

@@ -14,9 +14,6 @@ class Ntm(Agent):
     policy: ClassVar[str] = "NtmPolicy"
 
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
-
-    learning_rate: float = 1e-3
-    """Step size of Adam (PPO's as for the other agents, A2C's that of deltanet; not tuned)."""
     slots: int = 128
     """Vectors in the memory (Graves et al. 2014)."""
     width: int = 20

@@ -14,8 +14,5 @@ class PlasticModulated(Agent):
     policy: ClassVar[str] = "PlasticPolicy"
 
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
-
-    learning_rate: float = 1e-3
-    """Step size of Adam (tuned, see docs/results.md)."""
     rule: Literal["modulated", "retroactive"] = "modulated"
     """Simple neuromodulation, or retroactive with an eligibility trace."""

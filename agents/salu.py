@@ -14,8 +14,5 @@ class Salu(Agent):
     policy: ClassVar[str] = "SaluPolicy"
 
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
-
-    learning_rate: float = 1e-3
-    """Step size of Adam (PPO's as for the other agents, A2C's that of deltanet; not tuned)."""
     slots: int = 256
     """How many steps back the look-up reaches: a whole episode of the mazes."""
