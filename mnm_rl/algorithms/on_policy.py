@@ -92,6 +92,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.meta_coef = meta_coef
         self._last_state: State | None = None
+        self._unlogged: tuple[dict[str, Any], dict[str, Any]] | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -165,6 +166,39 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             by = f" (saved by version {version})" if saved and version != __version__ else ""
             raise ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}{by}") from error
 
+    def begin_episodes(self, seed: int) -> None:
+        """Seed every random generator as :meth:`set_random_seed` does, and begin new episodes in all environments.
+
+        What follows depends on the seed and on what ``save`` keeps alone, where the environments depend on their seeds alone.
+        """
+        assert self.env is not None, "there are no environments"
+        self.set_random_seed(seed)
+        self._last_obs = self.env.reset()  # type: ignore[assignment]
+        _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
+        self._last_episode_starts = np.ones(self.env.num_envs, dtype=bool)
+        self._last_state = None
+
+    def save(self, path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> None:
+        """Save the model, arguments as for every Stable-Baselines3 algorithm, with what was logged since the last row: the figures
+        of an update are written with the next rollout's."""
+        if "_logger" in vars(self):
+            self._unlogged = dict(self.logger.name_to_value), dict(self.logger.name_to_excluded)
+        try:
+            super().save(path, *args, **kwargs)
+        finally:
+            self._unlogged = None
+
+    def record_unlogged(self) -> None:
+        """Log again, in a model that was loaded, what had been logged but not written when it was saved."""
+        values, excluded = self._unlogged or ({}, {})
+        for name, value in values.items():
+            self.logger.record(name, value, tuple(excluded[name]))
+        self._unlogged = None
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log; ``time/iterations`` counts all rollouts, also those before the model was loaded."""
+        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs))
+
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(*args, **kwargs)
         _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
@@ -180,6 +214,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             TrainingDivergedError: if the environment gives a reward or an observation that is NaN or infinite.
         """
         assert self._last_obs is not None, "No previous observation was provided"
+        callback.on_rollout_start()  # which may begin new episodes
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         if self._last_state is None:
@@ -188,7 +223,6 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         trace = self.rollout_buffer.trace = self.policy.core.trace(self._last_state, n_rollout_steps)
         if self.use_sde:
             self._reset_noise()
-        callback.on_rollout_start()
 
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
