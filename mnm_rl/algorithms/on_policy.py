@@ -3,10 +3,8 @@
 import io
 import json
 import math
-import pickle
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,10 +155,16 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 check_same_spaces(env, **json_to_data(both, kwargs.get("custom_objects")))
             if "mnm_rl_version" not in saved:
                 _find_classes_of_version_0_1_0()
-            return super().load(path, env, device, **kwargs)
+            model = super().load(path, env, device, **kwargs)
+            for name, tensor in model.policy.state_dict().items():
+                if not tensor.isfinite().all():
+                    raise ValueError(f"{name} of the policy is NaN or infinite")
+            return model
         except OtherSpacesError:
             raise
-        except _UNREADABLE as error:
+        except Exception as error:  # a damaged pickle may raise anything
+            if isinstance(error, OSError) and error.filename is not None:
+                raise  # there is no such file, or it must not be read
             reason = shorten(str(error), 300) or type(error).__name__
             version = saved.get("mnm_rl_version", "0.1.0, or another library")
             by = f" (saved by version {version})" if saved and version != __version__ else ""
@@ -433,12 +437,6 @@ def _check_observation(observations: Any, space: spaces.Space[Any], step: int, w
 def _check_finite(array: NDArray[Any], what: str, step: int) -> None:
     if (env := not_finite(array)) is not None:
         raise TrainingDivergedError(f"the {what} of environment {env} is NaN or infinite at step {step:,}")
-
-
-_UNREADABLE = (
-    *(ValueError, TypeError, RuntimeError, KeyError, AssertionError, AttributeError, ImportError, EOFError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
-)
 
 
 def _saved_attributes(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
