@@ -16,7 +16,8 @@ import tyro
 from experiments.animation import record_gif
 from experiments.command_line import UsageError, check_range, parse, run_main
 from experiments.figures import learning_curves
-from experiments.probes import probe
+from experiments.probes import probe_memory
+from experiments.readout import goal_readout
 from experiments.report import print_table
 from experiments.run import MAX_SEED, Run
 from experiments.scores import FINAL_EPISODES, FINAL_SEED, agent_rows, evaluate
@@ -37,8 +38,10 @@ class Options:
     plot: Path | None = None
     """Draw the learning curves here (PNG, SVG or PDF)."""
     gif: Path | None = None
-    """Record an episode of the first run here."""
+    """Record an episode of each run here, side by side, with the memory of those that have fast weights."""
     probe: Path | None = None
+    """Draw here what the memory of a run does in one episode (agents with fast weights); the data go into an .npz file beside."""
+    goal_readout: Path | None = None
     """Draw here how well a linear read-out finds the goal in the agents' outputs (mazes only)."""
 
 
@@ -52,6 +55,9 @@ def main(args: Sequence[str]) -> None:
     check_output("plot", options.plot, ".png", ".svg", ".pdf")
     check_output("gif", options.gif, ".gif")
     check_output("probe", options.probe, ".png", ".svg", ".pdf")
+    check_output("goal-readout", options.goal_readout, ".png", ".svg", ".pdf")
+    if options.probe is not None and len(options.runs) > 1:
+        raise UsageError(f"--probe looks into the memory of one run, got {len(options.runs)}")
     runs = [(directory, Run.load(directory)) for directory in options.runs]
     evaluations = [evaluate(d, run, options.episodes, options.seed, options.deterministic) for d, run in runs]
     print_table(evaluations)
@@ -61,9 +67,11 @@ def main(args: Sequence[str]) -> None:
     if options.plot is not None:
         learning_curves(runs, options.plot)
     if options.gif is not None:
-        record_gif(*runs[0], options.gif, options.seed, options.deterministic)
+        record_gif(runs, options.gif, options.seed, options.deterministic)
     if options.probe is not None:
-        probe(runs, options.probe, options.seed)
+        probe_memory(*runs[0], options.probe, options.seed, options.deterministic)
+    if options.goal_readout is not None:
+        goal_readout(runs, options.goal_readout, options.seed)
 
 
 def check_output(option: str, path: Path | None, *endings: str) -> None:

@@ -469,10 +469,9 @@ def test_a_maze_may_be_named_with_its_module(tmp_path: Path) -> None:
     assert "oracle" in done.stdout
 
 
-def test_eval_writes_json_plot_gif_and_probe(finished: Path, tmp_path: Path) -> None:
-    paths = {
-        option: tmp_path / f"out.{kind}" for option, kind in (("json", "json"), ("plot", "svg"), ("gif", "gif"), ("probe", "png"))
-    }
+def test_eval_writes_json_plot_gif_and_goal_readout(finished: Path, tmp_path: Path) -> None:
+    kinds = {"json": "json", "plot": "svg", "gif": "gif", "goal-readout": "png"}
+    paths = {option: tmp_path / f"out.{kind}" for option, kind in kinds.items()}
     options = [x for option, path in paths.items() for x in (f"--{option}", path)]
     done = command("eval.py", finished, finished, "--episodes", "20", "--deterministic", *options)
     assert done.returncode == 0, done.stderr
@@ -510,4 +509,13 @@ def test_figures_that_do_not_apply_are_null(tmp_path: Path) -> None:
         assert report["runs"][0][key] is None
     assert report["agents"][0]["normalized_iqm"] is None
     assert report["agents"][0]["return_iqm_ci95"] is None
-    assert "has none" in fails(2, "eval.py", run, "--episodes", "1", "--probe", tmp_path / "probe.png")
+    assert "has none" in fails(2, "eval.py", run, "--episodes", "1", "--goal-readout", tmp_path / "readout.png")
+    assert "no fast weights" in fails(2, "eval.py", run, "--episodes", "1", "--probe", tmp_path / "probe.png")
+
+
+def test_eval_writes_what_a_memory_does_as_a_figure_and_as_data(finished: Path, tmp_path: Path) -> None:
+    done = command("eval.py", finished, "--episodes", "1", "--probe", tmp_path / "probe.svg")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "probe.svg").stat().st_size > 500
+    assert (tmp_path / "probe.npz").stat().st_size > 500
+    assert "one run, got 2" in fails(2, "eval.py", finished, finished, "--probe", tmp_path / "probe.svg")
