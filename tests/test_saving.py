@@ -17,6 +17,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
+from agents import AGENTS
 from mnm_rl import OtherSpacesError, RecurrentA2C, RecurrentPPO, __version__
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.pretrained import _shapes, _wanted_shapes
