@@ -19,10 +19,6 @@ GAP, HEAD, AXIS, MARK = 14, 38, 18, 8
 """Pixels: between two panels, the text above a panel, the name of an axis of a memory, the marks along it."""
 
 
-COLORS = 9
-"""In a memory; more take more space, and are not seen."""
-
-
 def record_gif(runs: Sequence[tuple[Path, Run]], path: Path, seed: int, deterministic: bool) -> None:
     """Record one episode of each run (at most 1,000 steps) as one animation, side by side, each with its memory on its right.
 
@@ -74,8 +70,9 @@ def _memory(episode: Episode) -> Panel:
         values = look["trace"]
         text = "Hebbian trace of each connection", "purple: positive; orange: negative"
         axes = "from neuron", "to neuron"
+    colors = 31 if neural else 9  # a trace changes everywhere at every step: more colors would take much more space
     limit = scale_of(values)
-    colored = (mpl.colormaps[SIMILAR].resampled(COLORS)((values / limit + 1) / 2)[..., :3] * 255).astype(np.uint8)
+    colored = (mpl.colormaps[SIMILAR].resampled(colors)((values / limit + 1) / 2)[..., :3] * 255).astype(np.uint8)
     colored[np.isnan(values)] = 255
 
     def draw(t: int) -> Image.Image:
