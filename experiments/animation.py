@@ -15,12 +15,8 @@ from mnm_rl.cores import MnmCore, PlasticCore
 Panel = Callable[[int], Image.Image]
 """Draws how things are after so many actions."""
 
-GAP, HEAD, AXIS, MARK = 14, 38, 18, 8
-"""Pixels: between two panels, the text above a panel, the name of an axis of a memory, the marks along it."""
-
-
-COLORS = 9
-"""In a memory; more take more space, and are not seen."""
+GAP, HEAD, AXIS, MARK, LEAST = 14, 38, 18, 8, 216
+"""Pixels: between two panels, the text above a panel, the name of an axis, the marks along it, and the room that a text needs."""
 
 
 def record_gif(runs: Sequence[tuple[Path, Run]], path: Path, seed: int, deterministic: bool) -> None:
@@ -53,8 +49,9 @@ def _scene(episode: Episode) -> Panel:
     def draw(t: int) -> Image.Image:
         t = min(t, T)
         seen = Image.fromarray(episode.pictures[t])
-        picture = _panel(seen.width, seen.height + HEAD, episode.run.agent, f"step {t} of {T}, return {returns[t]:.0f}")
-        picture.paste(seen, (0, HEAD))
+        width = max(LEAST, seen.width)
+        picture = _panel(width, seen.height + HEAD, episode.run.agent, f"step {t} of {T}, return {returns[t]:.0f}")
+        picture.paste(seen, ((width - seen.width) // 2, HEAD))
         return picture
 
     return draw
@@ -64,7 +61,7 @@ def _memory(episode: Episode) -> Panel:
     """What was read against what was written, as it comes, one row a step; or the Hebbian trace as it changes."""
     look, T = look_into_memory(episode), len(episode.rewards)
     neural = "value_similarity" in look
-    side = episode.pictures[0].shape[0] - AXIS - MARK
+    side = max(LEAST, episode.pictures[0].shape[0] - AXIS - MARK)
     good = next(iter(episode.marks))
     if neural:
         values = look["value_similarity"].mean(axis=(1, 3))
@@ -74,8 +71,9 @@ def _memory(episode: Episode) -> Panel:
         values = look["trace"]
         text = "Hebbian trace of each connection", "purple: positive; orange: negative"
         axes = "from neuron", "to neuron"
+    colors = 31 if neural else 9  # a trace changes everywhere at every step: more colors would take much more space
     limit = scale_of(values)
-    colored = (mpl.colormaps[SIMILAR].resampled(COLORS)((values / limit + 1) / 2)[..., :3] * 255).astype(np.uint8)
+    colored = (mpl.colormaps[SIMILAR].resampled(colors)((values / limit + 1) / 2)[..., :3] * 255).astype(np.uint8)
     colored[np.isnan(values)] = 255
 
     def draw(t: int) -> Image.Image:

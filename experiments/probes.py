@@ -10,6 +10,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -210,6 +211,7 @@ def _draw(episode: Episode, squares: Sequence[_Square], lines: Sequence[_Lines])
     of_time = [axes["M"], *(axes[row] for row in rows)]
     for at in of_time:
         at.set_xlim(-0.5, T + 0.5)
+        at.xaxis.set_major_locator(MaxNLocator(integer=True))
         at.spines[["top", "right"]].set_visible(False)
         at.tick_params(labelbottom=at is of_time[-1])
     axes["M"].plot(goals, [1] * len(goals), "v", color=GOOD, markersize=5)
