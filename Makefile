@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 .PHONY: train test docs bench format clean
 
 train: $(VENV)/installed
-	$(BIN)/python train.py $(or $(ARGS),mnm-p --env mnm/MazeSmall-v0 --total-timesteps 2e6)
+	$(BIN)/python train.py $(or $(ARGS),mnm-p --env mnm/MazeSmall-v0 --total-timesteps 5e5)
 
 test: $(VENV)/installed
 	$(BIN)/ruff format --check .
