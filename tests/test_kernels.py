@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from mnm_rl.fused.memory import CHECKED, READ, RULES, WRITTEN, Step, write_and_read, write_and_read_backward
+from mnm_rl.fused.memory import (
+    CHECKED,
+    READ,
+    RULES,
+    WRITTEN,
+    Late,
+    Step,
+    StepGradient,
+    add_late,
+    write_and_read,
+    write_and_read_backward,
+)
 from mnm_rl.fused.padding import array, pad_memory
 from mnm_rl.fused.simd import padded
 from mnm_rl.memory import adjoint
@@ -43,10 +54,15 @@ def test_a_step_and_its_gradient_are_those_of_the_adjoint(name: str, L: int, H: 
     G = tuple(torch.randn(1, D, D, dtype=torch.float64) for _ in range(L))
     g_read = torch.randn(1, 2 * H, D, dtype=torch.float64)
     before, G_before, expected = adjoint.write_and_read_backward(rule, after, G, g_read, kept)
-    g = Step(np.zeros_like(step.z), np.zeros_like(step.q), np.zeros_like(step.delta))
+    late = Late(*np.random.default_rng(0).normal(size=(2, 2, L, P)) * (np.arange(P) < D))  # of the step after
+    g = StepGradient(np.zeros_like(step.z), np.zeros_like(step.q), np.zeros_like(step.delta), late)
     g.z[READ, :, L], g.z[CHECKED, :, L] = rows(g_read[:, :H]), rows(g_read[:, H:])
     padded_G = pad_memory(torch.stack(G, dim=1))[0]
+    late.g[1] *= np.arange(L).reshape(L, 1) > 0 if name == "g" else 0  # nothing reads into the first layer
+    for k in range(2):
+        padded_G -= np.einsum("li,lj->lij", late.g[k], late.x[k])[:, : padded_G.shape[1]]
     g_scale = write_and_read_backward(padded_theta, padded_G, RULES[type(rule)], s.item(), step, g)
+    add_late(padded_G, late)
     close(padded_theta[:, :D, :D], torch.stack(before, dim=1)[0])
     close(padded_G[:, :D, :D], torch.stack(G_before, dim=1)[0])
     close(np.array([g_scale]), expected.step_size)

@@ -10,7 +10,7 @@ from mnm_rl.fused.arena import Array, zeros
 from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward
 from mnm_rl.fused.padding import array, gather, gather_rows, spread, spread_rows
 from mnm_rl.fused.parallel import run
-from mnm_rl.fused.simd import ROWS, add_product, fours, kernel, padded
+from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, fours, inlined, padded
 from mnm_rl.fused.trace import FusedCore, FusedTrace
 
 
@@ -42,7 +42,7 @@ class Working(NamedTuple):
     c: Array
 
 
-@kernel
+@inlined
 def _forward(first: int, last: int, t0: int, t1: int, starts: Any, weights: Any, state: Any, trace: Any) -> None:
     """Steps t0 to t1 of the fours of environments from first to last."""
     h, c = state.h, state.c
@@ -54,17 +54,18 @@ def _forward(first: int, last: int, t0: int, t1: int, starts: Any, weights: Any,
         for t in range(t0, t1):
             for b in range(b0, b1):
                 if starts[t, b]:
-                    h[b], c[b] = zero, zero
-                trace.x[t, b, F:] = h[b]
-                trace.c[t, b] = c[b]
-                trace.gates[t, b] = weights.bias
+                    fill_(h[b], zero)
+                    fill_(c[b], zero)
+                copy_(trace.x[t, b, F:], h[b])
+                copy_(trace.c[t, b], c[b])
+                copy_(trace.gates[t, b], weights.bias)
             add_product(trace.gates[t, b0:b1], trace.x[t, b0:b1], weights.gates)
             for b in range(b0, b1):
                 lstm_cell(trace.gates[t, b], c[b], h[b])
-                trace.out[t, b] = h[b]
+                copy_(trace.out[t, b], h[b])
 
 
-@kernel
+@inlined
 def _backward(first: int, last: int, starts: Any, weights: Any, trace: Any, g_out: Any, g_gates: Any, g: Any) -> None:
     """Back through :func:`_forward`; ``g`` (:class:`Working`) is after the last step, and before the first in the end."""
     T, B = starts.shape
@@ -73,13 +74,15 @@ def _backward(first: int, last: int, starts: Any, weights: Any, trace: Any, g_ou
         b1 = min(b0 + ROWS, B)
         for t in range(T - 1, -1, -1):
             for b in range(b0, b1):
-                g.h[b] += g_out[t, b]
+                for i in range(g.h.shape[1]):
+                    g.h[b, i] += g_out[t, b, i]
                 lstm_cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g_gates[t, b])
-                g.h[b] = zero
+                fill_(g.h[b], zero)
             add_product(g.h[b0:b1], g_gates[t, b0:b1], weights.gates_back)
             for b in range(b0, b1):
                 if starts[t, b]:
-                    g.h[b], g.c[b] = zero, zero
+                    fill_(g.h[b], zero)
+                    fill_(g.c[b], zero)
 
 
 class LstmTrace(FusedTrace[LstmState]):

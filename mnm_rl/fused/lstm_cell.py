@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from mnm_rl.fused.simd import kernel, sigmoid_, tanh_
+from mnm_rl.fused.simd import inlined, sigmoid_, tanh_
 
 I, F, N, O = range(4)
 """The gates in PyTorch's order: input, forget, new cell, output; gate k is at ``[k P : (k + 1) P]``."""
 
 
-@kernel
+@inlined
 def lstm_cell(gates: Any, c: Any, h: Any) -> None:
     """``gates [4P]`` before and after their nonlinearities, ``c`` before and after the step, ``h`` after it."""
     P = c.shape[0]
@@ -23,7 +23,7 @@ def lstm_cell(gates: Any, c: Any, h: Any) -> None:
         h[k] *= gates[O * P + k]
 
 
-@kernel
+@inlined
 def lstm_cell_backward(gates: Any, c: Any, gh: Any, gc: Any, g: Any) -> None:
     """Back through :func:`lstm_cell`: ``c`` before the step; ``gc`` with respect to the cell, in: after the step, out: before
     it; ``g``, with respect to the gates, is filled in."""

@@ -18,14 +18,15 @@ from mnm_rl.fused.simd import (
     LANES,
     add_matvec,
     add_matvec_transposed,
+    add_totals,
     fma,
-    kernel,
+    inlined,
     load,
+    minus,
     splat,
     store,
     tanh_,
     times_derivative,
-    total,
 )
 from mnm_rl.memory.rules import DeltaRule, GradientRule, LocalRule, WriteRule
 
@@ -37,8 +38,13 @@ RULES: dict[type[WriteRule], int] = {GradientRule: GRADIENT, LocalRule: LOCAL, D
 """The write rules that these kernels know; not their subclasses."""
 
 
+BLOCK = LANES
+"""Rows of a layer that all is done with, as far as the rule allows, before the next: they stay in the nearest cache, and to fetch
+and write back fast weights takes longer than the arithmetic."""
+
+
 class Step(NamedTuple):
-    """What a step of the memory computes, or the gradient with respect to that."""
+    """What a step of the memory computes."""
 
     z: Any
     """Activations ``z^0 ... z^L`` of the three groups of H keys, ``[3, H, L + 1, P]``."""
@@ -48,15 +54,36 @@ class Step(NamedTuple):
     """Error signals ``delta^1 ... delta^L``, ``[H, L, P]``."""
 
 
-@kernel
+class Late(NamedTuple):
+    """What the gradient with respect to the fast weights still lacks, of head 0: ``G^l += sum_k g^l_k (x^l_k)^T``.
+
+    It is added in the pass over G that the step before needs anyway: to fetch and write back G once more would take longer.
+    """
+
+    g: Any
+    """``[2, L, P]``: of what the written keys gave, and of the error signals of rule g."""
+    x: Any
+    """``[2, L, P]``."""
+
+
+class StepGradient(NamedTuple):
+    """The gradient with respect to a :class:`Step`."""
+
+    z: Any
+    q: Any
+    delta: Any
+    late: Late
+
+
+@inlined
 def set_key(rule: int, z: Any, key: Any) -> None:
     """``z^0``, of a key: of the delta rule, scaled to norm one."""
-    z[:] = key
-    if rule == DELTA:
-        z /= _norm(key)
+    scale = z.dtype.type(1) / _norm(key) if rule == DELTA else z.dtype.type(1)
+    for i in range(z.shape[0]):
+        z[i] = scale * key[i]
 
 
-@kernel
+@inlined
 def set_key_backward(rule: int, g: Any, key: Any) -> None:
     """Back through :func:`set_key`; g is made the gradient with respect to the key."""
     if rule == DELTA:
@@ -67,7 +94,7 @@ def set_key_backward(rule: int, g: Any, key: Any) -> None:
             g[i] = (g[i] - along * key[i] / (norm * norm)) / norm
 
 
-@kernel
+@inlined
 def _norm(x: Any) -> Any:
     square = x.dtype.type(0)
     for i in range(x.shape[0]):
@@ -75,7 +102,7 @@ def _norm(x: Any) -> Any:
     return max(np.sqrt(square), x.dtype.type(1e-12))  # the least that PyTorch's normalize divides by
 
 
-@kernel
+@inlined
 def _add_outer_product(W: Any, factor: Any, x: Any, y: Any) -> None:
     """``W += factor * x y^T``."""
     for i in range(0, W.shape[0], 4):
@@ -88,7 +115,7 @@ def _add_outer_product(W: Any, factor: Any, x: Any, y: Any) -> None:
             store(W[i + 3], j, fma(d, v, load(W[i + 3], j)))
 
 
-@kernel
+@inlined
 def write(theta: Any, scale: Any, z: Any, delta: Any) -> None:
     """``W^l -= scale * sum_h delta^l_h (z^(l-1)_h)^T`` for every layer: a write whose factors are known."""
     for l in range(theta.shape[0]):
@@ -96,59 +123,71 @@ def write(theta: Any, scale: Any, z: Any, delta: Any) -> None:
             _add_outer_product(theta[l], -scale, delta[h, l], z[WRITTEN, h, l])
 
 
-@kernel
-def _write_and_run(W: Any, scale: Any, l: int, z: Any, delta: Any) -> None:
-    """Write layer l, and run it on the read keys and the written keys, in one pass over its weights."""
+@inlined
+def _write_and_run(W: Any, i: int, l: int, scale: Any, z: Any, delta: Any) -> None:
+    """Write a block of layer l, the rows W from row i, and run it on the read keys and the written keys."""
     H = z.shape[1]
-    zero = splat(W.dtype.type(0))
-    for i in range(0, W.shape[0], 2):
-        W0, W1 = W[i], W[i + 1]
-        for h in range(H - 1):
-            x = z[WRITTEN, h, l]
-            d0, d1 = splat(-scale * delta[h, l, i]), splat(-scale * delta[h, l, i + 1])
-            for j in range(0, W.shape[1], LANES):
-                v = load(x, j)
-                store(W0, j, fma(d0, v, load(W0, j)))
-                store(W1, j, fma(d1, v, load(W1, j)))
-        h = H - 1  # the last update and the first products, so that one head takes one pass
-        x, x_r, x_c = z[WRITTEN, h, l], z[READ, h, l], z[CHECKED, h, l]
-        d0, d1 = splat(-scale * delta[h, l, i]), splat(-scale * delta[h, l, i + 1])
-        r0 = r1 = c0 = c1 = zero
+    for h in range(H - 1):
+        _add_outer_product(W, -scale, delta[h, l, i:], z[WRITTEN, h, l])
+    _write_and_run_last(W, scale, delta[H - 1, l, i:], z[:, H - 1, l], z[READ, H - 1, l + 1, i:], z[CHECKED, H - 1, l + 1, i:])
+    for h in range(H - 1):
+        add_matvec(W, z[READ, h, l], z[READ, h, l + 1, i:])
+        add_matvec(W, z[CHECKED, h, l], z[CHECKED, h, l + 1, i:])
+
+
+@inlined
+def _write_and_run_last(W: Any, scale: Any, d: Any, x: Any, read: Any, checked: Any) -> None:
+    """The write of the last head, ``W -= scale * d x^T``, and its products, in one pass; x of the three groups, ``[3, P]``."""
+    x_w, x_r, x_c = x[WRITTEN], x[READ], x[CHECKED]
+    for i in range(0, W.shape[0], 4):
+        W0, W1, W2, W3 = W[i], W[i + 1], W[i + 2], W[i + 3]
+        d0, d1, d2, d3 = splat(-scale * d[i]), splat(-scale * d[i + 1]), splat(-scale * d[i + 2]), splat(-scale * d[i + 3])
+        r0 = r1 = r2 = r3 = c0 = c1 = c2 = c3 = splat(W.dtype.type(0))
         for j in range(0, W.shape[1], LANES):
-            v, v_r, v_c = load(x, j), load(x_r, j), load(x_c, j)
-            w0, w1 = fma(d0, v, load(W0, j)), fma(d1, v, load(W1, j))
+            v, v_r, v_c = load(x_w, j), load(x_r, j), load(x_c, j)
+            w0, w1, w2, w3 = fma(d0, v, load(W0, j)), fma(d1, v, load(W1, j)), fma(d2, v, load(W2, j)), fma(d3, v, load(W3, j))
             store(W0, j, w0)
             store(W1, j, w1)
-            r0, r1, c0, c1 = fma(w0, v_r, r0), fma(w1, v_r, r1), fma(w0, v_c, c0), fma(w1, v_c, c1)
-        z[READ, h, l + 1, i], z[READ, h, l + 1, i + 1] = total(r0), total(r1)
-        z[CHECKED, h, l + 1, i], z[CHECKED, h, l + 1, i + 1] = total(c0), total(c1)
-        for h in range(H - 1):
-            x_r, x_c = z[READ, h, l], z[CHECKED, h, l]
-            r0 = r1 = c0 = c1 = zero
-            for j in range(0, W.shape[1], LANES):
-                w0, w1, v_r, v_c = load(W0, j), load(W1, j), load(x_r, j), load(x_c, j)
-                r0, r1, c0, c1 = fma(w0, v_r, r0), fma(w1, v_r, r1), fma(w0, v_c, c0), fma(w1, v_c, c1)
-            z[READ, h, l + 1, i], z[READ, h, l + 1, i + 1] = total(r0), total(r1)
-            z[CHECKED, h, l + 1, i], z[CHECKED, h, l + 1, i + 1] = total(c0), total(c1)
+            store(W2, j, w2)
+            store(W3, j, w3)
+            r0, r1, r2, r3 = fma(w0, v_r, r0), fma(w1, v_r, r1), fma(w2, v_r, r2), fma(w3, v_r, r3)
+            c0, c1, c2, c3 = fma(w0, v_c, c0), fma(w1, v_c, c1), fma(w2, v_c, c2), fma(w3, v_c, c3)
+        add_totals(read, i, r0, r1, r2, r3)
+        add_totals(checked, i, c0, c1, c2, c3)
 
 
-@kernel
-def _deltas(rule: int, theta: Any, h: int, step: Any, values: Any, targets: Any) -> None:
-    """The error signals of head h, by the write rule."""
+@inlined
+def _gradient_deltas(theta: Any, h: int, step: Any, values: Any) -> None:
+    """Run head h, and go back to the error signals of rule g; the delta rule is rule g of a single layer."""
     z, q, delta = step.z[WRITTEN, h], step.q[h], step.delta[h]
-    L = theta.shape[0]
-    if rule != LOCAL:  # the delta rule is rule g of a single layer
-        delta[L - 1] = z[L] - values[h]
-        for l in range(L - 2, -1, -1):
-            q[l] = theta.dtype.type(0)
-            add_matvec_transposed(theta[l + 1], delta[l + 1], q[l])
-            delta[l] = q[l]
-            times_derivative(delta[l], z[l + 1])
-    else:
-        delta[:] = z[1:] - targets[h]
+    L, one = theta.shape[0], theta.dtype.type(1)
+    for l in range(L):
+        add_matvec(theta[l], z[l], z[l + 1])
+        if l < L - 1:
+            tanh_(z[l + 1])
+    for i in range(z.shape[1]):
+        delta[L - 1, i] = z[L, i] - values[h, i]
+    for l in range(L - 2, -1, -1):
+        q[l] = theta.dtype.type(0)
+        add_matvec_transposed(theta[l + 1], delta[l + 1], q[l])
+        for i in range(z.shape[1]):
+            delta[l, i] = q[l, i] * (one - z[l + 1, i] * z[l + 1, i])
 
 
-@kernel
+@inlined
+def _local_deltas(W: Any, i: int, l: int, step: Any, targets: Any) -> None:
+    """Run a block of layer l, the rows W from row i, and take its error signals by rule p, which need no other rows."""
+    z, last = step.z[WRITTEN], l == step.delta.shape[1] - 1
+    for h in range(z.shape[0]):
+        row, delta, target = z[h, l + 1, i : i + BLOCK], step.delta[h, l, i : i + BLOCK], targets[h, l, i : i + BLOCK]
+        add_matvec(W, z[h, l], row)
+        if not last:
+            tanh_(row)
+        for k in range(row.shape[0]):
+            delta[k] = row[k] - target[k]
+
+
+@inlined
 def write_and_read(theta: Any, rule: int, scale: Any, values: Any, targets: Any, step: Any) -> None:
     """One step: ``f_theta`` of the written keys, the write, and ``f_theta`` of the read keys and the written keys after it.
 
@@ -162,101 +201,114 @@ def write_and_read(theta: Any, rule: int, scale: Any, values: Any, targets: Any,
     """
     z, delta = step.z, step.delta
     L, H = theta.shape[0], z.shape[1]
-    for h in range(H):
-        for l in range(L):
-            z[WRITTEN, h, l + 1] = theta.dtype.type(0)
-            add_matvec(theta[l], z[WRITTEN, h, l], z[WRITTEN, h, l + 1])
-            if l < L - 1:
-                tanh_(z[WRITTEN, h, l + 1])
-        _deltas(rule, theta, h, step, values, targets)
+    for group in range(3):
+        for h in range(H):
+            for l in range(L):
+                z[group, h, l + 1] = theta.dtype.type(0)
+    if rule != LOCAL:
+        for h in range(H):
+            _gradient_deltas(theta, h, step, values)
     for l in range(L):
-        _write_and_run(theta[l], scale, l, z, delta)
+        for i in range(0, theta.shape[1], BLOCK):
+            W = theta[l, i : i + BLOCK]
+            if rule == LOCAL:
+                _local_deltas(W, i, l, step, targets)
+            _write_and_run(W, i, l, scale, z, delta)
         if l < L - 1:
             for h in range(H):
                 tanh_(z[READ, h, l + 1])
                 tanh_(z[CHECKED, h, l + 1])
 
 
-@kernel
-def _read_backward(W: Any, G: Any, i: int, h: int, l: int, z: Any, gz: Any) -> None:
-    """Back through what head h reads in rows i and i + 1 of layer l."""
-    W0, W1, G0, G1 = W[i], W[i + 1], G[i], G[i + 1]
-    x_r, x_c, gx_r, gx_c = z[READ, h, l], z[CHECKED, h, l], gz[READ, h, l], gz[CHECKED, h, l]
-    r0, r1 = splat(gz[READ, h, l + 1, i]), splat(gz[READ, h, l + 1, i + 1])
-    c0, c1 = splat(gz[CHECKED, h, l + 1, i]), splat(gz[CHECKED, h, l + 1, i + 1])
-    for j in range(0, W.shape[1], LANES):
-        v_r, v_c, w0, w1 = load(x_r, j), load(x_c, j), load(W0, j), load(W1, j)
-        store(G0, j, fma(r0, v_r, fma(c0, v_c, load(G0, j))))
-        store(G1, j, fma(r1, v_r, fma(c1, v_c, load(G1, j))))
-        store(gx_r, j, fma(r0, w0, fma(r1, w1, load(gx_r, j))))
-        store(gx_c, j, fma(c0, w0, fma(c1, w1, load(gx_c, j))))
+@inlined
+def _read_and_write_backward(W: Any, G: Any, i: int, l: int, rule: int, scale: Any, step: Any, g: Any) -> None:
+    """Back through the reads and the write of a block of layer l, the rows W and G from row i, undoing the write.
 
-
-@kernel
-def _write_backward(W: Any, G: Any, i: int, h: int, l: int, scale: Any, step: Any, g: Any) -> Any:
-    """Back through what head h writes to rows i and i + 1 of layer l, undoing it; returns the gradient of ``scale``."""
-    W0, W1, G0, G1 = W[i], W[i + 1], G[i], G[i + 1]
-    x, gx, delta = step.z[WRITTEN, h, l], g.z[WRITTEN, h, l], step.delta
-    s0, s1 = scale * delta[h, l, i], scale * delta[h, l, i + 1]
-    d0, d1, n0, n1 = splat(s0), splat(s1), splat(-s0), splat(-s1)
-    a0 = a1 = splat(W.dtype.type(0))
-    for j in range(0, W.shape[1], LANES):
-        v, g0, g1 = load(x, j), load(G0, j), load(G1, j)
-        store(gx, j, fma(n0, g0, fma(n1, g1, load(gx, j))))
-        a0, a1 = fma(g0, v, a0), fma(g1, v, a1)
-        store(W0, j, fma(d0, v, load(W0, j)))
-        store(W1, j, fma(d1, v, load(W1, j)))
-    t0, t1 = total(a0), total(a1)
-    g.delta[h, l, i], g.delta[h, l, i + 1] = -scale * t0, -scale * t1
-    return -delta[h, l, i] * t0 - delta[h, l, i + 1] * t1
-
-
-@kernel
-def _read_and_write_backward(W: Any, G: Any, i: int, l: int, scale: Any, step: Any, g: Any) -> Any:
-    """:func:`_read_backward` and then :func:`_write_backward` of head 0, in one pass over the weights."""
-    z, gz, delta = step.z, g.z, step.delta
-    W0, W1, G0, G1 = W[i], W[i + 1], G[i], G[i + 1]
-    x_r, x_c, gx_r, gx_c = z[READ, 0, l], z[CHECKED, 0, l], gz[READ, 0, l], gz[CHECKED, 0, l]
-    r0, r1 = splat(gz[READ, 0, l + 1, i]), splat(gz[READ, 0, l + 1, i + 1])
-    c0, c1 = splat(gz[CHECKED, 0, l + 1, i]), splat(gz[CHECKED, 0, l + 1, i + 1])
-    x, gx = z[WRITTEN, 0, l], gz[WRITTEN, 0, l]
-    s0, s1 = scale * delta[0, l, i], scale * delta[0, l, i + 1]
-    d0, d1, n0, n1 = splat(s0), splat(s1), splat(-s0), splat(-s1)
-    a0 = a1 = splat(W.dtype.type(0))
-    for j in range(0, W.shape[1], LANES):
-        v, v_r, v_c, w0, w1 = load(x, j), load(x_r, j), load(x_c, j), load(W0, j), load(W1, j)
-        g0, g1 = fma(r0, v_r, fma(c0, v_c, load(G0, j))), fma(r1, v_r, fma(c1, v_c, load(G1, j)))
-        store(G0, j, g0)
-        store(G1, j, g1)
-        store(gx_r, j, fma(r0, w0, fma(r1, w1, load(gx_r, j))))
-        store(gx_c, j, fma(c0, w0, fma(c1, w1, load(gx_c, j))))
-        store(gx, j, fma(n0, g0, fma(n1, g1, load(gx, j))))
-        a0, a1 = fma(g0, v, a0), fma(g1, v, a1)
-        store(W0, j, fma(d0, v, w0))
-        store(W1, j, fma(d1, v, w1))
-    t0, t1 = total(a0), total(a1)
-    g.delta[0, l, i], g.delta[0, l, i + 1] = -scale * t0, -scale * t1
-    return -delta[0, l, i] * t0 - delta[0, l, i + 1] * t1
-
-
-@kernel
-def _unwrite_backward(W: Any, G: Any, l: int, scale: Any, step: Any, g: Any) -> Any:
-    """Back through the reads and the write of layer l, undoing the write; returns the gradient with respect to ``scale``.
-
-    ``gz^l`` of the reads is the gradient before tanh here. What the write itself read comes later, in :func:`_run_backward`.
+    What is late is added; ``gz^l`` of the reads is the gradient before tanh here; ``gdelta^l`` is made ``G^l z^(l-1)``.
     """
-    H = step.z.shape[1]
-    gscale = W.dtype.type(0)
-    for i in range(0, W.shape[0], 2):
-        for h in range(1, H):
-            _read_backward(W, G, i, h, l, step.z, g.z)
-        gscale += _read_and_write_backward(W, G, i, l, scale, step, g)
-        for h in range(1, H):
-            gscale += _write_backward(W, G, i, h, l, scale, step, g)
+    z, gz, late, H = step.z, g.z, g.late, step.z.shape[1]
+    if rule != LOCAL and l > 0:
+        _add_outer_product(G, W.dtype.type(1), late.g[1, l, i:], late.x[1, l])
+    for h in range(1, H):
+        for group in (READ, CHECKED):
+            _run_backward(W, G, gz[group, h, l + 1, i:], z[group, h, l], gz[group, h, l])
+    of_rows = OfRows(step.delta[0, l, i:], gz[READ, 0, l + 1, i:], gz[CHECKED, 0, l + 1, i:], late.g[0, l, i:], g.delta[0, l, i:])
+    _read_and_write_backward_first(W, G, scale, of_rows, late.x[0, l], z[:, 0, l], gz[:, 0, l])
+    for h in range(1, H):
+        add_matvec(G, z[WRITTEN, h, l], g.delta[h, l, i:])
+        _add_scaled_matvec_transposed(G, -scale, step.delta[h, l, i:], gz[WRITTEN, h, l])
+        _add_outer_product(W, scale, step.delta[h, l, i:], z[WRITTEN, h, l])
+
+
+class OfRows(NamedTuple):
+    """Numbers of the rows of a layer, of head 0."""
+
+    delta: Any
+    read: Any
+    """The gradient with respect to what the read key gave."""
+    checked: Any
+    late: Any
+    product: Any
+    """``G z``, to be made."""
+
+
+@inlined
+def _read_and_write_backward_first(W: Any, G: Any, scale: Any, of_rows: Any, late: Any, x: Any, gx: Any) -> None:
+    """The reads and the write of head 0, and what is late, in one pass; x and gx have three groups."""
+    d, r, c, p = of_rows.delta, of_rows.read, of_rows.checked, of_rows.late
+    x_w, x_r, x_c, gx_w, gx_r, gx_c = x[WRITTEN], x[READ], x[CHECKED], gx[WRITTEN], gx[READ], gx[CHECKED]
+    for i in range(0, W.shape[0], 4):
+        W0, W1, W2, W3, G0, G1, G2, G3 = W[i], W[i + 1], W[i + 2], W[i + 3], G[i], G[i + 1], G[i + 2], G[i + 3]
+        d0, d1, d2, d3 = splat(-scale * d[i]), splat(-scale * d[i + 1]), splat(-scale * d[i + 2]), splat(-scale * d[i + 3])
+        r0, r1, r2, r3 = splat(r[i]), splat(r[i + 1]), splat(r[i + 2]), splat(r[i + 3])
+        c0, c1, c2, c3 = splat(c[i]), splat(c[i + 1]), splat(c[i + 2]), splat(c[i + 3])
+        p0, p1, p2, p3 = splat(p[i]), splat(p[i + 1]), splat(p[i + 2]), splat(p[i + 3])
+        a0 = a1 = a2 = a3 = splat(W.dtype.type(0))
+        for j in range(0, W.shape[1], LANES):
+            v, v_r, v_c, v_p = load(x_w, j), load(x_r, j), load(x_c, j), load(late, j)
+            w0, w1, w2, w3 = load(W0, j), load(W1, j), load(W2, j), load(W3, j)
+            store(gx_r, j, fma(r0, w0, fma(r1, w1, fma(r2, w2, fma(r3, w3, load(gx_r, j))))))
+            store(gx_c, j, fma(c0, w0, fma(c1, w1, fma(c2, w2, fma(c3, w3, load(gx_c, j))))))
+            g0, g1 = fma(p0, v_p, load(G0, j)), fma(p1, v_p, load(G1, j))
+            g2, g3 = fma(p2, v_p, load(G2, j)), fma(p3, v_p, load(G3, j))
+            g0, g1 = fma(r0, v_r, fma(c0, v_c, g0)), fma(r1, v_r, fma(c1, v_c, g1))
+            g2, g3 = fma(r2, v_r, fma(c2, v_c, g2)), fma(r3, v_r, fma(c3, v_c, g3))
+            store(G0, j, g0)
+            store(G1, j, g1)
+            store(G2, j, g2)
+            store(G3, j, g3)
+            a0, a1, a2, a3 = fma(g0, v, a0), fma(g1, v, a1), fma(g2, v, a2), fma(g3, v, a3)
+            store(gx_w, j, fma(d0, g0, fma(d1, g1, fma(d2, g2, fma(d3, g3, load(gx_w, j))))))
+            store(W0, j, minus(w0, d0, v))
+            store(W1, j, minus(w1, d1, v))
+            store(W2, j, minus(w2, d2, v))
+            store(W3, j, minus(w3, d3, v))
+        add_totals(of_rows.product, i, a0, a1, a2, a3)
+
+
+@inlined
+def _add_scaled_matvec_transposed(W: Any, scale: Any, x: Any, y: Any) -> None:
+    """``y += scale * W^T x``."""
+    for i in range(0, W.shape[0], 4):
+        W0, W1, W2, W3 = W[i], W[i + 1], W[i + 2], W[i + 3]
+        a, b, c, d = splat(scale * x[i]), splat(scale * x[i + 1]), splat(scale * x[i + 2]), splat(scale * x[i + 3])
+        for j in range(0, W.shape[1], LANES):
+            store(y, j, fma(a, load(W0, j), fma(b, load(W1, j), fma(c, load(W2, j), fma(d, load(W3, j), load(y, j))))))
+
+
+@inlined
+def _finish_deltas(i: int, l: int, scale: Any, step: Any, g: Any) -> Any:
+    """Make ``gdelta^l`` of a block the gradient, of ``G^l z^(l-1)``; returns the gradient with respect to ``scale``."""
+    gscale = g.delta.dtype.type(0)
+    for h in range(g.delta.shape[0]):
+        delta, a = step.delta[h, l, i : i + BLOCK], g.delta[h, l, i : i + BLOCK]
+        for k in range(a.shape[0]):
+            gscale -= delta[k] * a[k]
+            a[k] *= -scale
     return gscale
 
 
-@kernel
+@inlined
 def _run_backward(W: Any, G: Any, g: Any, x: Any, gx: Any) -> None:
     """Back through ``W x``, given the gradient g with respect to it: ``gx += W^T g``, ``G += g x^T``."""
     for i in range(0, W.shape[0], 4):
@@ -271,36 +323,81 @@ def _run_backward(W: Any, G: Any, g: Any, x: Any, gx: Any) -> None:
             store(G3, j, fma(d, v, load(G3, j)))
 
 
-@kernel
-def _deltas_backward(rule: int, theta: Any, G: Any, h: int, step: Any, g: Any) -> None:
-    """Back through :func:`_deltas`, to the activations and the fast weights."""
-    z, q, delta, gz, gq, gdelta = step.z[WRITTEN, h], step.q[h], step.delta[h], g.z[WRITTEN, h], g.q[h], g.delta[h]
-    L = theta.shape[0]
-    if rule != LOCAL:
-        two = theta.dtype.type(2)
-        for l in range(L - 1):  # delta^l = q^l * (1 - z^l^2), q^l = W^(l+1)^T delta^(l+1)
-            for i in range(z.shape[1]):
-                gz[l + 1, i] -= two * gdelta[l, i] * q[l, i] * z[l + 1, i]
-            gq[l] = gdelta[l]
-            times_derivative(gq[l], z[l + 1])
-            add_matvec(theta[l + 1], gq[l], gdelta[l + 1])
-            _add_outer_product(G[l + 1], theta.dtype.type(1), delta[l + 1], gq[l])
-        gz[L] += gdelta[L - 1]
+@inlined
+def _run_head_backward(W: Any, G: Any, h: int, g: Any, x: Any, gx: Any) -> None:
+    """:func:`_run_backward`, but that G is late in head 0."""
+    if h == 0:
+        add_matvec_transposed(W, g, gx)
     else:
-        gz[1:] += gdelta
+        _run_backward(W, G, g, x, gx)
 
 
-@kernel
+@inlined
+def _keep_late(rule: int, z: Any, delta: Any, g: Any) -> None:
+    """Leave to the step before what head 0 did not add to G; z is of the written keys."""
+    gz, late = g.z[WRITTEN, 0], g.late
+    for l in range(delta.shape[0]):
+        for i in range(z.shape[1]):
+            late.g[0, l, i], late.x[0, l, i] = gz[l + 1, i], z[l, i]
+            if rule != LOCAL and l > 0:
+                late.g[1, l, i], late.x[1, l, i] = delta[l, i], g.q[0, l - 1, i]
+
+
+@inlined
+def add_late(G: Any, late: Any) -> None:
+    """Add to G what it lacks, after which it lacks nothing."""
+    for l in range(G.shape[0]):
+        for k in range(2):
+            _add_outer_product(G[l], G.dtype.type(1), late.g[k, l], late.x[k, l])
+            for i in range(late.g.shape[2]):
+                late.g[k, l, i] = G.dtype.type(0)
+
+
+@inlined
+def _gradient_deltas_backward(theta: Any, G: Any, h: int, step: Any, g: Any) -> None:
+    """Back through :func:`_gradient_deltas`, to the activations and the fast weights."""
+    z, q, delta, gz, gq, gdelta = step.z[WRITTEN, h], step.q[h], step.delta[h], g.z[WRITTEN, h], g.q[h], g.delta[h]
+    L, one, two = theta.shape[0], theta.dtype.type(1), theta.dtype.type(2)
+    for l in range(L - 1):  # delta^l = q^l * (1 - z^l^2), q^l = W^(l+1)^T delta^(l+1)
+        for i in range(z.shape[1]):
+            gz[l + 1, i] -= two * gdelta[l, i] * q[l, i] * z[l + 1, i]
+            gq[l, i] = gdelta[l, i] * (one - z[l + 1, i] * z[l + 1, i])
+        add_matvec(theta[l + 1], gq[l], gdelta[l + 1])
+        if h > 0:
+            _add_outer_product(G[l + 1], one, delta[l + 1], gq[l])
+    for i in range(z.shape[1]):
+        gz[L, i] += gdelta[L - 1, i]
+    for l in range(L - 1, -1, -1):
+        if l < L - 1:
+            times_derivative(gz[l + 1], z[l + 1])
+        _run_head_backward(theta[l], G[l], h, gz[l + 1], z[l], gz[l])
+
+
+@inlined
+def _local_deltas_backward(W: Any, G: Any, i: int, l: int, step: Any, g: Any) -> None:
+    """Back through :func:`_local_deltas`."""
+    z, gz, last = step.z[WRITTEN], g.z[WRITTEN], l == step.delta.shape[1] - 1
+    for h in range(z.shape[0]):
+        gradient = gz[h, l + 1, i : i + BLOCK]
+        for k in range(gradient.shape[0]):
+            gradient[k] += g.delta[h, l, i + k]
+        if not last:
+            times_derivative(gradient, z[h, l + 1, i : i + BLOCK])
+        _run_head_backward(W, G, h, gradient, z[h, l], gz[h, l])
+
+
+@inlined
 def write_and_read_backward(theta: Any, G: Any, rule: int, scale: Any, step: Any, g: Any) -> Any:
     """Back through :func:`write_and_read`.
 
     Args:
         theta: ``theta_t``, made ``theta_(t-1)``.
-        G: the gradient with respect to ``theta_t``, made that with respect to ``theta_(t-1)``.
+        G: the gradient with respect to ``theta_t``, made that with respect to ``theta_(t-1)``, but for what is late.
         rule, scale, step: as they were.
-        g: the gradients, a :class:`Step`: ``z`` holds those with respect to the outputs ``z^L`` of the reads, zeros elsewhere, and
+        g: a :class:`StepGradient`: ``z`` holds those with respect to the outputs ``z^L`` of the reads, zeros elsewhere, and
             those with respect to the keys ``z^0`` are filled in; of rules g and delta, ``delta^L`` becomes minus the gradient with
-            respect to the values, of rule p, ``delta`` minus that with respect to the targets; ``q`` is scratch.
+            respect to the values, of rule p, ``delta`` minus that with respect to the targets; ``q`` is scratch;
+            ``late`` is what G lacks, before and after.
 
     Returns:
         The gradient with respect to ``scale``.
@@ -308,17 +405,22 @@ def write_and_read_backward(theta: Any, G: Any, rule: int, scale: Any, step: Any
     z, gz = step.z, g.z
     L, H = theta.shape[0], z.shape[1]
     gscale = theta.dtype.type(0)
+    for h in range(H):
+        for l in range(L):
+            g.delta[h, l] = theta.dtype.type(0)
     for l in range(L - 1, -1, -1):
         if l < L - 1:
             for h in range(H):
                 times_derivative(gz[READ, h, l + 1], z[READ, h, l + 1])
                 times_derivative(gz[CHECKED, h, l + 1], z[CHECKED, h, l + 1])
-        gscale += _unwrite_backward(theta[l], G[l], l, scale, step, g)
-    for h in range(H):
-        _deltas_backward(rule, theta, G, h, step, g)
-    for l in range(L - 1, -1, -1):
+        for i in range(0, theta.shape[1], BLOCK):
+            W, own_G = theta[l, i : i + BLOCK], G[l, i : i + BLOCK]
+            _read_and_write_backward(W, own_G, i, l, rule, scale, step, g)
+            gscale += _finish_deltas(i, l, scale, step, g)
+            if rule == LOCAL:
+                _local_deltas_backward(W, own_G, i, l, step, g)
+    if rule != LOCAL:
         for h in range(H):
-            if l < L - 1:
-                times_derivative(gz[WRITTEN, h, l + 1], z[WRITTEN, h, l + 1])
-            _run_backward(theta[l], G[l], gz[WRITTEN, h, l + 1], z[WRITTEN, h, l], gz[WRITTEN, h, l])
+            _gradient_deltas_backward(theta, G, h, step, g)
+    _keep_late(rule, z[WRITTEN, 0], step.delta[0], g)
     return gscale

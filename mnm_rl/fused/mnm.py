@@ -20,7 +20,10 @@ from mnm_rl.fused.memory import (
     READ,
     RULES,
     WRITTEN,
+    Late,
     Step,
+    StepGradient,
+    add_late,
     set_key,
     set_key_backward,
     write,
@@ -29,7 +32,7 @@ from mnm_rl.fused.memory import (
 )
 from mnm_rl.fused.padding import array, gather, gather_rows, pad_memory, spread, spread_rows
 from mnm_rl.fused.parallel import run
-from mnm_rl.fused.simd import ROWS, add_product, fours, kernel, padded, sigmoid_, tanh_
+from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, fours, inlined, kernel, padded, sigmoid_, tanh_
 from mnm_rl.fused.trace import FusedCore, FusedTrace
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.memory.function import write_size
@@ -144,17 +147,17 @@ class Undone(NamedTuple):
     """Those before the first step."""
 
 
-@kernel
+@inlined
 def _controller(b0: int, t: int, weights: Any, state: Any, trace: Any) -> None:
     """``h_t, c_t = LSTM([x_t; v^r_(t-1)])`` and ``u_t = tanh(A h_t + a)`` of four environments, the last of them perhaps fewer."""
     b1, P = min(b0 + ROWS, state.h.shape[0]), state.h.shape[1]
     F = trace.x.shape[2] - 2 * P
     for b in range(b0, b1):
-        trace.x[t, b, F : F + P] = state.read[b]
-        trace.x[t, b, F + P :] = state.h[b]
-        trace.c[t, b] = state.c[b]
-        trace.gates[t, b] = weights.gates_bias
-        trace.u[t, b] = weights.a
+        copy_(trace.x[t, b, F : F + P], state.read[b])
+        copy_(trace.x[t, b, F + P :], state.h[b])
+        copy_(trace.c[t, b], state.c[b])
+        copy_(trace.gates[t, b], weights.gates_bias)
+        copy_(trace.u[t, b], weights.a)
     add_product(trace.gates[t, b0:b1], trace.x[t, b0:b1], weights.gates)
     for b in range(b0, b1):
         lstm_cell(trace.gates[t, b], state.c[b], state.h[b])
@@ -163,7 +166,7 @@ def _controller(b0: int, t: int, weights: Any, state: Any, trace: Any) -> None:
         tanh_(trace.u[t, b])
 
 
-@kernel
+@inlined
 def _feedback(b0: int, t: int, weights: Any, u: Any, seen: Any, targets: Any) -> None:
     """The feedback targets of rule p, ``[ROWS H, L P]``, of what the maps see, ``[ROWS H, P or 2P]``, which is filled in too."""
     P, H = weights.A.shape[0], targets.shape[0] // ROWS
@@ -172,14 +175,14 @@ def _feedback(b0: int, t: int, weights: Any, u: Any, seen: Any, targets: Any) ->
         heads = u[t, b, P:].reshape(H, 3, P)
         for h in range(H):
             row = (b - b0) * H + h
-            seen[row, :P] = heads[h, VALUE]
-            seen[row, P:] = heads[h, KEY, : seen.shape[1] - P]
-            targets[row] = weights.q
+            copy_(seen[row, :P], heads[h, VALUE])
+            copy_(seen[row, P:], heads[h, KEY])
+            copy_(targets[row], weights.q)
     rows = (b1 - b0) * H
     add_product(targets[:rows], seen[:rows], weights.Q)
 
 
-@kernel
+@inlined
 def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, targets: Any) -> None:
     """``beta_t``, the write, ``v^r_t`` and the meta-loss of one environment."""
     L, P, H = trace.delta.shape[3], state.h.shape[1], trace.delta.shape[2]
@@ -194,11 +197,11 @@ def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, 
     heads = u[P:].reshape(H, 3, P)
     for h in range(H):
         set_key(setting.rule, z[WRITTEN, h, 0], heads[h, KEY])
-        z[CHECKED, h, 0] = z[WRITTEN, h, 0]
+        copy_(z[CHECKED, h, 0], z[WRITTEN, h, 0])
         set_key(setting.rule, z[READ, h, 0], heads[h, READ_KEY])
     scale = dtype.type(setting.step_size) * strength[0]
     write_and_read(state.theta[b], setting.rule, scale, heads[:, VALUE], targets, Step(z, trace.q[t, b], trace.delta[t, b]))
-    state.read[b] = zero
+    fill_(state.read[b], zero)
     loss = zero
     for h in range(H):
         for i in range(P):
@@ -230,11 +233,11 @@ def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any
                 own = targets[(b - b0) * H : (b - b0 + 1) * H].reshape(H, L, P)
                 _memory(b, t, setting, weights, state, trace, own)
             for b in range(b0, b1):
-                trace.out[t, b, :P] = state.h[b]
-                trace.out[t, b, P:] = state.read[b]
+                copy_(trace.out[t, b, :P], state.h[b])
+                copy_(trace.out[t, b, P:], state.read[b])
 
 
-@kernel
+@inlined
 def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given: Any, g: Any, gstep: Any) -> None:
     """Back through :func:`_memory`, to the interaction vector and, in ``gstep.delta``, the feedback targets; undoes the write."""
     L, P, H = trace.delta.shape[3], theta.shape[3], trace.delta.shape[2]
@@ -242,7 +245,10 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
     two, per = dtype.type(2), dtype.type(1 / (H * setting.D))
     z, gz = trace.z[t, b], gstep.z
     heads, g_heads = trace.u[t, b, P:].reshape(H, 3, P), g.u[t, b, P:].reshape(H, 3, P)
-    gz[:] = dtype.type(0)
+    for group in range(3):
+        for h in range(H):
+            for l in range(L + 1):
+                fill_(gz[group, h, l], dtype.type(0))
     miss = two * per * given.meta_loss[t, b]
     for h in range(H):
         for i in range(P):
@@ -264,24 +270,26 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
         set_key_backward(setting.rule, g_heads[h, READ_KEY], heads[h, READ_KEY])
 
 
-@kernel
+@inlined
 def _feedback_backward(b0: int, t: int, weights: Any, g: Any, g_seen: Any) -> None:
     """Back through :func:`_feedback`, to values and keys; ``g_seen`` is scratch."""
     P, H = weights.A.shape[0], g_seen.shape[0] // ROWS
     b1 = min(b0 + ROWS, g.u.shape[1])
     rows = (b1 - b0) * H
-    g_seen[:] = g_seen.dtype.type(0)
+    for row in range(rows):
+        fill_(g_seen[row], g_seen.dtype.type(0))
     add_product(g_seen[:rows], g.targets[t, b0:b1].reshape(rows, g.targets.shape[3]), weights.Q_back)
     for b in range(b0, b1):
         g_heads = g.u[t, b, P:].reshape(H, 3, P)
         for h in range(H):
             row = (b - b0) * H + h
-            g_heads[h, VALUE] += g_seen[row, :P]
-            if g_seen.shape[1] > P:
-                g_heads[h, KEY] += g_seen[row, P:]
+            for i in range(P):
+                g_heads[h, VALUE, i] += g_seen[row, i]
+            for i in range(g_seen.shape[1] - P):
+                g_heads[h, KEY, i] += g_seen[row, P + i]
 
 
-@kernel
+@inlined
 def _controller_backward(b0: int, t: int, weights: Any, trace: Any, given: Any, g: Any, g_before: Any) -> None:
     """Back through :func:`_controller`, to the state before the step; ``g_before`` is scratch."""
     b1, P = min(b0 + ROWS, g.h.shape[0]), g.h.shape[1]
@@ -294,11 +302,12 @@ def _controller_backward(b0: int, t: int, weights: Any, trace: Any, given: Any, 
     add_product(g.h[b0:b1], g.u[t, b0:b1], weights.A_back)
     for b in range(b0, b1):
         lstm_cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g.gates[t, b])
-    g_before[:] = dtype.type(0)
+    for row in range(ROWS):
+        fill_(g_before[row], dtype.type(0))
     add_product(g_before[: b1 - b0], g.gates[t, b0:b1], weights.gates_back)
     for b in range(b0, b1):
-        g.read[b] = g_before[b - b0, :P]
-        g.h[b] = g_before[b - b0, P:]
+        copy_(g.read[b], g_before[b - b0, :P])
+        copy_(g.h[b], g_before[b - b0, P:])
 
 
 @kernel
@@ -324,22 +333,29 @@ def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, tr
     B, L, _, P = undone.theta.shape
     T, H = trace.x.shape[0], trace.delta.shape[2]
     dtype = trace.x.dtype
-    gstep = Step(np.zeros((3, H, L + 1, P), dtype), np.zeros((H, L - 1, P), dtype), np.zeros((H, L, P), dtype))
+    gz, gq, gdelta = np.zeros((3, H, L + 1, P), dtype), np.zeros((H, L - 1, P), dtype), np.zeros((H, L, P), dtype)
     g_seen = np.zeros((ROWS * H, weights.Q.shape[0]), dtype)
     g_before = np.zeros((ROWS, 2 * P), dtype)
+    late_g, late_x = np.zeros((ROWS, 2, L, P), dtype), np.zeros((ROWS, 2, L, P), dtype)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
         b1 = min(b0 + ROWS, B)
         for t in range(T - 1, -1, -1):
             for b in range(b0, b1):
+                gstep = StepGradient(gz, gq, gdelta, Late(late_g[b - b0], late_x[b - b0]))
                 _memory_backward(b, t, setting, undone.theta, trace, given, g, gstep)
                 for i in range(P):
                     g.u[t, b, i] = g.strength[t, b] * weights.b[i]
                 if setting.rule == LOCAL:
-                    g.targets[t, b] = -gstep.delta.reshape(H, L * P)
+                    for h in range(H):
+                        for l in range(L):
+                            for i in range(P):
+                                g.targets[t, b, h, l * P + i] = -gdelta[h, l, i]
             if setting.rule == LOCAL:
                 _feedback_backward(b0, t, weights, g, g_seen)
             _controller_backward(b0, t, weights, trace, given, g, g_before)
             for b in range(b0, b1):
+                if setting.starts[t, b] or t == 0:
+                    add_late(g.theta[b], Late(late_g[b - b0], late_x[b - b0]))
                 if setting.starts[t, b]:
                     _start_backward(b, t, setting, weights, undone, trace, g)
 

@@ -49,12 +49,13 @@ class _Announcement(numba_event.Listener):
 numba_event.register("numba:compile", _Announcement())
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+def kernel(function: Callable[..., Any], inline: bool = False) -> Callable[..., Any]:
     """Compile a function, at its first call with arguments of some types; kept on disk for the next process.
 
     NaN and infinity keep their meaning in kernels: a network that diverges must show.
     """
-    compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
+    options = {"cache": True, "nogil": True, "error_model": "numpy", "forceinline": inline, "_nrt": not inline}
+    compiled = njit(**options, fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
     with suppress(AttributeError):
         file = compiled._cache._cache_file
         # Numba compiles again when the file of a function has changed; this, when that of any kernel it may call has.
@@ -65,6 +66,11 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
             with suppress(OSError):
                 file.flush()
     return compiled  # type: ignore[no-any-return]
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A :func:`kernel` that becomes part of those that call it: for blocks so small that the call takes as long as the work."""
+    return kernel(function, inline=True)
 
 
 def padded(size: int, multiple: int = LANES) -> int:
@@ -144,6 +150,17 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def minus(typingctx: Any, c: Any, a: Any, b: Any) -> Any:
+    """``c - a * b``."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        product = builder.fmul(args[1], args[2], flags=("contract",))
+        return builder.fsub(args[0], product, flags=("contract",))
+
+    return c(c, a, b), generate
+
+
+@intrinsic
 def clip(typingctx: Any, vector: Any) -> Any:
     """Every number clipped to [-1, 1]; NaN stays."""
 
@@ -183,6 +200,35 @@ def total(typingctx: Any, vector: Any) -> Any:
     return vector.dtype(vector), generate
 
 
+@intrinsic
+def add_totals(typingctx: Any, row: Any, i: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """``row[i : i + 4] +=`` the sums of four vectors' numbers: together they take half the time that each takes alone."""
+
+    def halved(builder: Any, one: Any, other: Any, parts: int) -> Any:
+        """Of two vectors of ``parts`` parts each, one of twice as many: each part folded in two."""
+        n = LANES // parts // 2
+        places = [start + k for start in range(0, 2 * LANES, 2 * n) for k in range(n)]
+        masks = [ir.Constant(ir.VectorType(ir.IntType(32), LANES), [place + shift for place in places]) for shift in (0, n)]
+        return builder.fadd(*(builder.shuffle_vector(one, other, mask) for mask in masks))
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, _, a, b, c, d = args
+        sums = halved(builder, halved(builder, a, b, 1), halved(builder, c, d, 1), 2)
+        undefined, n = ir.Constant(sums.type, ir.Undefined), LANES // 4
+        while n > 1:
+            n //= 2
+            swapped = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [k ^ n for k in range(LANES)])
+            sums = builder.fadd(sums, builder.shuffle_vector(sums, undefined, swapped))
+        four = ir.Constant(ir.VectorType(ir.IntType(32), 4), list(range(0, LANES, LANES // 4)))
+        sums = builder.shuffle_vector(sums, undefined, four)
+        pointer = builder.bitcast(_pointer(context, builder, row, args[0], args[1]), sums.type.as_pointer())
+        align = row.dtype.bitwidth // 8
+        builder.store(builder.fadd(builder.load(pointer, align=align), sums), pointer, align=align)
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp, a, b, c, d), generate
+
+
 def tanh(x: float) -> float:
     """tanh in kernels. In float32 a rational function that LLVM can vectorize, absolute error below 4e-7."""
     return math.tanh(x)
@@ -210,14 +256,28 @@ def _overload_tanh(x: Any) -> Any:
     return tanh32
 
 
-@kernel
+@inlined
+def copy_(y: Any, x: Any) -> None:
+    """``y = x``, for rows that do not overlap; Numba's own assignment may copy x first, lest they do."""
+    for i in range(y.shape[0]):
+        y[i] = x[i]
+
+
+@inlined
+def fill_(x: Any, value: Any) -> None:
+    """``x = value``, for a row."""
+    for i in range(x.shape[0]):
+        x[i] = value
+
+
+@inlined
 def tanh_(x: Any) -> None:
     """``x = tanh(x)``, for a row."""
     for i in range(x.shape[0]):
         x[i] = tanh(x[i])
 
 
-@kernel
+@inlined
 def sigmoid_(x: Any) -> None:
     """``x = sigmoid(x)``, for a row."""
     half = x.dtype.type(0.5)
@@ -225,7 +285,7 @@ def sigmoid_(x: Any) -> None:
         x[i] = half + half * tanh(half * x[i])
 
 
-@kernel
+@inlined
 def _add_product_of_two(y0: Any, y1: Any, x0: Any, x1: Any, M: Any) -> None:
     """:func:`add_product` for two rows."""
     K, N = M.shape
@@ -257,7 +317,7 @@ def _add_product_of_two(y0: Any, y1: Any, x0: Any, x1: Any, M: Any) -> None:
         i += LANES
 
 
-@kernel
+@inlined
 def add_product(y: Any, x: Any, M: Any) -> None:
     """``y += x M``: y ``[S, N]``, x ``[S, K]``, M ``[K, N]``, with N a multiple of ``LANES``."""
     K, N = M.shape
@@ -299,7 +359,7 @@ def add_product(y: Any, x: Any, M: Any) -> None:
             store(y3, i, a3)
 
 
-@kernel
+@inlined
 def add_matvec(W: Any, x: Any, y: Any) -> None:
     """``y += W x``."""
     for i in range(0, W.shape[0], 4):
@@ -308,13 +368,10 @@ def add_matvec(W: Any, x: Any, y: Any) -> None:
             v = load(x, j)
             a, b = fma(load(W[i], j), v, a), fma(load(W[i + 1], j), v, b)
             c, d = fma(load(W[i + 2], j), v, c), fma(load(W[i + 3], j), v, d)
-        y[i] += total(a)
-        y[i + 1] += total(b)
-        y[i + 2] += total(c)
-        y[i + 3] += total(d)
+        add_totals(y, i, a, b, c, d)
 
 
-@kernel
+@inlined
 def add_matvec_transposed(W: Any, x: Any, y: Any) -> None:
     """``y += W^T x``."""
     for i in range(0, W.shape[0], 4):
@@ -324,7 +381,7 @@ def add_matvec_transposed(W: Any, x: Any, y: Any) -> None:
             store(y, j, fma(c, load(W[i + 2], j), fma(d, load(W[i + 3], j), v)))
 
 
-@kernel
+@inlined
 def times_derivative(g: Any, z: Any) -> None:
     """``g *= 1 - z^2``: back through ``z = tanh(.)``."""
     one = z.dtype.type(1)
