@@ -90,7 +90,7 @@ def main(options: Options) -> None:
 def kills(options: Options, folder: Path) -> dict[str, Any]:
     """Kill and resume runs until there have been as many kills as asked for."""
     rng = random.Random(options.seed)
-    settings = [(agent, algorithm, env) for env in ("maze", "cartpole") for algorithm in ALGORITHMS for agent in options.agents]
+    settings = [(agent, algorithm, env) for agent in options.agents for algorithm in ALGORITHMS for env in ("maze", "cartpole")]
     rows = [{"agent": a, "algorithm": b, "env": c, "runs": 0, "kills": 0, "identical": 0} for a, b, c in settings]
     whole: dict[int, tuple[Path, float]] = {}
     failures: list[str] = []
