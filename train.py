@@ -21,6 +21,7 @@ from experiments.command_line import InterruptedRun, UsageError, check_range, ke
 from experiments.report import report
 from experiments.run import MAX_SEED, Run, check_unchanged, load_model, new_directory, read_progress
 from mnm_rl import TrainingDivergedError
+from mnm_rl.algorithms import distributed
 from mnm_rl.callbacks import AtomicCheckpoints, EpisodeMeans, ProgressBar, StopOnSignal, checkpoints, save_atomically
 
 AgentT = TypeVar("AgentT", bound=Agent)
@@ -60,6 +61,10 @@ def main(args: Sequence[str]) -> None:
     agent, options = parse_options(args)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    try:
+        distributed.join(options.device)  # torchrun: each process trains with its share of the environments, the first one writes
+    except ValueError as error:
+        raise UsageError(f"--device {options.device}: {error}") from None
 
     # What to train, and where to keep it.
     if options.resume is None:
@@ -73,44 +78,47 @@ def main(args: Sequence[str]) -> None:
         )
     else:
         run = Run.load_unfinished(options.resume, agent)
-    env = run.make_env(run.n_envs, run.hyperparameters.reward_scale)
+    env = run.make_env(run.own_envs, run.hyperparameters.reward_scale)
     model = run.build(env, options.device)
     if options.resume is None:
-        directory = new_directory(options.out, run)
-        run.save(directory)
+        directory = distributed.from_first(lambda: new_directory(options.out, run))
+        if distributed.is_first():
+            run.save(directory)
     else:
         directory = options.resume
         configured, model = model, load_model(run, checkpoints(directory / "checkpoints")[-1], env, options.device)
         check_unchanged(model, configured, directory)
         model.set_random_seed((run.seed + model.num_timesteps) % MAX_SEED)  # other episodes than those it has seen
-    print(
-        f"{agent} on {run.env}, {sum(p.numel() for p in model.policy.parameters()):,} parameters, in {directory}", file=sys.stderr
-    )
+    if distributed.is_first():
+        size = f"{sum(p.numel() for p in model.policy.parameters()):,} parameters"
+        print(f"{agent} on {run.env}, {size}, in {directory}", file=sys.stderr)
 
     # Logs: progress.csv and TensorBoard events, both in the run directory. A resumed run repeats its table first.
-    history = read_progress(directory, up_to=model.num_timesteps)
-    table = CSVOutputFormat(str(directory / "progress.csv"))
-    for row in history:
-        table.write(row, {}, 0)
-    logger = Logger(str(directory), [table, TensorBoardOutputFormat(str(directory))])
+    logger = Logger(str(directory), [])
+    if distributed.is_first():
+        history = read_progress(directory, up_to=model.num_timesteps)
+        table = CSVOutputFormat(str(directory / "progress.csv"))
+        for row in history:
+            table.write(row, {}, 0)
+        logger.output_formats += [table, TensorBoardOutputFormat(str(directory))]
     model.set_logger(logger)
 
     # Train.
-    again = f"python train.py {agent} --resume {directory}"
+    again = f"{distributed.launcher()} train.py {agent} --resume {directory}"
     goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
     progress, stop, before = ProgressBar(goals), StopOnSignal(), model.num_timesteps
     saver = AtomicCheckpoints(directory / "checkpoints", options.checkpoint_interval)
     try:
         model.learn(
             max(0, run.total_timesteps - model.num_timesteps),
-            callback=[goals, progress, saver, stop],
+            callback=[goals, *([progress] if distributed.is_first() else []), saver, stop],
             log_interval=1,
             reset_num_timesteps=options.resume is None,
         )
     except (TrainingDivergedError, OSError):
         raise  # going on would diverge again, or find the disk as full
     except Exception as error:
-        if model.num_timesteps > before:
+        if model.num_timesteps > before and distributed.is_first():
             saver.save()
             error.add_note(f"saved; go on with: {again}")
         raise
@@ -118,6 +126,8 @@ def main(args: Sequence[str]) -> None:
         progress.close()
         stop.restore()
         logger.close()
+    if not distributed.is_first():
+        return
     if stop.stopped:
         saver.save()
         raise InterruptedRun(f"saved at {model.num_timesteps:,} of {run.total_timesteps:,} steps; go on with: {again}")

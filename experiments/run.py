@@ -25,6 +25,7 @@ import envs  # noqa: F401  (registers the mazes)
 from agents import AGENTS, Agent
 from experiments.command_line import RunError, UsageError, first_line
 from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
+from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.callbacks import checkpoints
 
@@ -65,6 +66,15 @@ class Run:
         """The environment and its arguments in one name, such as ``mnm/Maze-v0 size=13``."""
         return " ".join([self.env, *(f"{key}={str(value).replace(chr(10), '/')}" for key, value in self.env_kwargs.items())])
 
+    @property
+    def own_envs(self) -> int:
+        """How many of the environments this process has, where several share the training.
+
+        Raises:
+            UsageError: if the shares would not be equal.
+        """
+        return _share(self.n_envs, "the environments")
+
     def make_env(self, n_envs: int, reward_scale: float = 1.0) -> GymnasiumVecEnv:
         """The environments, ``n_envs`` at once; returns in ``info["episode"]`` are before scaling.
 
@@ -99,9 +109,12 @@ class Run:
         del arguments["reward_scale"]  # the environment's
         arguments["n_steps"] = arguments["n_steps"] or horizon
         adam = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": arguments.pop("adam_eps")}}
-        n_minibatches = min(arguments.pop("n_minibatches"), env.num_envs)
+        n_envs = env.num_envs * distributed.world_size()
+        n_minibatches = min(arguments.pop("n_minibatches"), n_envs)
         if self.hyperparameters.algorithm == "ppo":
-            arguments["batch_size"] = arguments["n_steps"] * -(-env.num_envs // n_minibatches)
+            of_minibatch = -(-n_envs // n_minibatches)
+            _share(of_minibatch, "the environments of a minibatch")
+            arguments["batch_size"] = arguments["n_steps"] * of_minibatch
         else:
             del arguments["n_epochs"], arguments["clip_range"]
         algorithm = ALGORITHMS[self.hyperparameters.algorithm]
@@ -160,6 +173,13 @@ class Run:
         if not checkpoints(directory / "checkpoints"):
             raise UsageError(f"{directory} has no checkpoint to resume from: its training was stopped before the first one")
         return run
+
+
+def _share(total: int, what: str) -> int:
+    try:
+        return distributed.share(total, what)
+    except ValueError as error:
+        raise UsageError(f"{error}; choose other --n-envs, or another --nproc-per-node") from None
 
 
 def new_directory(out: Path | None, run: Run) -> Path:

@@ -16,6 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from mnm_rl.algorithms import distributed
+
 
 def save_atomically(model: BaseAlgorithm, path: Path) -> None:
     """Save a model so that ``path`` holds, at every moment, either what it held before or the whole new file.
@@ -61,7 +63,9 @@ class AtomicCheckpoints(BaseCallback):
         return True
 
     def save(self) -> None:
-        """Write a checkpoint now, and drop the oldest beyond ``keep``."""
+        """Write a checkpoint now, and drop the oldest beyond ``keep``. Of several processes the first writes."""
+        if not distributed.is_first():
+            return
         save_atomically(self.model, self.directory / f"step-{self.model.num_timesteps:012d}.zip")
         self._saved = self.model.num_timesteps
         for old in checkpoints(self.directory)[: -self.keep]:
@@ -76,22 +80,28 @@ def checkpoints(directory: Path) -> list[Path]:
 class StopOnSignal(BaseCallback):
     """End the training cleanly, after the current step, on Ctrl-C or SIGTERM. A second Ctrl-C interrupts at once.
 
+    Several processes that share a training stop together, after the first step of a rollout.
+
     Attributes:
         stopped: whether a signal came.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stopped = False
+        self.stopped = self._asked = False
         self._before: dict[signal.Signals, Any] = {}
 
     def _on_training_start(self) -> None:
         self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped:
+        if self._asked:
             raise KeyboardInterrupt
-        self.stopped = True
+        self._asked = True
+        self.stopped = not distributed.is_joined()
+
+    def _on_rollout_start(self) -> None:
+        self.stopped = distributed.any_process(self._asked)
 
     def _on_step(self) -> bool:
         return not self.stopped

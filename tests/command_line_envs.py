@@ -1,5 +1,7 @@
 """Environments that the command line imports by name, as in ``--env command_line_envs:mnm-test/Counting-v0``."""
 
+import os
+import signal
 from typing import Any
 
 import gymnasium as gym
@@ -41,6 +43,18 @@ class BrokenAtReset(Counting):
         return obs * np.nan, info
 
 
+class Deadly(Counting):
+    """Kills the second of the processes that train in it, in the step that ``MNM_TEST_DEADLY_STEP`` names."""
+
+    steps = 0
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        if os.environ.get("RANK") == "1" and str(self.steps) == os.environ.get("MNM_TEST_DEADLY_STEP"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
 class Text(Counting):
     """Observes text, which no agent can use."""
 
@@ -51,6 +65,7 @@ class Text(Counting):
 
 gym.register("mnm-test/Counting-v0", Counting)
 gym.register("mnm-test/Text-v0", Text)
+gym.register("mnm-test/Deadly-v0", Deadly)
 gym.register("mnm-test/NanReward-v0", Breaking, kwargs={"what": "nan reward"})
 gym.register("mnm-test/NanObservation-v0", Breaking, kwargs={"what": "nan observation"})
 gym.register("mnm-test/HugeReward-v0", Breaking, kwargs={"what": "huge reward"})
