@@ -7,22 +7,32 @@ if __name__ == "__main__":  # the imports take seconds: until run_main takes ove
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 import torch
 import tyro
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
 from agents import AGENTS, Agent
 from experiments.command_line import InterruptedRun, UsageError, check_range, key_values, parse, run_main
+from experiments.logs import ProgressTable, cut_events
 from experiments.report import report
-from experiments.run import MAX_SEED, Run, check_unchanged, load_model, new_directory, read_progress
+from experiments.run import MAX_SEED, Run, check_unchanged, load_model, new_directory
 from mnm_rl import TrainingDivergedError
 from mnm_rl.algorithms import distributed
-from mnm_rl.callbacks import AtomicCheckpoints, EpisodeMeans, ProgressBar, StopOnSignal, checkpoints, save_atomically
+from mnm_rl.callbacks import (
+    AtomicCheckpoints,
+    EpisodeMeans,
+    NotSavedError,
+    ProgressBar,
+    StopOnSignal,
+    StoppedTraining,
+    checkpoints,
+    save_atomically,
+)
 
 AgentT = TypeVar("AgentT", bound=Agent)
 
@@ -44,8 +54,8 @@ class Options(Generic[AgentT]):
     """Run directory (default: runs/<env>/<agent>/seed<S>-<date>)."""
     resume: Path | None = None
     """Go on with an unfinished run from its last checkpoint, with its own settings."""
-    checkpoint_interval: int = 250_000
-    """Environment steps between two checkpoints."""
+    checkpoint_interval: int | None = None
+    """Environment steps between two checkpoints; at each, all environments begin new episodes (default: 250,000)."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where the model is (small recurrent models are fastest on the CPU)."""
     threads: int | None = None
@@ -75,9 +85,11 @@ def main(args: Sequence[str]) -> None:
             total_timesteps=options.total_timesteps,
             n_envs=options.n_envs,
             seed=options.seed,
+            checkpoint_interval=options.checkpoint_interval or 250_000,
         )
     else:
         run = Run.load_unfinished(options.resume, agent)
+        run = replace(run, checkpoint_interval=options.checkpoint_interval or run.checkpoint_interval)
     env = run.make_env(run.own_envs, run.hyperparameters.reward_scale)
     model = run.build(env, options.device)
     if options.resume is None:
@@ -88,26 +100,26 @@ def main(args: Sequence[str]) -> None:
         directory = options.resume
         configured, model = model, load_model(run, checkpoints(directory / "checkpoints")[-1], env, options.device)
         check_unchanged(model, configured, directory)
-        model.set_random_seed((run.seed + model.num_timesteps) % MAX_SEED)  # other episodes than those it has seen
+        if options.checkpoint_interval is not None and distributed.is_first():
+            run.save(directory)
     if distributed.is_first():
         size = f"{sum(p.numel() for p in model.policy.parameters()):,} parameters"
         print(f"{agent} on {run.env}, {size}, in {directory}", file=sys.stderr)
 
-    # Logs: progress.csv and TensorBoard events, both in the run directory. A resumed run repeats its table first.
+    # Logs: progress.csv and TensorBoard events, both in the run directory. Those of a resumed run end at its checkpoint.
     logger = Logger(str(directory), [])
     if distributed.is_first():
-        history = read_progress(directory, up_to=model.num_timesteps)
-        table = CSVOutputFormat(str(directory / "progress.csv"))
-        for row in history:
-            table.write(row, {}, 0)
+        table = ProgressTable(directory / "progress.csv", up_to=model.num_timesteps)
+        cut_events(directory, up_to=model.num_timesteps)
         logger.output_formats += [table, TensorBoardOutputFormat(str(directory))]
     model.set_logger(logger)
 
     # Train.
-    again = f"{distributed.launcher()} train.py {agent} --resume {directory}"
+    same = [f" --{name} {getattr(options, name)}" for name in ("device", "threads") if getattr(options, name) not in (None, "cpu")]
+    again = f"go on with: {distributed.launcher()} train.py {agent} --resume {directory}{''.join(same)}"
     goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
-    progress, stop, before = ProgressBar(goals), StopOnSignal(), model.num_timesteps
-    saver = AtomicCheckpoints(directory / "checkpoints", options.checkpoint_interval)
+    progress, stop = ProgressBar(goals), StopOnSignal()
+    saver = AtomicCheckpoints(directory / "checkpoints", run.checkpoint_interval)
     try:
         model.learn(
             max(0, run.total_timesteps - model.num_timesteps),
@@ -115,12 +127,20 @@ def main(args: Sequence[str]) -> None:
             log_interval=1,
             reset_num_timesteps=options.resume is None,
         )
-    except (TrainingDivergedError, OSError):
+    except StoppedTraining:
+        saver.save()
+        if not distributed.is_first():
+            return
+        raise InterruptedRun(f"saved at {model.num_timesteps:,} of {run.total_timesteps:,} steps; {again}") from None
+    except (TrainingDivergedError, NotSavedError):
         raise  # going on would diverge again, or find the disk as full
     except Exception as error:
-        if model.num_timesteps > before and distributed.is_first():
-            saver.save()
-            error.add_note(f"saved; go on with: {again}")
+        if stop.at_once:
+            raise KeyboardInterrupt from error  # it came out of compiled code as another exception
+        if distributed.is_first() and model.num_timesteps > 0 and saver.save_before_rollout():
+            error.add_note(f"saved; {again}")
+        elif isinstance(error, distributed.LostProcessError) and checkpoints(saver.directory):
+            error.add_note(again)
         raise
     finally:
         progress.close()
@@ -128,9 +148,6 @@ def main(args: Sequence[str]) -> None:
         logger.close()
     if not distributed.is_first():
         return
-    if stop.stopped:
-        saver.save()
-        raise InterruptedRun(f"saved at {model.num_timesteps:,} of {run.total_timesteps:,} steps; go on with: {again}")
     save_atomically(model, directory / "model.zip")
 
     # Show what came of it.

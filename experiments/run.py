@@ -1,10 +1,7 @@
 """One training run: what is trained on what, and the directory that it is kept in."""
 
-import contextlib
-import csv
 import dataclasses
 import json
-import math
 import platform
 import time
 import zipfile
@@ -12,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
+from textwrap import shorten
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -24,10 +22,11 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
 import envs  # noqa: F401  (registers the mazes)
 from agents import AGENTS, Agent
 from experiments.command_line import RunError, UsageError, first_line
+from experiments.logs import read_rows
 from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
-from mnm_rl.callbacks import checkpoints
+from mnm_rl.callbacks import UNFINISHED, checkpoints, replacing
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy takes."""
@@ -48,11 +47,13 @@ class Run:
     total_timesteps: int
     n_envs: int
     seed: int
+    checkpoint_interval: int = 250_000
 
     def __post_init__(self) -> None:
         _check_types(self.hyperparameters)
         _check_types(self)
-        for name, low, high in (("total_timesteps", 1, 2**53), ("n_envs", 1, 2**20), ("seed", 0, MAX_SEED)):
+        ranges = {"total_timesteps": (1, 2**53), "n_envs": (1, 2**20), "seed": (0, MAX_SEED), "checkpoint_interval": (1, 2**53)}
+        for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} cannot be {getattr(self, name)}")
 
@@ -127,7 +128,11 @@ class Run:
             raise UsageError(f"{self.agent} cannot be trained on {self.env}: {first_line(error)}") from error
 
     def save(self, directory: Path) -> None:
-        """Write ``config.json``."""
+        """Write ``config.json``, whole or not at all.
+
+        Raises:
+            NotSavedError: if it cannot be written.
+        """
         versions = {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -135,7 +140,8 @@ class Run:
             "stable_baselines3": stable_baselines3.__version__,
         }
         config = {"agent": self.agent} | dataclasses.asdict(self) | {"versions": versions}
-        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        with replacing(directory / "config.json") as file:
+            file.write((json.dumps(config, indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, directory: Path) -> "Run":
@@ -171,7 +177,10 @@ class Run:
         if (directory / "model.zip").exists():
             raise UsageError(f"{directory} holds a finished run: there is nothing to resume")
         if not checkpoints(directory / "checkpoints"):
-            raise UsageError(f"{directory} has no checkpoint to resume from: its training was stopped before the first one")
+            raise UsageError(
+                f"{directory} has no checkpoint to resume from: its training was stopped before the first one; start it again, "
+                f"with --out {directory} and the options that it had"
+            )
         return run
 
 
@@ -190,33 +199,34 @@ def new_directory(out: Path | None, run: Run) -> Path:
     """
     if out is None:
         out = Path("runs") / run.env.replace(":", "-") / run.agent / f"seed{run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if out.is_file():
-        raise UsageError(f"--out {out} is a file; name a directory")
-    if (out / "model.zip").exists():
-        raise UsageError(f"{out} holds a finished run; give --out another name")
-    if (out / "config.json").exists():
-        raise UsageError(f"{out} holds an unfinished run; continue it with --resume {out}, or give --out another name")
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty; give --out another name")
     try:
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out {out} is a file; name a directory")
+        if (out / "model.zip").exists():
+            raise UsageError(f"{out} holds a finished run; give --out another name")
+        if checkpoints(out / "checkpoints"):
+            raise UsageError(f"{out} holds an unfinished run; continue it with --resume {out}, or give --out another name")
         out.mkdir(parents=True, exist_ok=True)
+        left = [path for path in out.iterdir() if not _is_of_a_run(path)]
+        if left:
+            raise UsageError(f"{out} is not empty; give --out another name")
+        for path in out.iterdir():  # of a run that was stopped before its first checkpoint
+            if path.name != "checkpoints":
+                path.unlink()
     except OSError as error:
-        raise UsageError(f"cannot make the directory --out {out}: {error.strerror}") from error
+        raise UsageError(f"cannot make the directory --out {shorten(str(out), 100)}: {error.strerror}") from error
     return out
 
 
-def read_progress(directory: Path, up_to: float = math.inf) -> list[dict[str, float]]:
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a run writes a file of this name before its first checkpoint."""
+    names = {"config.json", "progress.csv", "error.log", "config" + UNFINISHED, "progress" + UNFINISHED}
+    return path.name in names or path.name.startswith("events.out.tfevents.") or path.name == "checkpoints"
+
+
+def read_progress(directory: Path) -> list[dict[str, float]]:
     """The rows of a run's ``progress.csv``, none where there is no such file; without those that a crash has garbled."""
-    path = directory / "progress.csv"
-    if not path.exists():
-        return []
-    rows: list[dict[str, float]] = []
-    for row in csv.DictReader(path.read_text(errors="replace").replace("\0", "").splitlines()):
-        with contextlib.suppress(ValueError, TypeError):
-            numbers = {key: float(value) for key, value in row.items() if key and value}
-            if (rows[-1]["time/total_timesteps"] if rows else 0) < numbers.get("time/total_timesteps", 0) <= up_to:
-                rows.append(numbers)
-    return rows
+    return [{column: float(cell) for column, cell in row.items()} for row in read_rows(directory / "progress.csv")]
 
 
 def newest_model(directory: Path) -> Path:

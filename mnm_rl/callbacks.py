@@ -3,9 +3,14 @@
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from datetime import timedelta
+from io import BufferedIOBase
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,59 +22,165 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from mnm_rl.algorithms import distributed
+from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+"""The signals that end a training: Ctrl-C, and what a cluster or ``kill`` sends."""
+
+UNFINISHED = ".unfinished"
+"""What the name of a file ends in while it is written."""
+
+EPISODE_VALUES = "_episode_values"
+"""The attribute of a model in which :class:`EpisodeMeans` keeps its numbers, by key."""
+
+
+class NotSavedError(OSError):
+    """A file could not be written, for example because the disk is full; its name is in the message."""
 
 
 def save_atomically(model: BaseAlgorithm, path: Path) -> None:
     """Save a model so that ``path`` holds, at every moment, either what it held before or the whole new file.
 
     Raises:
-        OSError: if the file cannot be written, for example on a full disk; ``path`` is then as it was.
+        NotSavedError: if the file cannot be written, for example on a full disk; ``path`` is then as it was.
     """
-    unfinished = path.with_suffix(".unfinished")
+    with replacing(path) as file:
+        model.save(file)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BufferedIOBase]:
+    """A file to write, which takes the place of ``path`` when it is whole. Signals wait until then: an exception amid the writing
+    may come out of PyTorch as another one.
+
+    Raises:
+        NotSavedError: if the file cannot be written; ``path`` is then as it was.
+    """
+    unfinished = path.with_suffix(UNFINISHED)
+    with _signals_held_back():
+        try:
+            with open(unfinished, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except (OSError, RuntimeError) as error:
+            of_the_disk = _os_error(error)
+            if of_the_disk is None:
+                raise
+            raise NotSavedError(of_the_disk.errno, of_the_disk.strerror or str(of_the_disk), str(path)) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The OSError that another exception came from, as PyTorch raises a RuntimeError where a file cannot be written."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in STOPPING}
     try:
-        with open(unfinished, "w+b") as file:
-            model.save(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        yield
     finally:
-        unfinished.unlink(missing_ok=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 class AtomicCheckpoints(BaseCallback):
-    """Keep the last checkpoints of a training, each written atomically between two updates.
+    """Keep the last checkpoints of a training, each written atomically between two updates, from which it can be repeated.
+
+    A checkpoint does not hold the environments. So it is a boundary of the training itself, interrupted or not: where one is due,
+    every random generator is seeded anew, from the model's seed and the step, and all environments begin new episodes. Going on
+    from the file does the same, and repeats the rest of the training to the bit. Between two checkpoints, a rollout after which
+    all episodes have ended is followed by the same, which costs nothing: a training that is stopped there can be repeated as
+    well. Models without a seed, and algorithms of other libraries, go on with their episodes.
 
     Files are named ``step-<steps>.zip`` and are loaded with the algorithm's ``load``.
 
     Args:
         directory: where they go; made if missing.
-        interval: environment steps between two checkpoints.
+        interval: environment steps between two checkpoints; they are due at the end of the rollout in which the number of steps
+            reaches a multiple of it.
         keep: how many to keep.
     """
 
     def __init__(self, directory: Path, interval: int, keep: int = 2) -> None:
         super().__init__()
         self.directory, self.interval, self.keep = directory, interval, keep
+        self._collecting = False
 
     def _on_training_start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._saved = self.num_timesteps
+        for unfinished in self.directory.glob(f"*{UNFINISHED}"):  # of a process that was killed
+            unfinished.unlink(missing_ok=True)
+        self._boundary = self.num_timesteps
+        self._remember_episodes()
+        if self.num_timesteps > 0:
+            if isinstance(self.model, RecurrentOnPolicyAlgorithm):
+                self.model.record_unlogged()
+            self._begin_episodes()
 
     def _on_rollout_start(self) -> None:
-        if self.num_timesteps - self._saved >= self.interval:
+        due = self.num_timesteps // self.interval > self._boundary // self.interval
+        if due:
             self.save()
+        if due or (self.num_timesteps > self._boundary and np.all(self.model._last_episode_starts)):
+            self._begin_episodes()
+        self._boundary, self._collecting = self.num_timesteps, True
+        self._remember_episodes()
 
     def _on_step(self) -> bool:
         return True
 
+    def _on_rollout_end(self) -> None:
+        self._collecting = False
+
+    def _begin_episodes(self) -> None:
+        if isinstance(self.model, RecurrentOnPolicyAlgorithm) and self.model.seed is not None:
+            mixed = np.random.SeedSequence((self.model.seed, self.num_timesteps)).generate_state(1)
+            self.model.begin_episodes(int(mixed[0]) >> 1)  # room for a seed of each environment
+
+    def _remember_episodes(self) -> None:
+        kept = ("ep_info_buffer", "ep_success_buffer", EPISODE_VALUES)
+        self._episodes = {name: deepcopy(vars(self.model)[name]) for name in kept if name in vars(self.model)}
+
     def save(self) -> None:
-        """Write a checkpoint now, and drop the oldest beyond ``keep``. Of several processes the first writes."""
+        """Write a checkpoint now, between two rollouts, and drop the oldest beyond ``keep``. Of several processes the first writes.
+
+        Raises:
+            NotSavedError: if it cannot be written.
+        """
         if not distributed.is_first():
             return
         save_atomically(self.model, self.directory / f"step-{self.model.num_timesteps:012d}.zip")
-        self._saved = self.model.num_timesteps
         for old in checkpoints(self.directory)[: -self.keep]:
             old.unlink()
+
+    def save_before_rollout(self) -> bool:
+        """Write a checkpoint of the training as it was when the rollout began in which, for example, an environment failed.
+
+        Returns:
+            False, without a checkpoint, if no rollout was under way: its update may have been done in part.
+
+        Raises:
+            NotSavedError: if it cannot be written.
+        """
+        if self._collecting:
+            self.model.num_timesteps = self._boundary
+            vars(self.model).update(self._episodes)
+            self.save()
+        return self._collecting
 
 
 def checkpoints(directory: Path) -> list[Path]:
@@ -77,34 +188,44 @@ def checkpoints(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-*.zip"))
 
 
-class StopOnSignal(BaseCallback):
-    """End the training cleanly, after the current step, on Ctrl-C or SIGTERM. A second Ctrl-C interrupts at once.
+class StoppedTraining(Exception):
+    """The training was ended by a signal, after an update."""
 
-    Several processes that share a training stop together, after the first step of a rollout.
+
+class StopOnSignal(BaseCallback):
+    """End the training on Ctrl-C or SIGTERM with a :class:`StoppedTraining`, after the update that follows the current rollout.
+
+    Another signal, a second or more after the first, interrupts at once with a KeyboardInterrupt.
+
+    Several processes that share a training stop together, whichever the signal reaches.
 
     Attributes:
         stopped: whether a signal came.
+        at_once: whether a second one came.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stopped = self._asked = False
+        self.stopped = self.at_once = False
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def _on_training_start(self) -> None:
-        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._stop) for number in STOPPING}
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if not self.stopped:
+            self.stopped, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since >= 1:  # else it is the same wish: Ctrl-C in a shell that passes SIGTERM on
+            self.at_once = True
             raise KeyboardInterrupt
-        self._asked = True
-        self.stopped = not distributed.is_joined()
 
     def _on_rollout_start(self) -> None:
-        self.stopped = distributed.any_process(self._asked)
+        if distributed.any_process(self.stopped):
+            raise StoppedTraining
 
     def _on_step(self) -> bool:
-        return not self.stopped
+        return True
 
     def restore(self) -> None:
         """Put the signal handlers back that were there before."""
@@ -114,6 +235,8 @@ class StopOnSignal(BaseCallback):
 
 class EpisodeMeans(BaseCallback):
     """Log ``rollout/<key>``, the mean of a number that the environment's ``info`` holds at the end of an episode.
+
+    The model keeps the numbers, and saves them: a loaded model goes on with the mean of the episodes that it had played.
 
     Args:
         key: the name in ``info``, such as ``"goals"``; nothing is logged for environments that do not have it.
@@ -129,6 +252,12 @@ class EpisodeMeans(BaseCallback):
     def mean(self) -> float | None:
         """The mean over the last episodes, None before the first one."""
         return float(np.mean(self._values)) if self._values else None
+
+    def _on_training_start(self) -> None:
+        kept = vars(self.model).setdefault(EPISODE_VALUES, {})
+        if self.num_timesteps > 0 and not self._values:
+            self._values.extend(kept.get(self.key, ()))
+        kept[self.key] = self._values
 
     def _on_step(self) -> bool:
         if self.locals["dones"].any():

@@ -12,15 +12,17 @@ from tests.counting import Counting
 
 
 class Breaking(Counting):
-    """Goes wrong in its tenth step."""
+    """Goes wrong in its tenth step, over all its episodes."""
 
     def __init__(self, what: str, render_mode: str | None = None) -> None:
         super().__init__(length=1000)
         self.what = what
+        self.steps = 0
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = super().step(action)
-        if self.t >= 10:
+        self.steps += 1
+        if self.steps >= 10:
             if self.what == "raises":
                 raise ZeroDivisionError("the ball is gone")
             if self.what == "nan observation":

@@ -428,7 +428,7 @@ def test_a_run_that_diverges_or_breaks_says_why_and_keeps_its_checkpoint(env: st
     of_the_environment = env == "Raises-v0"
     assert (f"saved; go on with: python train.py lstm --resume {run}" in message) == of_the_environment
     steps = RecurrentPPO.load(checkpoints(run / "checkpoints")[-1], device="cpu").num_timesteps
-    assert steps == (18 if of_the_environment else 16)
+    assert steps == 16  # the end of the last rollout
     assert (run / "error.log").exists() == of_the_environment
 
 

@@ -1,7 +1,10 @@
 """Models as files: save and load, and export and from_pretrained, which runs no code from the files."""
 
 import json
+import os
 import pickle
+import resource
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,10 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
+from agents import AGENTS
 from mnm_rl import OtherSpacesError, RecurrentA2C, __version__
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
+from mnm_rl.algorithms.pretrained import _shapes, _wanted_shapes
 from tests.counting import Counting, Random, Recall
 from tests.policies import ROUNDING, small
 
@@ -315,3 +320,99 @@ def test_an_image_policy_shares_its_extractor_and_is_exported_once(tmp_path: Pat
     again = RecurrentA2C.from_pretrained(tmp_path, device="cpu")
     assert again.policy.pi_features_extractor is again.policy.features_extractor
     np.testing.assert_array_equal(trained.policy.parameters_to_vector(), again.policy.parameters_to_vector())
+
+
+LARGE_DESCRIPTIONS: list[dict[str, Any]] = [
+    {"policy_kwargs": {"hidden_size": 20_000}},
+    {"policy_kwargs": {"hidden_size": 10**15}},
+    {"policy_kwargs": {"hidden_size": 6, "memory_layers": 10**9}},
+    {"policy_kwargs": {"hidden_size": 6, "core_layers": 10**9}},
+    {"policy_kwargs": {"hidden_size": 6, "heads": 10**9}},
+    {"policy_kwargs": {"hidden_size": 6, "net_arch": [10**6, 10**6]}},
+    {"observation_space": {"kind": "Box", "shape": [300_000_000], "dtype": "float32", "low": 0, "high": 1}},
+    {"observation_space": {"kind": "Box", "shape": [4], "dtype": "U99999999", "low": "a", "high": "b"}},
+    {"observation_space": {"kind": "MultiBinary", "n": 10**12}},
+    {"observation_space": {"kind": "Discrete", "n": 10**12}},
+    {"action_space": {"kind": "Discrete", "n": 10**12}},
+    {"action_space": {"kind": "MultiDiscrete", "nvec": [10**12], "start": [0]}},
+    {"algorithm": {"n_steps": 10**15}},
+]
+
+
+@pytest.mark.parametrize("change", LARGE_DESCRIPTIONS, ids=lambda change: str(change)[:60])
+def test_a_description_takes_no_more_memory_and_time_than_the_weights(change: dict[str, Any], tmp_path: Path) -> None:
+    model().export(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    before, since = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(ValueError, match=r"(config\.json|model\.safetensors) "):
+        RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+    assert time.process_time() - since < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "mnm-g", "mnm-p", "deltanet", "plastic", "rnn", "salu", "ntm"])
+def test_every_core_can_be_described_without_memory(name: str, tmp_path: Path) -> None:
+    """Or else its exports could not be checked before they are built."""
+    agent = AGENTS[name]()
+    arguments = agent.arguments()
+    of_core = {
+        key: arguments[key] for key in ("init", "write_rule", "heads", "replay", "rule", "memory_layers") if key in arguments
+    }
+    trained = RecurrentA2C(agent.policy, make_vec_env(Recall), policy_kwargs={"hidden_size": 6, **of_core}, device="cpu")
+    trained.export(tmp_path)
+    shapes = _shapes(tmp_path / "model.safetensors")
+    wanted = _wanted_shapes(trained, may_fail=False)
+    assert wanted.items() <= shapes.items()
+    assert sum(map(np.prod, wanted.values())) > 0.9 * sum(map(np.prod, shapes.values()))
+
+
+def test_weights_that_are_not_a_file_are_refused(tmp_path: Path) -> None:
+    """Reading a FIFO would wait for a writer."""
+    model().export(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    os.mkfifo(weights)
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a file"):
+        RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+    weights.unlink()
+    weights.mkdir()
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a file"):
+        RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+    weights.rmdir()
+    for damaged in (b"", whole[:100], whole[:-100], b"\xff" * 8 + whole[8:]):
+        weights.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"model\.safetensors does not fit config\.json or is damaged"):
+            RecurrentA2C.from_pretrained(tmp_path, device="cpu")
+
+
+def test_a_damaged_file_is_named(algorithm: Any, tmp_path: Path) -> None:
+    """An empty part, a hole, an end that is missing, and weights that are not numbers."""
+    path = tmp_path / "model.zip"
+    trained = model(algorithm).learn(20)
+    trained.save(path)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    for emptied in ("policy.pth", "policy.optimizer.pth", "data"):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, part in parts.items():
+                archive.writestr(name, b"" if name == emptied else part)
+        with pytest.raises(ValueError, match=r"model\.zip is not a model that mnm_rl"):
+            algorithm.load(path, device="cpu")
+    for i in range(10):
+        start, length = len(whole) * i // 10, len(whole) // 20
+        path.write_bytes(whole[:start] + bytes(length) + whole[start + length :])
+        try:
+            algorithm.load(path, device="cpu")
+        except ValueError as error:
+            assert f"{path} is not a model that mnm_rl" in str(error)  # noqa: PT017  (some holes do no harm)
+    for share in (0.1, 0.5, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match=r"model\.zip is not a model that mnm_rl"):
+            algorithm.load(path, device="cpu")
+    trained.policy.value_net.bias.data.fill_(float("nan"))
+    trained.save(path)
+    with pytest.raises(ValueError, match=r"model\.zip is not a model .*: value_net\.bias of the policy is NaN or infinite"):
+        algorithm.load(path, device="cpu")

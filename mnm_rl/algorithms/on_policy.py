@@ -3,10 +3,8 @@
 import io
 import json
 import math
-import pickle
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +91,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self.normalize_advantage = normalize_advantage
         self.meta_coef = meta_coef
         self._last_state: State | None = None
+        self._unlogged: tuple[dict[str, Any], dict[str, Any]] | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -157,10 +156,16 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 check_same_spaces(env, **json_to_data(both, kwargs.get("custom_objects")))
             if "mnm_rl_version" not in saved:
                 _find_classes_of_version_0_1_0()
-            return super().load(path, env, device, **kwargs)
+            model = super().load(path, env, device, **kwargs)
+            for name, tensor in model.policy.state_dict().items():
+                if not tensor.isfinite().all():
+                    raise ValueError(f"{name} of the policy is NaN or infinite")
+            return model
         except OtherSpacesError:
             raise
-        except _UNREADABLE as error:
+        except Exception as error:  # a damaged pickle may raise anything
+            if isinstance(error, OSError) and error.filename is not None:
+                raise  # there is no such file, or it must not be read
             reason = shorten(str(error), 300) or type(error).__name__
             version = saved.get("mnm_rl_version", "0.1.0, or another library")
             by = f" (saved by version {version})" if saved and version != __version__ else ""
@@ -171,6 +176,39 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         numbered through."""
         before = distributed.rank() * (0 if self.env is None else self.env.num_envs)
         super().set_random_seed(seed if seed is None or before == 0 else (seed + before) % 2**32)
+
+    def begin_episodes(self, seed: int) -> None:
+        """Seed every random generator as :meth:`set_random_seed` does, and begin new episodes in all environments.
+
+        What follows depends on the seed and on what ``save`` keeps alone, where the environments depend on their seeds alone.
+        """
+        assert self.env is not None, "there are no environments"
+        self.set_random_seed(seed)
+        self._last_obs = self.env.reset()  # type: ignore[assignment]
+        _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
+        self._last_episode_starts = np.ones(self.env.num_envs, dtype=bool)
+        self._last_state = None
+
+    def save(self, path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> None:
+        """Save the model, arguments as for every Stable-Baselines3 algorithm, with what was logged since the last row: the figures
+        of an update are written with the next rollout's."""
+        if "_logger" in vars(self):
+            self._unlogged = dict(self.logger.name_to_value), dict(self.logger.name_to_excluded)
+        try:
+            super().save(path, *args, **kwargs)
+        finally:
+            self._unlogged = None
+
+    def record_unlogged(self) -> None:
+        """Log again, in a model that was loaded, what had been logged but not written when it was saved."""
+        values, excluded = self._unlogged or ({}, {})
+        for name, value in values.items():
+            self.logger.record(name, value, tuple(excluded[name]))
+        self._unlogged = None
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log; ``time/iterations`` counts all rollouts, also those before the model was loaded."""
+        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs * distributed.world_size()))
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(*args, **kwargs)
@@ -188,6 +226,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             TrainingDivergedError: if the environment gives a reward or an observation that is NaN or infinite.
         """
         assert self._last_obs is not None, "No previous observation was provided"
+        callback.on_rollout_start()  # which may begin new episodes
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         if self._last_state is None:
@@ -196,7 +235,6 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         trace = self.rollout_buffer.trace = self.policy.core.trace(self._last_state, n_rollout_steps)
         if self.use_sde:
             self._reset_noise()
-        callback.on_rollout_start()
 
         for n_steps in range(n_rollout_steps):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -409,12 +447,6 @@ def _check_observation(observations: Any, space: spaces.Space[Any], step: int, w
 def _check_finite(array: NDArray[Any], what: str, step: int) -> None:
     if (env := not_finite(array)) is not None:
         raise TrainingDivergedError(f"the {what} of environment {env} is NaN or infinite at step {step:,}")
-
-
-_UNREADABLE = (
-    *(ValueError, TypeError, RuntimeError, KeyError, AssertionError, AttributeError, ImportError, EOFError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
-)
 
 
 def _saved_attributes(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:

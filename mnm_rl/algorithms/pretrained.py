@@ -7,6 +7,7 @@ known by its name (:data:`mnm_rl.algorithms.policies.POLICIES`).
 
 import inspect
 import json
+import math
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -44,6 +45,10 @@ _NAMES = {value: name for name, value in _CLASSES.items()}
 _NOT_OF_THE_MODEL = {
     *("self", "policy", "env", "policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "device", "_init_setup_model")
 }
+
+
+_LARGE = 2**22
+"""Numbers that are little memory, whatever the weights are: those of an image of 2048 x 2048, or 16 MB of weights."""
 
 
 class ExportableAlgorithm(OnPolicyAlgorithm):
@@ -117,6 +122,9 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
             env: environments to go on training in, of the same spaces.
             arguments: arguments of the constructor to give anew; ``policy_kwargs`` are added to the model's.
 
+        Nothing is built before the shapes that the description asks for are those of the weights: what it takes of time and memory
+        depends on the size of the files alone.
+
         Raises:
             FileNotFoundError: if one of the files is missing.
             OtherSpacesError: if the model's spaces are not those of ``env``; a ValueError.
@@ -126,6 +134,8 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         directory = Path(directory)
         if not (directory / "config.json").is_file():
             raise FileNotFoundError(f"{directory} holds no exported model: there is no config.json in it")
+        shapes = _shapes(directory / "model.safetensors")
+        n_weights = sum(map(math.prod, shapes.values()))
         unreadable = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError, OverflowError)
         try:
             config = json.loads((directory / "config.json").read_text())
@@ -145,7 +155,12 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
             policy_kwargs: dict[str, Any] = {"optimizer_class": torch.optim.Adam}  # Stable-Baselines3's
             policy_kwargs |= {key: _read(value) for key, value in config["policy_kwargs"].items() if key not in own}
             algorithm = {key: _read(value) for key, value in config["algorithm"].items()}
-            observation_space, action_space = (_read_space(config[key]) for key in ("observation_space", "action_space"))
+            if not issubclass(policy_kwargs.get("optimizer_class", torch.optim.Adam), torch.optim.Optimizer):
+                raise ValueError(f"{policy_kwargs['optimizer_class'].__name__} is no optimizer")
+            _check_counts(policy_kwargs, len(shapes), n_weights)
+            _check_counts(policy_kwargs.get("core_kwargs") or {}, len(shapes), n_weights)
+            most = max(_LARGE, n_weights)
+            observation_space, action_space = (_read_space(config[key], most) for key in ("observation_space", "action_space"))
             num_timesteps = int(config["num_timesteps"])
             if policy not in cls.policy_aliases or (unknown := algorithm.keys() - set(cls.hyperparameters())):
                 what = repr(policy) if policy not in cls.policy_aliases else ", ".join(sorted(unknown))
@@ -167,19 +182,97 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
             model = cls(policy, cast(Any, env), **arguments, _init_setup_model=False)
             if env is None:
                 model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
+            wanted = _wanted_shapes(model, may_fail=bool(not_kept))
+            if (misfit := _misfit(shapes, wanted)) is not None:
+                raise _DoesNotFit(f"{directory / 'model.safetensors'} does not fit config.json or is damaged: {misfit}")
             model._setup_model()
-        except (*unreadable, RuntimeError) as error:
+        except _DoesNotFit:
+            raise
+        except (*unreadable, RuntimeError, MemoryError) as error:
             raise ValueError(f"{directory / 'config.json'} describes a model that cannot be built: {error}") from error
         model.num_timesteps = num_timesteps
         try:
             load_model(model.policy, directory / "model.safetensors")
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{directory} holds no weights: there is no model.safetensors in it") from None
-        except (SafetensorError, RuntimeError) as error:
+        except (SafetensorError, RuntimeError, MemoryError) as error:
             raise ValueError(f"{directory / 'model.safetensors'} does not fit config.json or is damaged: {error}") from error
         if not torch.isfinite(torch.nn.utils.parameters_to_vector(model.policy.parameters())).all():
             raise ValueError(f"{directory / 'model.safetensors'} holds weights that are NaN or infinite")
         return model
+
+
+class _DoesNotFit(ValueError):
+    """The weights are of other shapes than the model that the description is of."""
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes in the header of a safetensors file: the length of a JSON text in 8 bytes, the text, and then the numbers.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is something else.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path.parent} holds no weights: there is no {path.name} in it")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > path.stat().st_size - 8:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        shapes = {name: tuple(map(int, part["shape"])) for name, part in header.items() if name != "__metadata__"}
+        if any(n < 0 for shape in shapes.values() for n in shape):
+            raise ValueError("it has a shape with a negative number")
+        if sum(map(math.prod, shapes.values())) > path.stat().st_size:
+            raise ValueError("it is shorter than its header says")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{path} does not fit config.json or is damaged: {error}") from error
+    return shapes
+
+
+def _check_counts(arguments: dict[str, Any], n_tensors: int, n_weights: int) -> None:
+    """Check the arguments that say how often something is done while a policy is built.
+
+    Raises:
+        ValueError: if the weights are too few for that.
+    """
+    for name, most in {
+        "core_layers": n_tensors,
+        "n_lstm_layers": n_tensors,
+        "memory_layers": n_tensors,
+        "heads": n_weights,
+    }.items():
+        count = arguments.get(name)
+        if isinstance(count, int) and count > most:
+            raise ValueError(f"{name} {count:,} does not fit the weights: {n_weights:,} numbers in {n_tensors} tensors")
+
+
+def _wanted_shapes(model: ExportableAlgorithm, may_fail: bool) -> dict[str, tuple[int, ...]]:
+    """The shapes of a policy's parameters and buffers, found without memory for them; without those that are another's as well.
+    Classes of the user, which may fail without memory, give none."""
+    arguments = {**model.policy_kwargs, "optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            policy = model.policy_class(
+                model.observation_space, model.action_space, lambda _: 0.0, use_sde=model.use_sde, **arguments
+            )
+    except Exception:
+        if may_fail:
+            return {}
+        raise
+    unique = {id(tensor): name for name, tensor in reversed(policy.state_dict(keep_vars=True).items())}
+    return {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items() if name in unique.values()}
+
+
+def _misfit(shapes: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str | None:
+    """What in the wanted shapes is not in the file, None if all is; what is small may be missing, as in older versions."""
+    for name, shape in wanted.items():
+        if name in shapes and shapes[name] != shape:
+            return f"{name} should be {list(shape)}, and is {list(shapes[name])}"
+        if name not in shapes and math.prod(shape) > _LARGE:
+            return f"there is no {name}, which should be {list(shape)}"
+    return None
 
 
 def _describable(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -239,11 +332,18 @@ def _describe_bound(bound: NDArray[Any]) -> Any:
     return numbers[0] if len(set(numbers)) == 1 else numbers
 
 
-def _read_space(space: dict[str, Any]) -> spaces.Space[Any]:
+def _read_space(space: dict[str, Any], most: int) -> spaces.Space[Any]:
+    """A space of at most so many numbers."""
     if space["kind"] == "Dict":
-        return spaces.Dict([(key, _read_space(part)) for key, part in space["spaces"].items()])  # a dict would be sorted
+        return spaces.Dict([(key, _read_space(part, most)) for key, part in space["spaces"].items()])  # a dict would be sorted
+    if space["kind"] in ("Box", "MultiBinary"):
+        n = math.prod(np.atleast_1d(space["shape" if space["kind"] == "Box" else "n"]).tolist())
+        if not 0 <= n <= most:
+            raise ValueError(f"a space of {n:,} numbers does not fit the weights")
     if space["kind"] == "Box":
         shape, dtype = tuple(space["shape"]), np.dtype(space["dtype"])
+        if dtype.kind not in "biuf":
+            raise ValueError(f"a space of {dtype} is not one of numbers")
         low, high = (np.array(space[bound], dtype=object).astype(dtype) for bound in ("low", "high"))
         low, high = (np.full(shape, bound) if bound.ndim == 0 else bound.reshape(shape) for bound in (low, high))
         return spaces.Box(low, high, shape, dtype.type)

@@ -1,0 +1,121 @@
+"""The logs of a run, ``progress.csv`` and TensorBoard's event files; a resumed run goes on with them as if it had never stopped."""
+
+import csv
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from stable_baselines3.common.logger import KVWriter
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+
+from mnm_rl.callbacks import NotSavedError, replacing
+
+STEPS = "time/total_timesteps"
+"""The column that rows are ordered by."""
+
+
+class ProgressTable(KVWriter):
+    """``progress.csv``: a column for each quantity, a row for each rollout. New columns go to the right.
+
+    Args:
+        path: the file.
+        up_to: environment steps up to which the rows that are there are kept, as they are written.
+    """
+
+    def __init__(self, path: Path, up_to: int) -> None:
+        self.path = path
+        self._columns: list[str] = []
+        self._write_anew([row for row in read_rows(path) if float(row[STEPS]) <= up_to])
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Add a row."""
+        row = {key: str(value) for key, value in key_values.items() if "csv" not in (key_excluded.get(key) or ())}
+        if row.keys() - set(self._columns):
+            self._write_anew([*read_rows(self.path), row])
+        else:
+            self._append(_line(row.get(column, "") for column in self._columns))
+
+    def _append(self, line: str) -> None:
+        try:
+            with open(self.path, "a", newline="") as file:
+                file.write(line)
+        except OSError as error:
+            raise NotSavedError(error.errno, error.strerror, str(self.path)) from error
+
+    def _write_anew(self, rows: Sequence[dict[str, str]]) -> None:
+        for row in rows:
+            self._columns += [column for column in row if column not in self._columns]
+        lines = [_line(self._columns), *(_line(row.get(column, "") for column in self._columns) for row in rows)] if rows else []
+        with replacing(self.path) as file:
+            file.write("".join(lines).encode())
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+def _line(cells: Iterator[str] | Sequence[str]) -> str:
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a ``progress.csv``, as they are written, none where there is no such file; without empty cells, and without rows
+    that a crash has garbled."""
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").replace("\0", "").splitlines()
+    columns = _cells(lines[0]) if lines else []
+    rows: list[dict[str, str]] = []
+    for line in lines[1:]:
+        row = {column: cell for column, cell in zip(columns, _cells(line), strict=False) if cell}
+        try:
+            numbers = {column: float(cell) for column, cell in row.items()}
+        except ValueError:
+            continue
+        if (float(rows[-1][STEPS]) if rows else 0) < numbers.get(STEPS, 0):
+            rows.append(row)
+    return rows
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:  # a cell that is longer than any number
+        return []
+
+
+def cut_events(directory: Path, up_to: int) -> None:
+    """Cut TensorBoard's event files after the last event of a step, so that no point is there twice when training goes on from it.
+
+    Raises:
+        NotSavedError: if a file cannot be changed.
+    """
+    for path in directory.glob("events.out.tfevents.*"):
+        try:
+            os.truncate(path, _bytes_of_events(path, up_to))
+        except OSError as error:
+            raise NotSavedError(error.errno, error.strerror, str(path)) from error
+
+
+def _bytes_of_events(path: Path, up_to: int) -> int:
+    """Where the first event after a step begins, or what a crash left of the last one. A record is the length of its event in 8
+    bytes, their checksum in 4, the event, and its checksum in 4."""
+    with open(path, "rb") as file:
+        while True:
+            start = file.tell()
+            head = file.read(12)
+            if len(head) < 12:
+                return start
+            (length,) = struct.unpack("<Q", head[:8])
+            if length > 2**30 or len(record := file.read(length + 4)) < length + 4:
+                return start
+            try:
+                if Event.FromString(record[:length]).step > up_to:
+                    return start
+            except DecodeError:
+                return start
