@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from experiments.run import read_progress
+from mnm_rl import RecurrentPPO
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.buffers import RolloutSequence
 from mnm_rl.callbacks import checkpoints
@@ -112,7 +113,7 @@ def test_the_run_goes_on_in_one_process(killed: tuple[Path, str], tmp_path: Path
     assert rows(run) == list(range(16, 161, 16))
 
 
-def test_the_run_goes_on_on_two_machines(killed: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_run_goes_on_on_two_machines_as_if_nothing_had_happened(killed: tuple[Path, str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(killed[0], run)
     with socket.socket() as free:
@@ -123,6 +124,11 @@ def test_the_run_goes_on_on_two_machines(killed: tuple[Path, str], tmp_path: Pat
     assert [agent.returncode for agent in agents] == [0, 0], said
     assert rows(run) == list(range(16, 161, 16))
     assert sum("episodes with" in text for text in said) == 1  # one of them reports
+    whole = tmp_path / "whole"
+    args = [*DEADLY, "--total-timesteps", "160", "--checkpoint-interval", "16", "--out", whole]
+    assert "stopped" not in output(launch("train.py", *args))
+    uninterrupted, resumed = (RecurrentPPO.load(directory / "model.zip").policy.state_dict() for directory in (whole, run))
+    assert all(torch.equal(resumed[name], value) for name, value in uninterrupted.items())
 
 
 def test_a_signal_stops_all_and_saves(tmp_path: Path) -> None:
