@@ -1,11 +1,15 @@
 """Evaluate and compare runs: python eval.py RUN [RUN ...] [options]."""
 
+import os
 import signal
 
-if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C and SIGTERM end without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(130))
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +20,11 @@ import tyro
 from experiments.animation import record_gif
 from experiments.command_line import UsageError, check_range, parse, run_main
 from experiments.figures import learning_curves
-from experiments.probes import probe
+from experiments.probes import probe_memory
+from experiments.readout import goal_readout
 from experiments.report import print_table
 from experiments.run import MAX_SEED, Run
-from experiments.scores import FINAL_EPISODES, FINAL_SEED, agent_rows, evaluate
+from experiments.scores import FINAL_EPISODES, FINAL_SEED, Evaluation, agent_rows, evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,10 @@ class Options:
     plot: Path | None = None
     """Draw the learning curves here (PNG, SVG or PDF)."""
     gif: Path | None = None
-    """Record an episode of the first run here."""
+    """Record an episode of each run here, side by side, with the memory of those that have fast weights."""
     probe: Path | None = None
+    """Draw here what the memory of a run does in one episode (agents with fast weights); the data go into an .npz file beside."""
+    goal_readout: Path | None = None
     """Draw here how well a linear read-out finds the goal in the agents' outputs (mazes only)."""
 
 
@@ -52,18 +59,24 @@ def main(args: Sequence[str]) -> None:
     check_output("plot", options.plot, ".png", ".svg", ".pdf")
     check_output("gif", options.gif, ".gif")
     check_output("probe", options.probe, ".png", ".svg", ".pdf")
+    check_output("goal-readout", options.goal_readout, ".png", ".svg", ".pdf")
+    if options.probe is not None and len(options.runs) > 1:
+        raise UsageError(f"--probe looks into the memory of one run, got {len(options.runs)}")
     runs = [(directory, Run.load(directory)) for directory in options.runs]
     evaluations = [evaluate(d, run, options.episodes, options.seed, options.deterministic) for d, run in runs]
     print_table(evaluations)
+    print_warnings(evaluations)
     if options.json is not None:
         rows = {"runs": [e.row() for e in evaluations], "agents": agent_rows(evaluations)}
         options.json.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
     if options.plot is not None:
         learning_curves(runs, options.plot)
     if options.gif is not None:
-        record_gif(*runs[0], options.gif, options.seed, options.deterministic)
+        record_gif(runs, options.gif, options.seed, options.deterministic)
     if options.probe is not None:
-        probe(runs, options.probe, options.seed)
+        probe_memory(*runs[0], options.probe, options.seed, options.deterministic)
+    if options.goal_readout is not None:
+        goal_readout(runs, options.goal_readout, options.seed)
 
 
 def check_output(option: str, path: Path | None, *endings: str) -> None:
@@ -74,6 +87,33 @@ def check_output(option: str, path: Path | None, *endings: str) -> None:
         raise UsageError(f"--{option} must name a file that ends in {' or '.join(endings)}, got {str(path)!r}")
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"--{option} {path}: {'is a directory' if path.is_dir() else f'there is no directory {path.parent}'}")
+    existed = path.exists()
+    try:
+        with open(path, "ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise UsageError(f"--{option} {path} cannot be written: {error.strerror}") from error
+
+
+def print_warnings(evaluations: Sequence[Evaluation]) -> None:
+    """Name what should not be pooled: runs that are not finished, and runs of one seed, which are no further evidence."""
+    for e in evaluations:
+        if e.steps < e.run.total_timesteps:
+            print(
+                f"warning: {e.directory} is not finished: {e.steps:,} of {e.run.total_timesteps:,} steps",
+                file=sys.stderr,
+            )
+    seeds = Counter((e.run.agent, e.run.environment, e.run.seed) for e in evaluations)
+    for (agent, env, seed), count in seeds.items():
+        if count > 1:
+            names = ", ".join(
+                str(e.directory) for e in evaluations if (e.run.agent, e.run.environment, e.run.seed) == (agent, env, seed)
+            )
+            print(
+                f"warning: {count} runs of {agent} have the same seed {seed}, and are counted one by one: {names}", file=sys.stderr
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Train an agent: python train.py AGENT [options]. Read from top to bottom; the pieces are in experiments/ and mnm_rl/."""
 
+import os
 import signal
 
-if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C and SIGTERM end without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(130))
 
 import sys
 from collections.abc import Sequence
@@ -14,11 +16,11 @@ from typing import Generic, Literal, TypeVar
 
 import torch
 import tyro
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import Logger
 
 from agents import AGENTS, Agent
 from experiments.command_line import InterruptedRun, UsageError, check_range, key_values, parse, run_main
-from experiments.logs import ProgressTable, cut_events
+from experiments.logs import EventFile, ProgressTable
 from experiments.report import report
 from experiments.run import MAX_SEED, Run, check_unchanged, load_model, new_directory
 from mnm_rl import TrainingDivergedError
@@ -90,6 +92,7 @@ def main(args: Sequence[str]) -> None:
     else:
         run = Run.load_unfinished(options.resume, agent)
         run = replace(run, checkpoint_interval=options.checkpoint_interval or run.checkpoint_interval)
+    run.check_memory()
     env = run.make_env(run.own_envs, run.hyperparameters.reward_scale)
     model = run.build(env, options.device)
     if options.resume is None:
@@ -110,8 +113,7 @@ def main(args: Sequence[str]) -> None:
     logger = Logger(str(directory), [])
     if distributed.is_first():
         table = ProgressTable(directory / "progress.csv", up_to=model.num_timesteps)
-        cut_events(directory, up_to=model.num_timesteps)
-        logger.output_formats += [table, TensorBoardOutputFormat(str(directory))]
+        logger.output_formats += [table, EventFile(directory, up_to=model.num_timesteps)]
     model.set_logger(logger)
 
     # Train.

@@ -1,4 +1,4 @@
-"""Steps until a policy balances CartPole without seeing its velocities (examples/cartpole.py), memory by memory.
+"""Steps of A2C until a policy balances CartPole without seeing its velocities, memory by memory.
 
 python -m benchmarks.hidden_velocity [--seeds 3] [--json FILE] [--plot FILE]
 """
@@ -21,14 +21,24 @@ from rich.table import Table
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
-from examples.cartpole import HYPERPARAMETERS, make_env
+from examples.cartpole import hide_velocity
 from mnm_rl import RecurrentA2C
 
 THRESHOLD = 400.0
 """Mean return of the last 100 episodes of training, of 500."""
 
-# Name: policy, arguments of the policy. The same hyperparameters for all, those of examples/cartpole.py.
+HYPERPARAMETERS: dict[str, Any] = dict(learning_rate=2e-3, n_steps=32, gae_lambda=0.95, use_rms_prop=False)
+
+
+def make_env(seed: int) -> VecNormalize:
+    """16 environments, their observations and rewards brought to a common scale."""
+    return VecNormalize(make_vec_env("CartPole-v1", n_envs=16, seed=seed, wrapper_class=hide_velocity))
+
+
+# Name: policy, arguments of the policy. The same hyperparameters for all.
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mnm-p": ("MnmPolicy", {"write_rule": "p"}),
     "mnm-g": ("MnmPolicy", {"write_rule": "g"}),

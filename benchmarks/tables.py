@@ -18,6 +18,8 @@ from agents import AGENTS
 from benchmarks import memory
 from envs.references import REFERENCES, reference_episodes
 from experiments import babi
+from experiments.results import Results
+from experiments.statistics import interval, iqm
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -93,7 +95,7 @@ def tuning() -> str:
     def goals(agent: str, rate: float) -> str:
         reached = runs[agent, rate]["goals"][at]
         text = "diverged" if reached is None else f"{reached:.1f}"
-        return f"**{text}**" if AGENTS[agent]().learning_rate == rate else text
+        return f"**{text}**" if AGENTS[agent].defaults("a2c").learning_rate == rate else text
 
     agents = [agent for agent in AGENTS if (agent, rates[0]) in runs]
     rows = [[agent, *(goals(agent, rate) for rate in rates)] for agent in agents]
@@ -199,6 +201,65 @@ def hidden_velocity() -> str:
     return table(("policy", "steps to 400, each seed", "highest mean return", "at the end"), rows)
 
 
+def grid(file: str, *marks: float) -> str:
+    """What each agent of a grid reaches, the best first, and how soon it first reached each mark while training."""
+    results = Results.load(ROOT / "docs" / "results" / file)
+    rows = []
+    for group, runs in results.groups.items():
+        scores = results.scores(group)
+        between = interval([scores])
+        reached = f"**{iqm(scores):.1f}**" + (" [{:.1f}, {:.1f}]".format(*between) if between else "")
+        soon = []
+        for mark in marks:
+            at = [first_at(run.curve, mark) for run in runs]
+            steps = ", ".join("never" if x is None else f"{x[0] / 1e3:.0f}k" for x in at)
+            soon += [steps, ", ".join("never" if x is None else f"{x[1]:.0f}" for x in at)]
+        rows.append([group[0], reached, ", ".join(f"{score:.1f}" for score in scores), *soon])
+    unit = results.unit(results.grid["environments"][0])
+    columns = [f"{what} to {mark:g}, each seed" for mark in marks for what in ("steps", "seconds")]
+    steps = either(f"{run.steps / 1e6:.1f}M" for run in results.results)
+    return (
+        f"{table(('agent', unit, 'each seed', *columns), rows)}\n\n"
+        f"`{'`, `'.join(results.grid['environments'])}`, {'/'.join(results.grid['algorithms']).upper()}; training steps: {steps}; "
+        f"evaluation episodes per seed: {either(str(run.episodes) for run in results.results)}."
+    )
+
+
+def first_at(curve: dict[str, list[float]], mark: float) -> tuple[float, float] | None:
+    """The step and the second at which a learning curve first reached a score."""
+    points = zip(curve["steps"], curve["seconds"], curve["score"], strict=True)
+    return next(((steps, seconds) for steps, seconds, score in points if score >= mark), None)
+
+
+def ppo_tuning() -> str:
+    """Goals per episode at the end of short runs with PPO for every learning rate that was tried, the default in bold."""
+    runs = read("ppo_tuning.json")["runs"]
+    rates = sorted({run["learning_rate"] for run in runs})
+    found = {(run["agent"], run["learning_rate"]): run for run in runs}
+
+    def goals(agent: str, rate: float) -> str:
+        if (agent, rate) not in found:
+            return ""
+        text = f"{found[agent, rate]['goals']:.1f}"
+        return f"**{text}**" if AGENTS[agent]().learning_rate == rate else text
+
+    agents = [agent for agent in AGENTS if (agent, rates[0]) in found]
+    rows = [[agent, f"{found[agent, rates[0]]['steps'] / 1e3:.0f}k", *(goals(agent, rate) for rate in rates)] for agent in agents]
+    return table(("agent", "steps", *(f"{rate:.0e}".replace("e-0", "e-") for rate in rates)), rows)
+
+
+def drop_in() -> str:
+    """How soon RecurrentPPO solves tasks that need a memory, beside sb3-contrib's."""
+    runs = read("drop_in.json")
+    rows = []
+    for task, agent in dict.fromkeys((run["task"], run["agent"]) for run in runs):
+        own = [run for run in runs if (run["task"], run["agent"]) == (task, agent)]
+        steps = ", ".join("never" if run["steps"] is None else f"{run['steps']:,}" for run in own)
+        best = ", ".join(f"{run['best']:.3g}" for run in own)
+        rows.append([task, agent, steps, best])
+    return table(("task", "policy", "steps until solved, each seed", "best return"), rows)
+
+
 def cores(shown: Callable[[dict[str, Any]], bool], bound: bool = True) -> str:
     """Speed and memory of the cores beside their naive versions, in those cases that are to be shown.
 
@@ -255,6 +316,10 @@ def training() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "maze_small": lambda: maze("maze_small.json"),
     "maze": lambda: maze("maze.json"),
+    "ppo_small": lambda: grid("maze_small.json", 10, 20),
+    "ppo_maze": lambda: grid("maze.json", 20, 30),
+    "ppo_tuning": ppo_tuning,
+    "drop_in": drop_in,
     "initialization": initialization,
     "initial_weights": initial_weights,
     "elsewhere": elsewhere,

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from mnm_rl import RecurrentA2C
+from mnm_rl import RecurrentPPO
 from mnm_rl.wrappers import MetaObservation
 
 
@@ -32,14 +32,16 @@ class TwoArms(gym.Env[Any, Any]):
         return np.zeros(1, np.float32), reward, self.pulls == 20, False, {}
 
 
-def main(total_timesteps: int = 200_000) -> float:
+def main(total_timesteps: int = 60_000) -> float:
     # MetaObservation adds the previous action, the previous reward and the start of an episode to what is seen.
     env = make_vec_env(TwoArms, n_envs=16, seed=0, wrapper_class=MetaObservation)
-    model = RecurrentA2C(
+    model = RecurrentPPO(
         "MnmPolicy",
         env,
         n_steps=20,
-        learning_rate=2e-3,
+        batch_size=80,
+        n_epochs=4,
+        learning_rate=1e-3,
         policy_kwargs={"ortho_init": False, "hidden_size": 32},
         seed=0,
         device="cpu",

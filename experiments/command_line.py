@@ -4,13 +4,16 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
@@ -96,7 +99,7 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
     leaves its traceback in ``error.log`` of the directory that ``log`` names.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _interrupt)
     logging.basicConfig(format="%(message)s")  # on the standard error output
     logging.getLogger("mnm_rl").setLevel(logging.INFO)  # that kernels are compiled, that steps are run again
     try:
@@ -108,18 +111,31 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
         _exit(1, "; ".join([str(error), *getattr(error, "__notes__", [])]))
     except (InterruptedRun, KeyboardInterrupt) as error:
         _exit(130, str(error) or "interrupted")
-    except BrokenPipeError:  # the reader of a pipe went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        _exit(1, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except Exception as error:
+        foreseen = not hasattr(error, "__notes__")  # else it came out of an environment or a training
+        if isinstance(error, BrokenPipeError) and foreseen:  # the reader of a pipe went away, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        if isinstance(error, OSError) and error.filename and foreseen:
+            _exit(1, f"{error.strerror or error}: {error.filename}")
         message = f"{type(error).__name__}: {first_line(error)}"
         if (directory := log()) is not None:
             with contextlib.suppress(OSError):
                 (directory / "error.log").write_text(traceback.format_exc())
                 message += f" (the traceback is in {directory / 'error.log'})"
         _exit(1, "; ".join([message, *getattr(error, "__notes__", [])]))
+
+
+_interrupted = -math.inf
+"""When the last signal came."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but once for signals that come together: the next would end the handling of the first."""
+    global _interrupted
+    before, _interrupted = _interrupted, time.monotonic()
+    if _interrupted - before > 1:
+        raise KeyboardInterrupt
 
 
 def first_line(error: BaseException) -> str:

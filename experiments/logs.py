@@ -4,12 +4,13 @@ import csv
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from stable_baselines3.common.logger import KVWriter
+from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
 from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
 from mnm_rl.callbacks import NotSavedError, replacing
@@ -55,6 +56,38 @@ class ProgressTable(KVWriter):
 
     def close(self) -> None:
         """Nothing is left open."""
+
+
+class EventFile(TensorBoardOutputFormat):
+    """TensorBoard's event files, those that are there cut after a step.
+
+    Args:
+        directory: where they are.
+        up_to: environment steps up to which events are kept.
+    """
+
+    def __init__(self, directory: Path, up_to: int) -> None:
+        self._files = directory / "events.out.tfevents.*"
+        cut_events(directory, up_to)
+        with self._naming_it():
+            super().__init__(str(directory))
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Add the points of a step."""
+        with self._naming_it():
+            super().write(key_values, key_excluded, step)
+
+    def close(self) -> None:
+        """Close the file, as well as the disk allows: what went wrong has been said by :meth:`write`."""
+        with suppress(OSError):
+            super().close()
+
+    @contextmanager
+    def _naming_it(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise NotSavedError(error.errno, error.strerror, str(self._files)) from error
 
 
 def _line(cells: Iterator[str] | Sequence[str]) -> str:

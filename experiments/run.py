@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import platform
 import time
 import zipfile
@@ -9,7 +10,6 @@ import zlib
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from textwrap import shorten
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -96,7 +96,7 @@ class Run:
             if reward_scale != 1:
                 env = TransformReward(RecordEpisodeStatistics(env), lambda reward: reward * reward_scale)
             return GymnasiumVecEnv(env)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"cannot make the environment {self.environment}: {first_line(error)}") from error
 
     def build(self, env: GymnasiumVecEnv, device: str) -> RecurrentOnPolicyAlgorithm:
@@ -105,12 +105,23 @@ class Run:
         Raises:
             UsageError: if the environment's spaces or the hyperparameters cannot be used.
         """
+        algorithm, arguments, of_policy = self._arguments(env, env.num_envs * distributed.world_size())
+        arguments |= {"seed": self.seed, "device": device}
+        window = max(100, 2 * env.num_envs)
+        try:
+            return algorithm(self.hyperparameters.policy, env, policy_kwargs=of_policy, stats_window_size=window, **arguments)
+        except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError, MemoryError) as error:
+            raise UsageError(f"{self.agent} cannot be trained on {self.env}: {first_line(error)}") from error
+
+    def _arguments(
+        self, env: GymnasiumVecEnv, n_envs: int
+    ) -> tuple[type[RecurrentOnPolicyAlgorithm], dict[str, Any], dict[str, Any]]:
+        """The algorithm, its arguments that are hyperparameters, and those of the policy."""
         horizon = getattr(env.env.unwrapped, "horizon", 100)
-        arguments = self.hyperparameters.arguments() | {"seed": self.seed, "device": device}
+        arguments = self.hyperparameters.arguments()
         del arguments["reward_scale"]  # the environment's
         arguments["n_steps"] = arguments["n_steps"] or horizon
         adam = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": arguments.pop("adam_eps")}}
-        n_envs = env.num_envs * distributed.world_size()
         n_minibatches = min(arguments.pop("n_minibatches"), n_envs)
         if self.hyperparameters.algorithm == "ppo":
             of_minibatch = -(-n_envs // n_minibatches)
@@ -121,11 +132,39 @@ class Run:
         algorithm = ALGORITHMS[self.hyperparameters.algorithm]
         of_algorithm = signature(algorithm).parameters
         of_policy = adam | {name: arguments.pop(name) for name in list(arguments) if name not in of_algorithm}
-        window = max(100, 2 * env.num_envs)
+        return algorithm, arguments, of_policy
+
+    def check_memory(self) -> None:
+        """Check that what the run keeps at least is not more than the machine's memory.
+
+        These are the rollout, the recurrent state before and after it, and four numbers for each parameter: itself, its gradient
+        and Adam's two moments. What the policy needs of each is found without memory for it, from the spaces of one environment.
+
+        Raises:
+            UsageError: if it is more, or the environment cannot be made.
+        """
+        own_envs = self.own_envs
+        env = self.make_env(1)
+        algorithm, arguments, of_policy = self._arguments(env, self.n_envs)
+        of_policy |= {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
         try:
-            return algorithm(self.hyperparameters.policy, env, policy_kwargs=of_policy, stats_window_size=window, **arguments)
-        except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError, MemoryError) as error:
-            raise UsageError(f"{self.agent} cannot be trained on {self.env}: {first_line(error)}") from error
+            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+                policy_class: Any = algorithm.policy_aliases[self.hyperparameters.policy]
+                policy = policy_class(env.observation_space, env.action_space, lambda _: 0.0, **of_policy)
+                state = sum(part.numel() for part in policy.initial_state(1))
+            parameters = sum(parameter.numel() for parameter in policy.parameters())
+        except Exception:
+            return  # build says what is wrong with the spaces or the hyperparameters
+        finally:
+            env.close()
+        step = gym.spaces.flatdim(env.observation_space) + gym.spaces.flatdim(env.action_space)
+        needed = 4 * (arguments["n_steps"] * own_envs * step + 2 * own_envs * state + 4 * parameters)
+        if needed > (there := _memory()):
+            raise UsageError(
+                f"{self.agent} would need at least {needed / 1e9:,.0f} GB of memory, and the machine has {there / 1e9:,.0f} GB: "
+                f"take fewer than {self.n_envs:,} environments (--n-envs), shorter rollouts than {arguments['n_steps']:,} steps "
+                "(--n-steps) or a smaller model"
+            )
 
     def save(self, directory: Path) -> None:
         """Write ``config.json``, whole or not at all.
@@ -191,6 +230,11 @@ def _share(total: int, what: str) -> int:
         raise UsageError(f"{error}; choose other --n-envs, or another --nproc-per-node") from None
 
 
+def _memory() -> int:
+    """The memory of the machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def new_directory(out: Path | None, run: Run) -> Path:
     """Make the directory of a new run.
 
@@ -214,7 +258,7 @@ def new_directory(out: Path | None, run: Run) -> Path:
             if path.name != "checkpoints":
                 path.unlink()
     except OSError as error:
-        raise UsageError(f"cannot make the directory --out {shorten(str(out), 100)}: {error.strerror}") from error
+        raise UsageError(f"cannot make the directory --out {str(out)[:100]}: {error.strerror}") from error
     return out
 
 

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import sys
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from tests.counting import Counting
+from tests.counting import Counting, Recall
 
 
 class Breaking(Counting):
@@ -25,6 +26,14 @@ class Breaking(Counting):
         if self.steps >= 10:
             if self.what == "raises":
                 raise ZeroDivisionError("the ball is gone")
+            if self.what == "OS error":
+                raise OSError(5, "the camera is gone")
+            if self.what == "broken pipe":
+                raise BrokenPipeError(32, "the simulator is gone")
+            if self.what == "exits":
+                sys.exit(3)
+            if self.what == "nan final observation":
+                return obs * np.nan, reward, False, True, info
             if self.what == "nan observation":
                 obs = obs * np.nan
             reward = {"nan reward": float("nan"), "huge reward": 1e30}.get(self.what, reward)
@@ -45,16 +54,26 @@ class BrokenAtReset(Counting):
         return obs * np.nan, info
 
 
-class Deadly(Counting):
+class Deadly(Recall):
     """Kills the second of the processes that train in it, in the step that ``MNM_TEST_DEADLY_STEP`` names."""
 
     steps = 0
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         if os.environ.get("RANK") == "1" and str(self.steps) == os.environ.get("MNM_TEST_DEADLY_STEP"):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(action)
+
+
+class ExitsAtOnce(Counting):
+    """Ends the process where it should be made."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        sys.exit("no licence")
 
 
 class Text(Counting):
@@ -73,4 +92,9 @@ gym.register("mnm-test/NanObservation-v0", Breaking, kwargs={"what": "nan observ
 gym.register("mnm-test/HugeReward-v0", Breaking, kwargs={"what": "huge reward"})
 gym.register("mnm-test/RaisesAtReset-v0", BrokenAtReset, kwargs={"what": "raises"})
 gym.register("mnm-test/NanAtReset-v0", BrokenAtReset, kwargs={"what": "nan"})
+gym.register("mnm-test/ExitsAtOnce-v0", ExitsAtOnce)
+gym.register("mnm-test/NanFinalObservation-v0", Breaking, kwargs={"what": "nan final observation"})
 gym.register("mnm-test/Raises-v0", Breaking, kwargs={"what": "raises"})
+gym.register("mnm-test/OSError-v0", Breaking, kwargs={"what": "OS error"})
+gym.register("mnm-test/BrokenPipe-v0", Breaking, kwargs={"what": "broken pipe"})
+gym.register("mnm-test/Exits-v0", Breaking, kwargs={"what": "exits"})

@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import HParam
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
@@ -270,6 +271,15 @@ def test_an_evaluation_of_endless_episodes_ends() -> None:
     model = a2c("lstm", make_vec_env(Counting, n_envs=2))
     with pytest.raises(RuntimeError, match=r"not ended after 50 steps.*TimeLimit"):
         evaluate_episodes(model, make_vec_env(lambda: Counting(10**9), n_envs=2), 2, max_length=50)
+
+
+def test_an_evaluation_has_a_limit_of_steps(caplog: pytest.LogCaptureFixture) -> None:
+    """Of two environments, one ends its episodes and the other does not."""
+    model = a2c("lstm", make_vec_env(Counting, n_envs=2))
+    env = DummyVecEnv([lambda: Monitor(Counting(4)), lambda: Monitor(Counting(10**9))])
+    episodes = evaluate_episodes(model, env, 4, max_steps=50)
+    assert [episode["length"] for episode in episodes] == [4, 4, 43]
+    assert "only 2 of 4 episodes have ended after 50 steps" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -108,16 +108,18 @@ def test_values_beyond_the_bounds_of_a_box_are_let_pass() -> None:
 
 
 class Breaking(Counting):
-    """Does what ``how`` says in its 10th step."""
+    """Does what ``how`` says in its 10th step, over all its episodes."""
 
     def __init__(self, how: str) -> None:
         super().__init__(length=20)
         self.how = how
+        self.steps = 0
 
     def step(self, action: Any) -> Any:
-        if self.t == 9 and self.how == "dies":
+        self.steps += 1
+        if self.steps == 10 and self.how == "dies":
             os._exit(3)
-        if self.t == 9 and self.how == "raises":
+        if self.steps == 10 and self.how == "raises":
             raise ZeroDivisionError("the pole has no length")
         return super().step(action)
 
@@ -164,3 +166,15 @@ def test_the_death_of_a_process_is_named(vector: Any) -> None:
     for process in env.processes:
         process.terminate()
     env.closed = True
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "message"),
+    [
+        (spaces.MultiDiscrete([[2, 3], [2, 3]]), spaces.Discrete(2), "make it one-dimensional"),
+        (spaces.Box(0, 1, (3,)), spaces.Box(-1, 1, (0,)), "it holds no array of numbers"),
+    ],
+)
+def test_spaces_that_cannot_be_used(observations: spaces.Space[Any], actions: spaces.Space[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lstm(Random(observations, actions))

@@ -209,6 +209,12 @@ def test_help_lists_options_defaults_and_sources() -> None:
         (["lstm", "--resume", "nowhere"], "there is no run directory nowhere"),
         (["lstm", "--out", "pyproject.toml"], "is a file"),
         (["lstm", "--out", "tests"], "not empty"),
+        (["lstm", "--out", "/dev/null"], "--out /dev/null is a file; name a directory"),
+        (["lstm", "--out", "x" * 300], "File name too long"),
+        (["mnm-p", "--n-envs", "1e6", "--n-steps", "1e6"], "would need at least 80,"),
+        (["mnm-p", "--hidden-size", "10000", "--n-envs", "1000"], "would need at least 2,432 GB of memory, and the machine has"),
+        (["mnm-p", "--replay", "1e9"], "would need at least 102,912 GB of memory"),
+        (["lstm", "--env", "tests.command_line_envs:mnm-test/ExitsAtOnce-v0"], "cannot make the environment"),
         (["lstm", "--algorithm", "dqn"], "dqn"),
         (["lstm", "--algorithm", "a2c", "--n-epochs", "8"], "--n-epochs is a hyperparameter of PPO"),
     ],
@@ -230,6 +236,7 @@ def test_wrong_usage_of_eval_is_one_line_and_exit_code_2(finished: Path, tmp_pat
         ("--gif", tmp_path / "movie.mp4", "ends in .gif"),
         ("--json", tmp_path / "nowhere" / "x.json", "there is no directory"),
         ("--json", tmp_path, "is a directory"),
+        ("--plot", Path("/proc/plot.png"), "cannot be written"),
         ("--seed", 2**32, "--seed must be at most"),
     ):
         assert expected in fails(2, "eval.py", finished, option, value)
@@ -284,6 +291,12 @@ def test_half_written_runs(unfinished: Path) -> None:
     assert "no model yet" in fails(2, "eval.py", unfinished)
     config.unlink()
     assert "no config.json" in fails(2, "eval.py", unfinished)
+
+
+def test_an_unfinished_run_is_named_as_such(unfinished: Path) -> None:
+    done = command("eval.py", unfinished, "--episodes", "2")
+    assert done.returncode == 0
+    assert f"warning: {unfinished} is not finished: 1,600 of 2,000 steps" in done.stderr
 
 
 def test_a_model_that_is_not_one_is_named(unfinished: Path) -> None:
@@ -394,6 +407,49 @@ def test_a_kill_at_any_moment_leaves_the_last_complete_checkpoint(tmp_path: Path
             RecurrentA2C.load(path, device="cpu")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports_exits_with_130(number: signal.Signals, tmp_path: Path) -> None:
+    process = start("lstm", *SMALL, "--out", tmp_path / "run")
+    time.sleep(0.3)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, "")
+    assert "Traceback" not in stderr
+
+
+def test_two_signals_together_are_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start("lstm", *SMALL, "--total-timesteps", "1e8", "--checkpoint-interval", "100", "--out", run)
+    wait_for_checkpoint(run)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1].startswith("stopped: saved at")
+
+
+def test_a_disk_that_is_full_from_the_start_names_the_file(unfinished: Path, tmp_path: Path) -> None:
+    """Nothing can be written, and nothing is lost: the files are as they were."""
+    before = {path: path.read_bytes() for path in sorted(unfinished.rglob("*")) if path.suffix in (".json", ".csv", ".zip")}
+    script = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.argv[0] = 'train.py';"
+        "runpy.run_path('train.py', run_name='__main__')"
+    )
+    for args, file in (
+        (["--resume", str(unfinished), "--threads", "1"], "progress.csv"),
+        ([*SMALL, "--out", str(tmp_path / "new")], "config.json"),
+    ):
+        done = subprocess.run([sys.executable, "-c", script, "mnm-p", *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: File too large: ")
+        assert done.stderr.splitlines()[-1].endswith(file)
+    assert {path: path.read_bytes() for path in before} == before
+    assert command("train.py", "mnm-p", *SMALL, "--total-timesteps", "100", "--out", tmp_path / "new").returncode == 0
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(unfinished: Path) -> None:
     """A resumed run may write files of at most 200 kB: enough for its logs, too little for a checkpoint."""
     before = {path.name: path.read_bytes() for path in checkpoints(unfinished / "checkpoints")}
@@ -416,7 +472,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(unfinished: Path) -> None:
         ("NanReward-v0", "the reward of environment 0 is NaN or infinite at step 20"),
         ("NanObservation-v0", "the observation of environment 0 is NaN or infinite at step 20"),
         ("HugeReward-v0", "value_loss became inf at step"),
+        ("NanFinalObservation-v0", "the final observation of environment 0 is NaN or infinite at step 20"),
         ("Raises-v0", "ZeroDivisionError: the ball is gone"),
+        ("OSError-v0", "OSError: [Errno 5] the camera is gone"),
+        ("BrokenPipe-v0", "BrokenPipeError: [Errno 32] the simulator is gone"),
+        ("Exits-v0", "RuntimeError: an environment called sys.exit(3) at step 18"),
     ],
 )
 def test_a_run_that_diverges_or_breaks_says_why_and_keeps_its_checkpoint(env: str, expected: str, tmp_path: Path) -> None:
@@ -425,7 +485,7 @@ def test_a_run_that_diverges_or_breaks_says_why_and_keeps_its_checkpoint(env: st
     args += ["--no-popart"] if env == "HugeReward-v0" else []  # it copes with them
     message = fails(1, "train.py", "lstm", *args, "--total-timesteps", "1000", "--out", run)
     assert expected in message
-    of_the_environment = env == "Raises-v0"
+    of_the_environment = env in ("Raises-v0", "OSError-v0", "BrokenPipe-v0", "Exits-v0")
     assert (f"saved; go on with: python train.py lstm --resume {run}" in message) == of_the_environment
     steps = RecurrentPPO.load(checkpoints(run / "checkpoints")[-1], device="cpu").num_timesteps
     assert steps == 16  # the end of the last rollout
@@ -469,15 +529,15 @@ def test_a_maze_may_be_named_with_its_module(tmp_path: Path) -> None:
     assert "oracle" in done.stdout
 
 
-def test_eval_writes_json_plot_gif_and_probe(finished: Path, tmp_path: Path) -> None:
-    paths = {
-        option: tmp_path / f"out.{kind}" for option, kind in (("json", "json"), ("plot", "svg"), ("gif", "gif"), ("probe", "png"))
-    }
+def test_eval_writes_json_plot_gif_and_goal_readout(finished: Path, tmp_path: Path) -> None:
+    kinds = {"json": "json", "plot": "svg", "gif": "gif", "goal-readout": "png"}
+    paths = {option: tmp_path / f"out.{kind}" for option, kind in kinds.items()}
     options = [x for option, path in paths.items() for x in (f"--{option}", path)]
     done = command("eval.py", finished, finished, "--episodes", "20", "--deterministic", *options)
     assert done.returncode == 0, done.stderr
     for text in ("mnm-p", "random", "explorer", "oracle", "score"):
         assert text in done.stdout
+    assert "warning: 2 runs of mnm-p have the same seed 3" in done.stderr
     report = json.loads(paths["json"].read_text())
     assert report["runs"][0] == report["runs"][1]
     (run, _), (agent,) = report["runs"], report["agents"]
@@ -510,4 +570,13 @@ def test_figures_that_do_not_apply_are_null(tmp_path: Path) -> None:
         assert report["runs"][0][key] is None
     assert report["agents"][0]["normalized_iqm"] is None
     assert report["agents"][0]["return_iqm_ci95"] is None
-    assert "has none" in fails(2, "eval.py", run, "--episodes", "1", "--probe", tmp_path / "probe.png")
+    assert "has none" in fails(2, "eval.py", run, "--episodes", "1", "--goal-readout", tmp_path / "readout.png")
+    assert "no fast weights" in fails(2, "eval.py", run, "--episodes", "1", "--probe", tmp_path / "probe.png")
+
+
+def test_eval_writes_what_a_memory_does_as_a_figure_and_as_data(finished: Path, tmp_path: Path) -> None:
+    done = command("eval.py", finished, "--episodes", "1", "--probe", tmp_path / "probe.svg")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "probe.svg").stat().st_size > 500
+    assert (tmp_path / "probe.npz").stat().st_size > 500
+    assert "one run, got 2" in fails(2, "eval.py", finished, finished, "--probe", tmp_path / "probe.svg")

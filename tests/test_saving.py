@@ -18,7 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 
 from agents import AGENTS
-from mnm_rl import OtherSpacesError, RecurrentA2C, __version__
+from mnm_rl import OtherSpacesError, RecurrentA2C, RecurrentPPO, __version__
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.pretrained import _shapes, _wanted_shapes
 from tests.counting import Counting, Random, Recall
@@ -320,6 +320,26 @@ def test_an_image_policy_shares_its_extractor_and_is_exported_once(tmp_path: Pat
     again = RecurrentA2C.from_pretrained(tmp_path, device="cpu")
     assert again.policy.pi_features_extractor is again.policy.features_extractor
     np.testing.assert_array_equal(trained.policy.parameters_to_vector(), again.policy.parameters_to_vector())
+
+
+@pytest.mark.parametrize(
+    ("policy", "kwargs"),
+    [
+        ("MlpLstmPolicy", {"lstm_hidden_size": 6, "n_lstm_layers": 2}),
+        ("MlpLstmPolicy", {"lstm_hidden_size": 6, "shared_lstm": True, "enable_critic_lstm": False}),
+        ("MnmPolicy", {"hidden_size": 6, "write_rule": "g", "critic_core": "own", "popart": True}),
+        ("GruPolicy", {"hidden_size": 6, "core_layers": 2, "core_dropout": 0.5}),
+    ],
+)
+def test_a_policy_is_saved_and_loaded_alone(policy: str, kwargs: dict[str, Any], tmp_path: Path) -> None:
+    """With Stable-Baselines3's ``policy.save``: all that makes the policy is an argument that it remembers."""
+    saved = RecurrentPPO(policy, make_vec_env(Recall, n_envs=2), n_steps=4, batch_size=4, policy_kwargs=kwargs, device="cpu").policy
+    saved.save(tmp_path / "policy")
+    loaded = type(saved).load(tmp_path / "policy", device="cpu")
+    observation = np.ones((3, 3), np.float32)
+    torch.testing.assert_close(loaded.predict(observation, deterministic=True), saved.predict(observation, deterministic=True))
+    assert [*map(str, loaded.parameters())] == [*map(str, saved.parameters())]
+    assert loaded.normalizes_returns == saved.normalizes_returns
 
 
 LARGE_DESCRIPTIONS: list[dict[str, Any]] = [

@@ -78,6 +78,11 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
             )
         if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start != 0):
             raise ValueError(f"the observation space {part} cannot be used: shift it to start at 0 with TransformObservation")
+        if isinstance(part, spaces.MultiDiscrete) and len(part.shape) > 1:
+            raise ValueError(
+                f"the observation space {part} cannot be used: make it one-dimensional with gymnasium.wrappers.ReshapeObservation "
+                "or TransformObservation"
+            )
         if isinstance(part, spaces.Box) and (part.shape == () or 0 in part.shape):
             raise ValueError(
                 f"the observation space {part} cannot be used: it holds no array of numbers; give it the shape (1,) with "
@@ -89,6 +94,10 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
         raise ValueError(f"the action space {action_space} cannot be used: shift it to start at 0 with TransformAction")
     if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary) and len(action_space.shape) > 1:
         raise ValueError(f"the action space {action_space} cannot be used: make it one-dimensional with TransformAction")
+    if isinstance(action_space, spaces.Box) and (action_space.shape == () or 0 in action_space.shape):
+        raise ValueError(
+            f"the action space {action_space} cannot be used: it holds no array of numbers; give it a shape such as (1,)"
+        )
     if isinstance(action_space, spaces.Box) and not action_space.is_bounded("both"):
         raise ValueError(
             f"the action space {action_space} cannot be used: give it bounds with gymnasium.wrappers.RescaleAction or ClipAction"

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import connection
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, Self, cast
@@ -184,7 +185,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         """
         assert self.env is not None, "there are no environments"
         self.set_random_seed(seed)
-        self._last_obs = self.env.reset()  # type: ignore[assignment]
+        with _failures_named(self.env, self.num_timesteps):
+            self._last_obs = self.env.reset()  # type: ignore[assignment]
         _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
         self._last_episode_starts = np.ones(self.env.num_envs, dtype=bool)
         self._last_state = None
@@ -211,7 +213,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs * distributed.world_size()))
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        total_timesteps, callback = super()._setup_learn(*args, **kwargs)
+        with _failures_named(self.env, self.num_timesteps, note=False):
+            total_timesteps, callback = super()._setup_learn(*args, **kwargs)
         distributed.begin_alike(self.policy, n_envs=self.n_envs, n_steps=self.n_steps, num_timesteps=self.num_timesteps)
         _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
         return total_timesteps, callback
@@ -251,15 +254,14 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 else:
                     clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
 
-            try:
+            with _failures_named(env, self.num_timesteps):
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
-            except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-                raise RuntimeError(
-                    f"the process of an environment ended at step {self.num_timesteps:,}; what it printed before may say why"
-                ) from error
             self.num_timesteps += env.num_envs * distributed.world_size()
             _check_finite(rewards, "reward", self.num_timesteps)
             _check_observation(new_obs, self.observation_space, self.num_timesteps)
+            for i in dones.nonzero()[0].tolist():
+                if (final := infos[i].get("terminal_observation")) is not None:
+                    _check_observation(_batch_of_one(final), self.observation_space, self.num_timesteps, "final observation", i)
 
             callback.update_locals(locals())
             if not callback.on_step():
@@ -434,19 +436,53 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
 
-def _check_observation(observations: Any, space: spaces.Space[Any], step: int, what: str = "observation") -> None:
+@contextmanager
+def _failures_named(env: VecEnv | None, step: int, note: bool = True) -> Iterator[None]:
+    """Say in words that an environment's process has ended, or that it called ``sys.exit``; its other errors are passed on, with a
+    note where they come from.
+
+    Raises:
+        RuntimeError: for an end or an exit.
+    """
+    try:
+        yield
+    except Exception as error:
+        inner = env.env.unwrapped if isinstance(env, GymnasiumVecEnv) else env
+        processes = getattr(inner, "processes", [])  # of a SubprocVecEnv or an AsyncVectorEnv
+        lost = isinstance(error, EOFError | BrokenPipeError | ConnectionResetError)
+        if lost and connection.wait([process.sentinel for process in processes], timeout=1):
+            raise RuntimeError(
+                f"the process of an environment ended at step {step:,}; what it printed before may say why"
+            ) from error
+        if note:
+            error.add_note(f"raised by an environment at step {step:,}")
+        raise
+    except SystemExit as error:
+        raise RuntimeError(f"an environment called sys.exit({error.code!r}) at step {step:,}") from error
+
+
+def _batch_of_one(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {key: _batch_of_one(part) for key, part in observation.items()}
+    return np.asarray(observation)[np.newaxis]
+
+
+def _check_observation(
+    observations: Any, space: spaces.Space[Any], step: int, what: str = "observation", first_env: int = 0
+) -> None:
+    """Check a batch of observations; the first is that of ``first_env``."""
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
-            _check_observation(observations[key], part, step, f"observation {key!r}")
+            _check_observation(observations[key], part, step, f"{what} {key!r}", first_env)
         return
-    _check_finite(observations, what, step)
-    if (env := outside(observations, space)) is not None:
-        raise ValueError(f"the {what} of environment {env} is outside of {space} at step {step:,}: {observations[env]}")
+    _check_finite(observations, what, step, first_env)
+    if (row := outside(observations, space)) is not None:
+        raise ValueError(f"the {what} of environment {first_env + row} is outside of {space} at step {step:,}: {observations[row]}")
 
 
-def _check_finite(array: NDArray[Any], what: str, step: int) -> None:
-    if (env := not_finite(array)) is not None:
-        raise TrainingDivergedError(f"the {what} of environment {env} is NaN or infinite at step {step:,}")
+def _check_finite(array: NDArray[Any], what: str, step: int, first_env: int = 0) -> None:
+    if (row := not_finite(array)) is not None:
+        raise TrainingDivergedError(f"the {what} of environment {first_env + row} is NaN or infinite at step {step:,}")
 
 
 def _saved_attributes(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""One episode of a run, played alone: what the core saw, what happened, and how it looked."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.utils import set_random_seed
+from torch import Tensor, nn
+
+from envs import MazeEnv
+from experiments.command_line import UsageError, first_line
+from experiments.run import Run, load_model, newest_model
+from mnm_rl.cores import RecurrentCore
+
+MAX_STEPS = 1000
+"""Longer episodes are cut here."""
+
+
+class Episode(NamedTuple):
+    """An episode of T steps. At step t, t actions have been taken: its input shows what came of the last of them."""
+
+    run: Run
+    core: RecurrentCore[Any]
+    """That of the actor."""
+    inputs: Tensor
+    """What it saw, ``[T, 1, F]``."""
+    rewards: NDArray[np.float64]
+    """``[T]``, of the action that was taken at each step."""
+    marks: dict[str, list[int]]
+    """What to mark on the time axis, the good first: the steps at which it is seen, from 1 to T, which is after the last."""
+    pictures: list[NDArray[np.uint8]]
+    """Before the first action and after each, ``[height, width, 3]``; none if they were not asked for."""
+
+
+def play(directory: Path, run: Run, seed: int, deterministic: bool, pictures: bool = False) -> Episode:
+    """Play an episode.
+
+    Raises:
+        UsageError: if there is no such environment, or it cannot be drawn although that is asked for.
+    """
+    try:
+        env = gym.make(run.env, render_mode="rgb_array" if pictures else None, **run.env_kwargs)
+        obs, _ = env.reset(seed=seed)
+        seen: list[Any] = [env.render()] if pictures else []
+    except Exception as error:
+        complaint = f"--gif: {run.env} cannot be drawn as pictures" if pictures else f"cannot make {run.environment}"
+        raise UsageError(f"{complaint}: {first_line(error)}") from error
+    model = load_model(run, newest_model(directory), None, "cpu")
+    core = model.policy.actor_core
+    inputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs.append(args[0][0].clone())
+
+    set_random_seed(seed)
+    maze = env.unwrapped if isinstance(env.unwrapped, MazeEnv) else None
+    good, bad = ("goal hit", "wall hit") if maze else ("reward", "punishment")
+    marks: dict[str, list[int]] = {good: [], bad: []}
+    state, rewards, done = None, list[float](), False
+    with core.register_forward_pre_hook(keep):
+        while not done and len(rewards) < MAX_STEPS:
+            action, state = model.predict(obs, state, deterministic=deterministic)
+            position = maze.position if maze else None
+            obs, reward, terminated, truncated, _ = env.step(action)
+            done = terminated or truncated
+            rewards.append(float(reward))
+            t = len(rewards)
+            if maze.hits[-1:] == [t] if maze else rewards[-1] > 0:
+                marks[good].append(t)
+            elif maze.position == position if maze else rewards[-1] < 0:
+                marks[bad].append(t)
+            if pictures:
+                seen.append(env.render())
+    env.close()
+    return Episode(run, core, torch.stack(inputs), np.array(rewards), marks, [np.asarray(picture) for picture in seen])
