@@ -24,6 +24,7 @@ from experiments.logs import EventFile, ProgressTable
 from experiments.report import report
 from experiments.run import MAX_SEED, Run, check_unchanged, load_model, new_directory
 from mnm_rl import TrainingDivergedError
+from mnm_rl.algorithms import distributed
 from mnm_rl.callbacks import (
     AtomicCheckpoints,
     EpisodeMeans,
@@ -72,6 +73,10 @@ def main(args: Sequence[str]) -> None:
     agent, options = parse_options(args)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    try:
+        distributed.join(options.device)  # torchrun: each process trains with its share of the environments, the first one writes
+    except ValueError as error:
+        raise UsageError(f"--device {options.device}: {error}") from None
 
     # What to train, and where to keep it.
     if options.resume is None:
@@ -88,54 +93,63 @@ def main(args: Sequence[str]) -> None:
         run = Run.load_unfinished(options.resume, agent)
         run = replace(run, checkpoint_interval=options.checkpoint_interval or run.checkpoint_interval)
     run.check_memory()
-    env = run.make_env(run.n_envs, run.hyperparameters.reward_scale)
+    env = run.make_env(run.own_envs, run.hyperparameters.reward_scale)
     model = run.build(env, options.device)
     if options.resume is None:
-        directory = new_directory(options.out, run)
-        run.save(directory)
+        directory = distributed.from_first(lambda: new_directory(options.out, run))
+        if distributed.is_first():
+            run.save(directory)
     else:
         directory = options.resume
         configured, model = model, load_model(run, checkpoints(directory / "checkpoints")[-1], env, options.device)
         check_unchanged(model, configured, directory)
-        if options.checkpoint_interval is not None:
+        if options.checkpoint_interval is not None and distributed.is_first():
             run.save(directory)
-    print(
-        f"{agent} on {run.env}, {sum(p.numel() for p in model.policy.parameters()):,} parameters, in {directory}", file=sys.stderr
-    )
+    if distributed.is_first():
+        size = f"{sum(p.numel() for p in model.policy.parameters()):,} parameters"
+        print(f"{agent} on {run.env}, {size}, in {directory}", file=sys.stderr)
 
     # Logs: progress.csv and TensorBoard events, both in the run directory. Those of a resumed run end at its checkpoint.
-    table = ProgressTable(directory / "progress.csv", up_to=model.num_timesteps)
-    logger = Logger(str(directory), [table, EventFile(directory, up_to=model.num_timesteps)])
+    logger = Logger(str(directory), [])
+    if distributed.is_first():
+        table = ProgressTable(directory / "progress.csv", up_to=model.num_timesteps)
+        logger.output_formats += [table, EventFile(directory, up_to=model.num_timesteps)]
     model.set_logger(logger)
 
     # Train.
     same = [f" --{name} {getattr(options, name)}" for name in ("device", "threads") if getattr(options, name) not in (None, "cpu")]
-    again = f"go on with: python train.py {agent} --resume {directory}{''.join(same)}"
+    again = f"go on with: {distributed.launcher()} train.py {agent} --resume {directory}{''.join(same)}"
     goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
     progress, stop = ProgressBar(goals), StopOnSignal()
     saver = AtomicCheckpoints(directory / "checkpoints", run.checkpoint_interval)
     try:
         model.learn(
             max(0, run.total_timesteps - model.num_timesteps),
-            callback=[goals, progress, saver, stop],
+            callback=[goals, *([progress] if distributed.is_first() else []), saver, stop],
             log_interval=1,
             reset_num_timesteps=options.resume is None,
         )
     except StoppedTraining:
         saver.save()
+        if not distributed.is_first():
+            return
         raise InterruptedRun(f"saved at {model.num_timesteps:,} of {run.total_timesteps:,} steps; {again}") from None
     except (TrainingDivergedError, NotSavedError):
         raise  # going on would diverge again, or find the disk as full
     except Exception as error:
         if stop.at_once:
             raise KeyboardInterrupt from error  # it came out of compiled code as another exception
-        if model.num_timesteps > 0 and saver.save_before_rollout():
+        if distributed.is_first() and model.num_timesteps > 0 and saver.save_before_rollout():
             error.add_note(f"saved; {again}")
+        elif isinstance(error, distributed.LostProcessError) and checkpoints(saver.directory):
+            error.add_note(again)
         raise
     finally:
         progress.close()
         stop.restore()
         logger.close()
+    if not distributed.is_first():
+        return
     save_atomically(model, directory / "model.zip")
 
     # Show what came of it.

@@ -20,6 +20,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from mnm_rl import TrainingDivergedError
+from mnm_rl.algorithms.distributed import LostProcessError
 
 OptionsT = TypeVar("OptionsT")
 
@@ -106,8 +107,8 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
         sys.exit(0)
     except UsageError as error:
         _exit(2, str(error))
-    except (RunError, TrainingDivergedError) as error:
-        _exit(1, str(error))
+    except (RunError, TrainingDivergedError, LostProcessError) as error:
+        _exit(1, "; ".join([str(error), *getattr(error, "__notes__", [])]))
     except (InterruptedRun, KeyboardInterrupt) as error:
         _exit(130, str(error) or "interrupted")
     except Exception as error:

@@ -24,6 +24,7 @@ from agents import AGENTS, Agent
 from experiments.command_line import RunError, UsageError, first_line
 from experiments.logs import read_rows
 from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
+from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.callbacks import UNFINISHED, checkpoints, replacing
 
@@ -66,6 +67,15 @@ class Run:
         """The environment and its arguments in one name, such as ``mnm/Maze-v0 size=13``."""
         return " ".join([self.env, *(f"{key}={str(value).replace(chr(10), '/')}" for key, value in self.env_kwargs.items())])
 
+    @property
+    def own_envs(self) -> int:
+        """How many of the environments this process has, where several share the training.
+
+        Raises:
+            UsageError: if the shares would not be equal.
+        """
+        return _share(self.n_envs, "the environments")
+
     def make_env(self, n_envs: int, reward_scale: float = 1.0) -> GymnasiumVecEnv:
         """The environments, ``n_envs`` at once; returns in ``info["episode"]`` are before scaling.
 
@@ -95,7 +105,7 @@ class Run:
         Raises:
             UsageError: if the environment's spaces or the hyperparameters cannot be used.
         """
-        algorithm, arguments, of_policy = self._arguments(env, env.num_envs)
+        algorithm, arguments, of_policy = self._arguments(env, env.num_envs * distributed.world_size())
         arguments |= {"seed": self.seed, "device": device}
         window = max(100, 2 * env.num_envs)
         try:
@@ -114,7 +124,9 @@ class Run:
         adam = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": arguments.pop("adam_eps")}}
         n_minibatches = min(arguments.pop("n_minibatches"), n_envs)
         if self.hyperparameters.algorithm == "ppo":
-            arguments["batch_size"] = arguments["n_steps"] * -(-n_envs // n_minibatches)
+            of_minibatch = -(-n_envs // n_minibatches)
+            _share(of_minibatch, "the environments of a minibatch")
+            arguments["batch_size"] = arguments["n_steps"] * of_minibatch
         else:
             del arguments["n_epochs"], arguments["clip_range"]
         algorithm = ALGORITHMS[self.hyperparameters.algorithm]
@@ -131,6 +143,7 @@ class Run:
         Raises:
             UsageError: if it is more, or the environment cannot be made.
         """
+        own_envs = self.own_envs
         env = self.make_env(1)
         algorithm, arguments, of_policy = self._arguments(env, self.n_envs)
         of_policy |= {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
@@ -145,7 +158,7 @@ class Run:
         finally:
             env.close()
         step = gym.spaces.flatdim(env.observation_space) + gym.spaces.flatdim(env.action_space)
-        needed = 4 * (arguments["n_steps"] * self.n_envs * step + 2 * self.n_envs * state + 4 * parameters)
+        needed = 4 * (arguments["n_steps"] * own_envs * step + 2 * own_envs * state + 4 * parameters)
         if needed > (there := _memory()):
             raise UsageError(
                 f"{self.agent} would need at least {needed / 1e9:,.0f} GB of memory, and the machine has {there / 1e9:,.0f} GB: "
@@ -208,6 +221,13 @@ class Run:
                 f"with --out {directory} and the options that it had"
             )
         return run
+
+
+def _share(total: int, what: str) -> int:
+    try:
+        return distributed.share(total, what)
+    except ValueError as error:
+        raise UsageError(f"{error}; choose other --n-envs, or another --nproc-per-node") from None
 
 
 def _memory() -> int:

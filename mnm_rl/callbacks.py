@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -155,11 +156,13 @@ class AtomicCheckpoints(BaseCallback):
         self._episodes = {name: deepcopy(vars(self.model)[name]) for name in kept if name in vars(self.model)}
 
     def save(self) -> None:
-        """Write a checkpoint now, between two rollouts, and drop the oldest beyond ``keep``.
+        """Write a checkpoint now, between two rollouts, and drop the oldest beyond ``keep``. Of several processes the first writes.
 
         Raises:
             NotSavedError: if it cannot be written.
         """
+        if not distributed.is_first():
+            return
         save_atomically(self.model, self.directory / f"step-{self.model.num_timesteps:012d}.zip")
         for old in checkpoints(self.directory)[: -self.keep]:
             old.unlink()
@@ -194,6 +197,8 @@ class StopOnSignal(BaseCallback):
 
     Another signal, a second or more after the first, interrupts at once with a KeyboardInterrupt.
 
+    Several processes that share a training stop together, whichever the signal reaches.
+
     Attributes:
         stopped: whether a signal came.
         at_once: whether a second one came.
@@ -216,7 +221,7 @@ class StopOnSignal(BaseCallback):
             raise KeyboardInterrupt
 
     def _on_rollout_start(self) -> None:
-        if self.stopped:
+        if distributed.any_process(self.stopped):
             raise StoppedTraining
 
     def _on_step(self) -> bool:

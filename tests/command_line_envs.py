@@ -1,5 +1,7 @@
 """Environments that the command line imports by name, as in ``--env command_line_envs:mnm-test/Counting-v0``."""
 
+import os
+import signal
 import sys
 from typing import Any
 
@@ -7,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from tests.counting import Counting
+from tests.counting import Counting, Recall
 
 
 class Breaking(Counting):
@@ -52,6 +54,21 @@ class BrokenAtReset(Counting):
         return obs * np.nan, info
 
 
+class Deadly(Recall):
+    """Kills the second of the processes that train in it, in the step that ``MNM_TEST_DEADLY_STEP`` names."""
+
+    steps = 0
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        if os.environ.get("RANK") == "1" and str(self.steps) == os.environ.get("MNM_TEST_DEADLY_STEP"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
 class ExitsAtOnce(Counting):
     """Ends the process where it should be made."""
 
@@ -69,6 +86,7 @@ class Text(Counting):
 
 gym.register("mnm-test/Counting-v0", Counting)
 gym.register("mnm-test/Text-v0", Text)
+gym.register("mnm-test/Deadly-v0", Deadly)
 gym.register("mnm-test/NanReward-v0", Breaking, kwargs={"what": "nan reward"})
 gym.register("mnm-test/NanObservation-v0", Breaking, kwargs={"what": "nan observation"})
 gym.register("mnm-test/HugeReward-v0", Breaking, kwargs={"what": "huge reward"})

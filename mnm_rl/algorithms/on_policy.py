@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
 from mnm_rl._version import __version__
+from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer, RolloutSequence
 from mnm_rl.algorithms.checks import (
     NotFiniteError,
@@ -171,6 +172,12 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             by = f" (saved by version {version})" if saved and version != __version__ else ""
             raise ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}{by}") from error
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seed everything random; of several processes that share the training, each in its own way, as if all environments were
+        numbered through."""
+        before = distributed.rank() * (0 if self.env is None else self.env.num_envs)
+        super().set_random_seed(seed if seed is None or before == 0 else (seed + before) % 2**32)
+
     def begin_episodes(self, seed: int) -> None:
         """Seed every random generator as :meth:`set_random_seed` does, and begin new episodes in all environments.
 
@@ -203,11 +210,12 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log; ``time/iterations`` counts all rollouts, also those before the model was loaded."""
-        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs))
+        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs * distributed.world_size()))
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         with _failures_named(self.env, self.num_timesteps, note=False):
             total_timesteps, callback = super()._setup_learn(*args, **kwargs)
+        distributed.begin_alike(self.policy, n_envs=self.n_envs, n_steps=self.n_steps, num_timesteps=self.num_timesteps)
         _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
         return total_timesteps, callback
 
@@ -248,7 +256,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
 
             with _failures_named(env, self.num_timesteps):
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self.num_timesteps += env.num_envs
+            self.num_timesteps += env.num_envs * distributed.world_size()
             _check_finite(rewards, "reward", self.num_timesteps)
             _check_observation(new_obs, self.observation_space, self.num_timesteps)
             for i in dones.nonzero()[0].tolist():
@@ -342,9 +350,10 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
     def _scaled(self, advantages: Tensor) -> Tensor:
         """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage`` (one alone stays as it is), or else in
         units of the standard deviation of the returns, where the policy normalizes these (Hessel et al. 2019)."""
-        if not self.normalize_advantage or advantages.numel() == 1:
+        if not self.normalize_advantage or advantages.numel() * distributed.world_size() == 1:
             return advantages / self.policy.popart.std
-        return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        mean, std = distributed.mean_and_std(advantages)
+        return (advantages - mean) / (std + 1e-8)
 
     def _value_loss(self, returns: Tensor, values: Tensor) -> Tensor:
         """Mean squared error, in units of the standard deviation of the returns where the policy normalizes these."""
@@ -380,6 +389,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         parameters = list(self.policy.parameters())
         self.policy.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        distributed.average([p.grad for p in parameters if p.grad is not None])
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         if not math.isfinite(grad_norm.item()):
             raise TrainingDivergedError(f"the gradient norm became {grad_norm.item()} at step {self.num_timesteps:,}")

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from mnm_rl.algorithms import distributed
+
 
 class PopArt(nn.Module):
     """Mean and standard deviation of the returns so far, and the change of the value head when they change.
@@ -40,13 +42,14 @@ class PopArt(nn.Module):
     def update(self, returns: Tensor, head: nn.Linear) -> None:
         """Take in more returns (any shape), and rescale the head so that its values do not change.
 
-        Returns that are not finite are left for the loss to name.
+        Of several processes that share the training, each takes in the returns of all. Returns that are not finite are left for
+        the loss to name.
         """
         returns = returns.double()
-        new = torch.stack([returns.mean(), returns.square().mean(), torch.ones_like(returns.mean())])
+        new = distributed.mean(torch.stack([returns.mean(), returns.square().mean(), torch.ones_like(returns.mean())]))
         if not new.isfinite().all():
             return
-        self.moments.lerp_(new, 1 - (1 - self.rate) ** returns.numel())
+        self.moments.lerp_(new, 1 - (1 - self.rate) ** (returns.numel() * distributed.world_size()))
         mean, square = self.moments[:2] / self.moments[2]
         std = (square - mean.square()).clamp(min=self.least_std**2).sqrt()
         head.weight.mul_(self.std / std)

@@ -11,6 +11,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.buffers import RolloutSequence
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
@@ -33,7 +34,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3 ``VecEnv``.
         learning_rate: a number, or a function of the remaining progress (from 1 to 0).
         n_steps: rollout length per environment, and the length of backpropagation through time.
-        batch_size: steps in a minibatch, or None for the whole rollout.
+        batch_size: steps in a minibatch (of all processes, where several share the training), or None for the whole rollout.
         n_epochs: how many times an update goes through the rollout.
         gamma: discount factor.
         gae_lambda: bias against variance of the advantages.
@@ -126,7 +127,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         )
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
-        self.rollout_buffer.batch_size = self.batch_size
+        self.rollout_buffer.batch_size = self.batch_size and distributed.share(self.batch_size, "the steps of a minibatch")
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
@@ -145,6 +146,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             approx_kl = []
             for minibatch in rollout.minibatches(self.rollout_buffer.batch_size):
                 losses, changes = self._losses_and_changes(minibatch, clip_range, clip_range_vf)
+                if self.target_kl is not None:
+                    changes["approx_kl"] = distributed.mean(changes["approx_kl"])  # all stop together
                 approx_kl.append(changes["approx_kl"])
                 updates.append({name: value.detach() for name, value in (losses | changes).items()})
                 too_far = self.target_kl is not None and approx_kl[-1].item() > 1.5 * self.target_kl
