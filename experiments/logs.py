@@ -2,16 +2,19 @@
 
 import csv
 import os
+import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from stable_baselines3.common.logger import KVWriter, TensorBoardOutputFormat
+from stable_baselines3.common.logger import KVWriter
 from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
 from mnm_rl.callbacks import NotSavedError, replacing
 
@@ -58,36 +61,39 @@ class ProgressTable(KVWriter):
         """Nothing is left open."""
 
 
-class EventFile(TensorBoardOutputFormat):
-    """TensorBoard's event files, those that are there cut after a step.
+class EventFile(KVWriter):
+    """A file of TensorBoard's events, beside those that are there, which are cut after a step.
+
+    TensorBoard's own writer has a thread of its own, which prints its traceback when the disk is full.
 
     Args:
-        directory: where they are.
-        up_to: environment steps up to which events are kept.
+        directory: where the files are.
+        up_to: environment steps up to which their events are kept.
     """
 
     def __init__(self, directory: Path, up_to: int) -> None:
-        self._files = directory / "events.out.tfevents.*"
         cut_events(directory, up_to)
-        with self._naming_it():
-            super().__init__(str(directory))
+        self.path = directory / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Add the points of a step."""
-        with self._naming_it():
-            super().write(key_values, key_excluded, step)
+        values = [
+            Summary.Value(tag=key, simple_value=float(value))
+            for key, value in sorted(key_values.items())
+            if "tensorboard" not in (key_excluded.get(key) or ())
+        ]
+        self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _add(self, event: Any) -> None:
+        try:
+            with open(self.path, "ab") as file:
+                RecordWriter(file).write(event.SerializeToString())
+        except OSError as error:
+            raise NotSavedError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
-        """Close the file, as well as the disk allows: what went wrong has been said by :meth:`write`."""
-        with suppress(OSError):
-            super().close()
-
-    @contextmanager
-    def _naming_it(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise NotSavedError(error.errno, error.strerror, str(self._files)) from error
+        """Nothing is left open."""
 
 
 def _line(cells: Iterator[str] | Sequence[str]) -> str:

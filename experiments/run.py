@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
+import numpy as np
 import stable_baselines3
 import torch
 from gymnasium.vector import AutoresetMode
@@ -91,6 +92,7 @@ class Run:
                     num_envs=n_envs,
                     vectorization_mode="sync",
                     vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+                    wrappers=[_CheckedSteps],
                     **self.env_kwargs,
                 )
             if reward_scale != 1:
@@ -228,6 +230,20 @@ def _share(total: int, what: str) -> int:
         return distributed.share(total, what)
     except ValueError as error:
         raise UsageError(f"{error}; choose other --n-envs, or another --nproc-per-node") from None
+
+
+class _CheckedSteps(gym.Wrapper[Any, Any, Any, Any]):
+    """Refuses what a vector environment would take without a word, such as None for False."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        for name, flag in (("terminated", terminated), ("truncated", truncated)):
+            if flag not in (True, False):
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
+        space = self.observation_space
+        if isinstance(space, gym.spaces.Box) and np.shape(observation) != space.shape:
+            raise ValueError(f"an observation must have the shape {space.shape}, got {np.shape(observation)}")
+        return observation, reward, terminated, truncated, info
 
 
 def _memory() -> int:

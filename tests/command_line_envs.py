@@ -30,6 +30,10 @@ class Breaking(Counting):
                 raise OSError(5, "the camera is gone")
             if self.what == "broken pipe":
                 raise BrokenPipeError(32, "the simulator is gone")
+            if self.what == "done is None":
+                return obs, reward, None, False, info  # type: ignore[return-value]
+            if self.what == "short observation":
+                return obs[:1], reward, False, False, info
             if self.what == "exits":
                 sys.exit(3)
             if self.what == "nan final observation":
@@ -97,4 +101,6 @@ gym.register("mnm-test/NanFinalObservation-v0", Breaking, kwargs={"what": "nan f
 gym.register("mnm-test/Raises-v0", Breaking, kwargs={"what": "raises"})
 gym.register("mnm-test/OSError-v0", Breaking, kwargs={"what": "OS error"})
 gym.register("mnm-test/BrokenPipe-v0", Breaking, kwargs={"what": "broken pipe"})
+gym.register("mnm-test/DoneIsNone-v0", Breaking, kwargs={"what": "done is None"})
+gym.register("mnm-test/ShortObservation-v0", Breaking, kwargs={"what": "short observation"})
 gym.register("mnm-test/Exits-v0", Breaking, kwargs={"what": "exits"})

@@ -78,6 +78,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert torch.equal(a, b)
     assert rows(one) == rows(other)
     assert sorted(points(one)) == sorted(points(other))
+    assert {"train/value_loss", "rollout/ep_rew_mean", "time/fps"} <= {tag for tag, *_ in points(other)} | CLOCK
     assert len({point[:2] for point in points(other)}) == len(points(other))
     steps = [int(row["time/total_timesteps"]) for row in rows(other)]
     assert [int(row["time/iterations"]) for row in rows(other)] == list(range(1, len(steps) + 1))
