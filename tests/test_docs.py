@@ -15,7 +15,8 @@ import train
 from benchmarks import memory
 from experiments import babi, sequences
 from experiments.command_line import parse
-from mnm_rl import RecurrentA2C
+from mnm_rl import RecurrentA2C, RecurrentPPO
+from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -27,12 +28,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = RecurrentA2C.learn
+    learn = RecurrentOnPolicyAlgorithm.learn
 
     def a_little(self: Any, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         return learn(self, min(total_timesteps, 200), *args, **kwargs | {"progress_bar": False})
 
-    monkeypatch.setattr(RecurrentA2C, "learn", a_little)
+    for algorithm in (RecurrentA2C, RecurrentPPO):  # each has or inherits it
+        monkeypatch.setattr(algorithm, "learn", a_little)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     for block in blocks(page, "python"):
