@@ -87,7 +87,7 @@ def main(args: Sequence[str]) -> None:
             total_timesteps=options.total_timesteps,
             n_envs=options.n_envs,
             seed=options.seed,
-            checkpoint_interval=options.checkpoint_interval or 250_000,
+            checkpoint_interval=options.checkpoint_interval or Run.checkpoint_interval,
         )
     else:
         run = Run.load_unfinished(options.resume, agent)
@@ -181,7 +181,7 @@ def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
         if given := sorted(name for name in changed if getattr(options, name) != getattr(default, name)):
             raise UsageError(f"--resume goes on with the settings of the run: leave out the flags for {', '.join(given)}")
     if options.hyperparameters.algorithm == "a2c":
-        for name in ("n_epochs", "n_minibatches", "clip_range"):
+        for name in Agent.of_ppo:
             if getattr(options.hyperparameters, name) != getattr(default.hyperparameters, name):
                 raise UsageError(f"--{name.replace('_', '-')} is a hyperparameter of PPO: leave it out, or --algorithm a2c")
     return agent, options

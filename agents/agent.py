@@ -25,6 +25,9 @@ class Agent:
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 2e-3}
     """The hyperparameters that have another default with A2C."""
 
+    of_ppo: ClassVar[tuple[str, ...]] = ("n_epochs", "n_minibatches", "clip_range")
+    """The hyperparameters that A2C does not have."""
+
     algorithm: Literal["ppo", "a2c"] = "ppo"
     """PPO (Schulman et al. 2017), or A2C, the algorithm of the papers."""
     hidden_size: int = 100
@@ -90,5 +93,5 @@ class Agent:
 
     def arguments(self) -> dict[str, Any]:
         """The hyperparameters by name: the fields, and the class variables that describe the memory."""
-        about = ("name", "policy", "a2c", "algorithm")
+        about = {"name", "policy", "a2c", "of_ppo", "algorithm", *(self.of_ppo if self.algorithm == "a2c" else ())}
         return {name: getattr(self, name) for name in get_type_hints(type(self)) if name not in about}

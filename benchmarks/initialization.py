@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ class Goals(EpisodeMeans):
 def train(agent: str, variant: str, seed: int, total_timesteps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     run = Run(
-        hyperparameters=AGENTS[agent](init="pytorch"),
+        hyperparameters=replace(AGENTS[agent].defaults("a2c"), init="pytorch", popart=False, reward_scale=0.1),
         env="mnm/MazeSmall-v0",
         env_kwargs={},
         total_timesteps=total_timesteps,

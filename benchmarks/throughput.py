@@ -2,9 +2,9 @@
 
 Cores: forward, backward and Adam on random inputs, each in a process of its own, beside a naive PyTorch reference
 (:mod:`benchmarks.naive`) with the same parameters and the same results; nn.LSTM is the reference of the LSTM. Then training on
-``mnm/Maze-v0``, rollout and update together, beside RecurrentPPO of sb3-contrib with one epoch and an LSTM of the same width, once
-as it is (an LSTM for the actor and one for the critic, batches of 128) and once as fast as it goes; and the maze alone. Of repeated
-measurements the best counts: anything else on the machine can only slow one down.
+``mnm/Maze-v0`` by A2C, rollout and update together, beside RecurrentPPO of sb3-contrib with one epoch and an LSTM of the same
+width, once as it is (an LSTM for the actor and one for the critic, batches of 128) and once as fast as it goes; and the maze alone.
+Of repeated measurements the best counts: anything else on the machine can only slow one down.
 
 Memory is the peak of the process above what it held before the measurement. The bound is the rate of a large float32 matrix product
 over the arithmetic that a step needs.
@@ -165,7 +165,7 @@ def measure_training(agent: str, total: float) -> dict[str, Any]:
         from agents import AGENTS
         from experiments.run import Run
 
-        config = AGENTS[agent]()
+        config = AGENTS[agent].defaults("a2c")
         run = Run(hyperparameters=config, env=MAZE, env_kwargs={}, total_timesteps=1, n_envs=n_envs, seed=0)
         model = run.build(run.make_env(n_envs, config.reward_scale), "cpu")
         n_steps = model.n_steps

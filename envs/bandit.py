@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.memory_env import AnsweringEnv, AnsweringVectorEnv, Float, Int
+from envs.memory_tasks import check_settings
 
 
 class BanditVectorEnv(AnsweringVectorEnv):
@@ -40,9 +41,7 @@ class BanditVectorEnv(AnsweringVectorEnv):
     """
 
     def __init__(self, num_envs: int = 1, arms: int = 5, steps: int = 100, render_mode: str | None = None) -> None:
-        for name, value, least in (("arms", arms, 2), ("steps", steps, 1)):
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise ValueError(f"the {name} of mnm/Bandit must be a whole number, at least {least}, got {value!r}")
+        check_settings("Bandit", arms=(arms, 2), steps=(steps, 1))
         bounds = np.zeros(arms + 1, np.float32), np.ones(arms + 1, np.float32)
         super().__init__(num_envs, bounds, arms, steps, render_mode)
         self.arms = arms

@@ -108,7 +108,7 @@ class Recall(MemoryTask):
     values: int = 4
 
     def __post_init__(self) -> None:
-        _check("Recall", pairs=(self.pairs, 1), keys=(self._keys, 1), values=(self.values, 2))
+        check_settings("Recall", pairs=(self.pairs, 1), keys=(self._keys, 1), values=(self.values, 2))
         if self._keys < self.pairs:
             raise ValueError(f"the keys of mnm/Recall must be at least its pairs, {self.pairs}, got {self.keys}")
 
@@ -161,7 +161,7 @@ class Dictionary(MemoryTask):
     string_length: int = 4
 
     def __post_init__(self) -> None:
-        _check("Dictionary", letters=(self.letters, 2), support=(self.support, 1), string_length=(self.string_length, 1))
+        check_settings("Dictionary", letters=(self.letters, 2), support=(self.support, 1), string_length=(self.string_length, 1))
 
     @property
     def parts(self) -> dict[str, int]:
@@ -209,7 +209,7 @@ class Copy(MemoryTask):
     symbols: int = 8
 
     def __post_init__(self) -> None:
-        _check("Copy", items=(self.items, 1), min_items=(self._min_items, 1), symbols=(self.symbols, 2))
+        check_settings("Copy", items=(self.items, 1), min_items=(self._min_items, 1), symbols=(self.symbols, 2))
         if self._min_items > self.items:
             raise ValueError(f"the min_items of mnm/Copy must be at most its items, {self.items}, got {self.min_items}")
 
@@ -263,7 +263,7 @@ class RepeatPrevious(MemoryTask):
     symbols: int = 4
 
     def __post_init__(self) -> None:
-        _check("RepeatPrevious", lag=(self.lag, 1), steps=(self.steps, 2), symbols=(self.symbols, 2))
+        check_settings("RepeatPrevious", lag=(self.lag, 1), steps=(self.steps, 2), symbols=(self.symbols, 2))
         if self.steps <= self.lag:
             raise ValueError(f"the steps of mnm/RepeatPrevious must be more than its lag, {self.lag}, got {self.steps}")
 
@@ -306,7 +306,7 @@ class Sort(MemoryTask):
     symbols: int = 8
 
     def __post_init__(self) -> None:
-        _check("Sort", items=(self.items, 1), answers=(self._answers, 1), symbols=(self.symbols, 2))
+        check_settings("Sort", items=(self.items, 1), answers=(self._answers, 1), symbols=(self.symbols, 2))
         if self._answers > self.items:
             raise ValueError(f"the answers of mnm/Sort must be at most its items, {self.items}, got {self.answers}")
 
@@ -354,7 +354,7 @@ TASKS: dict[str, Callable[..., MemoryTask]] = {
 """The tasks by name; each takes its settings as keyword arguments."""
 
 
-def _check(task: str, **settings: tuple[object, int]) -> None:
+def check_settings(task: str, **settings: tuple[object, int]) -> None:
     """Check that settings, given with the least that each can be, are whole numbers and large enough."""
     for name, (value, least) in settings.items():
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:

@@ -38,9 +38,9 @@ from experiments.supervised import (
     names,
     settings,
     versions,
-    write_atomically,
     write_json,
 )
+from mnm_rl.callbacks import replacing
 
 AgentT = TypeVar("AgentT", bound=Agent)
 
@@ -346,7 +346,8 @@ class Run:
             "losses": self.losses,
             "history": self.history,
         }
-        write_atomically(self.directory / "checkpoint.pt", lambda file: torch.save(state, file))
+        with replacing(self.directory / "checkpoint.pt") as file:
+            torch.save(state, file)
 
     def train(self) -> None:
         """Train for the epochs that are left."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from agents import AGENTS
 from experiments.command_line import UsageError, key_values
-from experiments.run import ALGORITHMS, MAX_SEED
+from experiments.run import ALGORITHMS, MAX_SEED, Run
 from mnm_rl.callbacks import checkpoints
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -150,7 +150,7 @@ class Grid:
     """Which; in the file also how many."""
     total_timesteps: int
     n_envs: int = 64
-    checkpoint_interval: int = 250_000
+    checkpoint_interval: int = Run.checkpoint_interval
     """Steps between two checkpoints: what is lost, at most, when a machine goes away."""
     settings: dict[str, dict[str, Any]] = field(default_factory=lambda: {"default": {}})
     """Hyperparameters by the name of the setting; ``agents`` among them limits the setting to some of the agents."""

@@ -124,13 +124,10 @@ class Run:
         del arguments["reward_scale"]  # the environment's
         arguments["n_steps"] = arguments["n_steps"] or horizon
         adam = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": arguments.pop("adam_eps")}}
-        n_minibatches = min(arguments.pop("n_minibatches"), n_envs)
         if self.hyperparameters.algorithm == "ppo":
-            of_minibatch = -(-n_envs // n_minibatches)
+            of_minibatch = -(-n_envs // min(arguments.pop("n_minibatches"), n_envs))
             _share(of_minibatch, "the environments of a minibatch")
             arguments["batch_size"] = arguments["n_steps"] * of_minibatch
-        else:
-            del arguments["n_epochs"], arguments["clip_range"]
         algorithm = ALGORITHMS[self.hyperparameters.algorithm]
         of_algorithm = signature(algorithm).parameters
         of_policy = adam | {name: arguments.pop(name) for name in list(arguments) if name not in of_algorithm}

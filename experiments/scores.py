@@ -17,6 +17,7 @@ from envs.references import REFERENCES, reference_episodes
 from experiments.command_line import RunError, first_line
 from experiments.run import Run, load_model, newest_model
 from experiments.statistics import Interval, aggregate, interval, mean
+from mnm_rl.callbacks import replacing
 from mnm_rl.evaluation import evaluate_episodes
 
 FINAL_EPISODES, FINAL_SEED = 512, 10_000
@@ -118,9 +119,8 @@ def final_episodes(directory: Path, run: Run) -> Played:
     path = directory / "evaluation.json"
     if not path.exists():
         played = play(directory, run, FINAL_EPISODES, FINAL_SEED, deterministic=False)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(asdict(played)) + "\n")
-        unfinished.replace(path)
+        with replacing(path) as file:
+            file.write((json.dumps(asdict(played)) + "\n").encode())
     try:
         return Played(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:

@@ -7,15 +7,14 @@ hyperparameters on the command line are the same, and here.
 import dataclasses
 import json
 import math
-import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from inspect import signature
 from pathlib import Path
-from typing import IO, Annotated, Any, NamedTuple, Self, cast, get_type_hints
+from typing import Annotated, Any, NamedTuple, Self, cast, get_type_hints
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from agents import AGENTS, Agent
 from experiments.command_line import UsageError, first_line
 from mnm_rl import RecurrentCore, TrainingDivergedError, __version__
 from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy
+from mnm_rl.callbacks import replacing
 
 
 class Batch(NamedTuple):
@@ -198,22 +198,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "mnm_rl": __version__}
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that ``path`` holds, at every moment, either what it held before or the whole new file."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with open(unfinished, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def write_json(path: Path, figures: dict[str, Any]) -> None:
-    """Write figures, atomically."""
-    write_atomically(path, lambda file: file.write((json.dumps(figures, indent=1) + "\n").encode()))
+    """Write figures, the whole file or nothing."""
+    with replacing(path) as file:
+        file.write((json.dumps(figures, indent=1) + "\n").encode())
 
 
 class ProgressLine:

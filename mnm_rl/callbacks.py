@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
-from io import BufferedIOBase
+from io import BufferedRandom
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -49,7 +49,7 @@ def save_atomically(model: BaseAlgorithm, path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BufferedIOBase]:
+def replacing(path: Path) -> Iterator[BufferedRandom]:
     """A file to write, which takes the place of ``path`` when it is whole. Signals wait until then: an exception amid the writing
     may come out of PyTorch as another one.
 

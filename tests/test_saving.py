@@ -272,6 +272,7 @@ def test_models_of_version_0_1_0_are_read(way: str) -> None:
     np.testing.assert_allclose(state[0], [[0.4913317, 0.1356157, 0.1046777, -0.2392184]], rtol=1e-5)
     model.learn(30, reset_num_timesteps=False)
     assert model.num_timesteps == 70
+    assert (model.policy.popart.std == 1) == (way == "saved")  # whose training goes on as it began
 
 
 def test_a_saved_model_says_its_version(tmp_path: Path) -> None:

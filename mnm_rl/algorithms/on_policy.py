@@ -155,9 +155,13 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             if env is not None:
                 both = json.dumps({name: saved[name] for name in ("observation_space", "action_space")})
                 check_same_spaces(env, **json_to_data(both, kwargs.get("custom_objects")))
-            if "mnm_rl_version" not in saved:
+            of_0_1_0 = "mnm_rl_version" not in saved
+            if of_0_1_0:
                 _find_classes_of_version_0_1_0()
             model = super().load(path, env, device, **kwargs)
+            if of_0_1_0:  # it goes on as it began
+                model.policy_kwargs = {**model.policy_kwargs, "popart": False}
+                model.policy.normalizes_returns = False
             for name, tensor in model.policy.state_dict().items():
                 if not tensor.isfinite().all():
                     raise ValueError(f"{name} of the policy is NaN or infinite")
