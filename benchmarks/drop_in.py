@@ -6,6 +6,7 @@ in the file, so that a run that was stopped goes on. One thread.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +17,19 @@ import numpy as np
 import torch
 import tyro
 from gymnasium import spaces
-from sb3_contrib import RecurrentPPO as TheirRecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from examples import cartpole, minigrid_memory, pendulum
+from examples import cartpole, pendulum
 from mnm_rl import RecurrentPPO
+
+try:
+    from sb3_contrib import RecurrentPPO as TheirRecurrentPPO
+
+    from examples import minigrid_memory
+except ImportError as error:
+    sys.exit(f"error: {error}; install what this compares with: pip install '.[bench,minigrid]'")
 
 SETTINGS: dict[str, Any] = dict(
     n_steps=128, batch_size=256, n_epochs=10, learning_rate=7e-4, gae_lambda=0.98, max_grad_norm=1.0, device="cpu"
