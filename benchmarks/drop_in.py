@@ -73,16 +73,16 @@ class TMaze(gym.Env[Any, Any]):
         return seen, reward, bool(turned), self.steps == 4 * self.length, {}
 
 
-def cartpole_env(seed: int) -> VecNormalize:
-    env = make_vec_env("CartPole-v1", n_envs=8, seed=seed, wrapper_class=cartpole.hide_velocity)
-    return VecNormalize(env, norm_obs=False, norm_reward=False)
+def normalized(env: str, seed: int, wrapper: Any) -> VecNormalize:
+    """Observations and rewards normalized, as in sb3-contrib's own test and in the RL Zoo."""
+    return VecNormalize(make_vec_env(env, n_envs=8, seed=seed, wrapper_class=wrapper))
 
 
 TASKS: dict[str, tuple[Callable[[int], Any], int, float, dict[str, Any]]] = {
-    "CartPole without velocities": (cartpole_env, 50_000, 450, {}),
+    "CartPole without velocities": (lambda seed: normalized("CartPole-v1", seed, cartpole.hide_velocity), 50_000, 450, {}),
     "T-maze": (lambda seed: make_vec_env(TMaze, n_envs=8, seed=seed), 65_536, 0.8, {}),
     "Pendulum without velocity": (
-        lambda seed: make_vec_env("Pendulum-v1", n_envs=8, seed=seed, wrapper_class=pendulum.hide_velocity),
+        lambda seed: normalized("Pendulum-v1", seed, pendulum.hide_velocity),
         131_072,
         -300,
         dict(gamma=0.9),
@@ -105,7 +105,10 @@ def run(task: str, agent: str, seed: int) -> dict[str, Any]:
         policy = policy.replace("Mlp", "MultiInput")
         policy_kwargs = policy_kwargs | {"features_extractor_class": minigrid_memory.Kinds, "normalize_images": False}
     env, test = make(seed), make(10_000 + seed)
-    model = algorithm(policy, env, **SETTINGS | settings, policy_kwargs=policy_kwargs, seed=seed)
+    if isinstance(test, VecNormalize):
+        test.training = test.norm_reward = False
+        test.obs_rms = env.obs_rms
+    model = algorithm(policy, make(seed), **SETTINGS | settings, policy_kwargs=policy_kwargs, seed=seed)
     model.learn(1024)  # kernels are compiled
     model = algorithm(policy, env, **SETTINGS | settings, policy_kwargs=policy_kwargs, seed=seed)
     clock, curve, at = 0.0, [], None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnm_rl import LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.cores.implementations import PathName
 from mnm_rl.cores.plastic import PlasticRule
 from mnm_rl.fused import simd
@@ -48,6 +48,7 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "mnm-p, key feedback, fixed start": lambda: MnmCore(F, D, heads=2, feedback_inputs="key_value", learn_initial_memory=False),
     **{rule: lambda rule=rule: plastic(rule) for rule in ("hebb", "decay", "oja", "modulated", "retroactive")},
     "lstm": lambda: LstmCore(F, D),
+    "gru": lambda: GruCore(F, D),
 }
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 

@@ -7,7 +7,7 @@ from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
-from mnm_rl.cores import LstmCore, MnmCore, PlasticCore
+from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore
 from mnm_rl.cores.implementations import Implementation, register
 from mnm_rl.fused.reversible import Reversible
 
@@ -32,4 +32,5 @@ def _kernels(module: str) -> type[Implementation[Any]]:
 register(MnmCore, "fused", partial(_kernels, "mnm"))
 register(PlasticCore, "fused", partial(_kernels, "plastic"))
 register(LstmCore, "fused", partial(_kernels, "lstm"))
+register(GruCore, "fused", partial(_kernels, "gru"))
 register(MnmCore, "reversible", lambda: Reversible)
