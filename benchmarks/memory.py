@@ -46,7 +46,7 @@ class Grid:
 
 
 GRIDS = {
-    "recall": Grid(task="recall", settings=[{"pairs": pairs} for pairs in (8, 16, 32, 64)]),
+    "recall": Grid(task="recall", settings=[{"pairs": pairs} for pairs in (8, 16, 32, 64)], updates=800),
     "dictionary": Grid(
         task="dictionary",
         settings=[{"string_length": length, "support": support, "letters": 8} for length, support in product((4, 8), (2, 4, 8))],
