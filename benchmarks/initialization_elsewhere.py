@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from gymnasium import spaces
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
 import envs  # noqa: F401  (registers the maze)
 from mnm_rl import GymnasiumVecEnv, RecurrentA2C
@@ -72,19 +74,18 @@ def _task(name: str) -> Task:
     if name == "pendulum":
         from examples import pendulum
 
-        return Task(
-            pendulum.make_env, pendulum.HYPERPARAMETERS, {"ortho_init": False}, 300_000, ("mnm-p", "mnm-g", "plastic", "lstm")
-        )
+        def swing(seed: int) -> VecEnv:
+            env = make_vec_env("Pendulum-v1", n_envs=16, seed=seed, wrapper_class=pendulum.hide_velocity)
+            return VecNormalize(env, norm_obs=False, gamma=0.9)
+
+        settings = dict(learning_rate=3e-3, n_steps=50, gamma=0.9, gae_lambda=0.95, use_rms_prop=False)
+        return Task(swing, settings, {"ortho_init": False}, 300_000, ("mnm-p", "mnm-g", "plastic", "lstm"))
     if name == "minigrid":
         from examples import minigrid_memory
 
-        return Task(
-            minigrid_memory.make_env,
-            minigrid_memory.HYPERPARAMETERS,
-            minigrid_memory.POLICY_KWARGS,
-            200_000,
-            ("mnm-p",),
-        )
+        settings = dict(learning_rate=2e-3, n_steps=64, gae_lambda=0.95, ent_coef=0.01, use_rms_prop=False)
+        make_env = partial(minigrid_memory.make_env, n_envs=16)
+        return Task(make_env, settings, minigrid_memory.POLICY_KWARGS, 200_000, ("mnm-p",))
     assert name == "image", f"there is no task {name}"
 
     def maze(seed: int) -> VecEnv:

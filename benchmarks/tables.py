@@ -255,9 +255,11 @@ def drop_in() -> str:
     for task, agent in dict.fromkeys((run["task"], run["agent"]) for run in runs):
         own = [run for run in runs if (run["task"], run["agent"]) == (task, agent)]
         steps = ", ".join("never" if run["steps"] is None else f"{run['steps']:,}" for run in own)
+        seconds = ", ".join("" if run["seconds"] is None else f"{run['seconds']:.0f}" for run in own)
         best = ", ".join(f"{run['best']:.3g}" for run in own)
-        rows.append([task, agent, steps, best])
-    return table(("task", "policy", "steps until solved, each seed", "best return"), rows)
+        speed = ", ".join(f"{run['steps_per_second']:,}" for run in own)
+        rows.append([task, agent, steps, seconds.strip(", "), best, speed])
+    return table(("task", "policy", "steps until solved, each seed", "seconds", "best return", "steps/s"), rows)
 
 
 def cores(shown: Callable[[dict[str, Any]], bool], bound: bool = True) -> str:
@@ -318,6 +320,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "maze": lambda: maze("maze.json"),
     "ppo_small": lambda: grid("maze_small.json", 10, 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
+    "ppo_clock": lambda: grid("maze_clock.json", 20, 26, 30),
+    "ppo_clock_tuning": lambda: grid("maze_clock_tuning.json", 20, 26, 30),
     "ppo_tuning": ppo_tuning,
     "drop_in": drop_in,
     "initialization": initialization,

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from mnm_rl import RecurrentA2C
+from mnm_rl import RecurrentPPO
 
 
 def without_mission(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -37,24 +37,29 @@ class Kinds(BaseFeaturesExtractor):
         return torch.cat([kinds.flatten(1).float(), observations["direction"]], dim=1)
 
 
-HYPERPARAMETERS: dict[str, Any] = dict(
-    learning_rate=2e-3,
-    n_steps=64,
-    gae_lambda=0.95,
-    ent_coef=0.01,
-    use_rms_prop=False,
-)
 # What MiniGrid calls an image are numbers of kinds, colours and states of objects: nothing to divide by 255.
 POLICY_KWARGS: dict[str, Any] = {"ortho_init": False, "features_extractor_class": Kinds, "normalize_images": False}
 
 
-def make_env(seed: int) -> VecEnv:
-    """16 environments."""
-    return make_vec_env("MiniGrid-MemoryS7-v0", n_envs=16, seed=seed, wrapper_class=without_mission)
+def make_env(seed: int, n_envs: int = 8) -> VecEnv:
+    """Environments of the smallest size."""
+    return make_vec_env("MiniGrid-MemoryS7-v0", n_envs=n_envs, seed=seed, wrapper_class=without_mission)
 
 
 def main(total_timesteps: int = 200_000) -> float:
-    model = RecurrentA2C("MnmPolicy", make_env(0), policy_kwargs=POLICY_KWARGS, **HYPERPARAMETERS, seed=0, device="cpu")
+    model = RecurrentPPO(
+        "MnmPolicy",
+        make_env(0),
+        learning_rate=7e-4,
+        n_steps=128,
+        batch_size=256,  # two environments
+        gae_lambda=0.98,
+        ent_coef=0.01,
+        max_grad_norm=1.0,
+        policy_kwargs=POLICY_KWARGS | {"hidden_size": 64},
+        seed=0,
+        device="cpu",
+    )
     model.learn(total_timesteps, progress_bar=True)
     assert model.ep_info_buffer is not None
     right = sum(episode["r"] > 0 for episode in model.ep_info_buffer) / len(model.ep_info_buffer)

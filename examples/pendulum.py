@@ -10,9 +10,8 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecNormalize
 
-from mnm_rl import RecurrentA2C
+from mnm_rl import RecurrentPPO
 
 
 def hide_velocity(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -20,24 +19,18 @@ def hide_velocity(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     return TransformObservation(env, lambda observation: observation[:2], spaces.Box(-1, 1, (2,)))
 
 
-HYPERPARAMETERS: dict[str, Any] = dict(
-    learning_rate=3e-3,
-    n_steps=50,
-    gamma=0.9,
-    gae_lambda=0.95,
-    use_rms_prop=False,
-)
-
-
-def make_env(seed: int) -> VecNormalize:
-    """16 environments, their rewards brought to order 1."""
-    env = make_vec_env("Pendulum-v1", n_envs=16, seed=seed, wrapper_class=hide_velocity)
-    return VecNormalize(env, norm_obs=False, gamma=HYPERPARAMETERS["gamma"])
-
-
-def main(total_timesteps: int = 500_000) -> float:
-    policy_kwargs = {"ortho_init": False}
-    model = RecurrentA2C("PlasticPolicy", make_env(0), policy_kwargs=policy_kwargs, **HYPERPARAMETERS, seed=0, device="cpu")
+def main(total_timesteps: int = 160_000) -> float:
+    model = RecurrentPPO(
+        "GruPolicy",
+        make_vec_env("Pendulum-v1", n_envs=16, seed=0, wrapper_class=hide_velocity),
+        learning_rate=1e-3,
+        n_steps=100,  # half an episode
+        batch_size=400,  # four environments
+        gamma=0.9,
+        policy_kwargs={"ortho_init": False},
+        seed=0,
+        device="cpu",
+    )
     model.learn(total_timesteps, progress_bar=True)
     test = make_vec_env("Pendulum-v1", n_envs=16, seed=1, wrapper_class=hide_velocity)
     mean, std = evaluate_policy(model, test, n_eval_episodes=100)

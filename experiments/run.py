@@ -7,6 +7,7 @@ import platform
 import time
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -31,6 +32,9 @@ from mnm_rl.callbacks import UNFINISHED, checkpoints, replacing
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy takes."""
+
+CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says how much memory a container may use, in versions 2 and 1 of its control groups."""
 
 OF_0_1_0 = {"init": "pytorch", "popart": False}
 """Arguments of the policy that version 0.1.0 did not write down, since it left no choice."""
@@ -244,8 +248,12 @@ class _CheckedSteps(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _memory() -> int:
-    """The memory of the machine in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """The memory of the machine, or of the container where this runs in one, in bytes."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for version in CGROUPS:
+        with suppress(OSError, ValueError):  # no such version of them, or "max"
+            limits.append(int(version.read_text()))
+    return min(limits)
 
 
 def new_directory(out: Path | None, run: Run) -> Path:

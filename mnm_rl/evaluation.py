@@ -40,7 +40,7 @@ def evaluate_episodes(
         positive reward; of an episode that was cut off, these three alone.
 
     Raises:
-        RuntimeError: if an episode does not end within ``max_length`` steps.
+        RuntimeError: if an episode does not end within ``max_length`` steps, or if an environment calls ``sys.exit``.
     """
     limit = max(100_000, 2_000 * episodes) if max_steps is None else max_steps
     finished: list[dict[str, Any]] = []
@@ -72,6 +72,9 @@ def evaluate_episodes(
         elif local["current_lengths"][i] >= max_length:
             raise RuntimeError(f"an episode has not ended after {max_length:,} steps: limit it with gymnasium.wrappers.TimeLimit")
 
-    with suppress(_LimitReached):
-        evaluate_policy(model, env, episodes, deterministic=deterministic, callback=record, warn=False)
+    try:
+        with suppress(_LimitReached):
+            evaluate_policy(model, env, episodes, deterministic=deterministic, callback=record, warn=False)
+    except SystemExit as error:
+        raise RuntimeError(f"an environment called sys.exit({error.code!r}) in an evaluation") from error
     return finished

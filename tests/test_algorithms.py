@@ -1,5 +1,7 @@
 """The algorithms as Stable-Baselines3 algorithms: what they learn, save, predict, log and refuse."""
 
+import re
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from mnm_rl import RecurrentA2C, TrainingDivergedError
+from mnm_rl import RecurrentA2C, RecurrentPPO, TrainingDivergedError
 from mnm_rl.evaluation import evaluate_episodes
 from tests.counting import Counting, Poisoned, Random, Recall
 from tests.policies import POLICIES, ROUNDING, a2c, roll_out
@@ -235,6 +237,17 @@ def test_rewards_and_observations_can_be_normalized_by_stable_baselines3(make: A
 def test_state_dependent_exploration(make: Any) -> None:
     env = make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))), n_envs=2)
     make("mnm-p", env, use_sde=True, sde_sample_freq=3, n_steps=6).learn(48)
+
+
+def test_an_environment_that_exits_in_an_evaluation_is_named() -> None:
+    class Exits(Counting):
+        def step(self, action: Any) -> Any:
+            sys.exit(3)
+
+    env = make_vec_env(lambda: Exits(4), n_envs=1)
+    model = RecurrentPPO("LstmPolicy", env, n_steps=4, policy_kwargs={"hidden_size": 4})
+    with pytest.raises(RuntimeError, match=re.escape("an environment called sys.exit(3) in an evaluation")):
+        evaluate_episodes(model, env, 1)
 
 
 def test_evaluate_episodes_reports_each_of_them() -> None:

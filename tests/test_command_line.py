@@ -20,7 +20,7 @@ from stable_baselines3 import A2C
 import eval as eval_
 import train
 from agents import AGENTS
-from experiments.command_line import run_main
+from experiments.command_line import UsageError, run_main
 from experiments.run import Run
 from mnm_rl import RecurrentA2C, RecurrentPPO
 from mnm_rl.callbacks import checkpoints
@@ -223,6 +223,17 @@ def test_wrong_usage_of_train_is_one_line_and_exit_code_2(args: list[str], expec
     out = [] if "--out" in args or "--resume" in args or not args else ["--out", tmp_path / "run"]
     assert expected in fails(2, "train.py", *args, *out)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_limit_of_a_container_is_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = (tmp_path / "memory.max", tmp_path / "none")
+    limits[0].write_text("1000000\n")
+    monkeypatch.setattr("experiments.run.CGROUPS", limits)
+    run = Run(hyperparameters=AGENTS["mnm-p"](), env="mnm/MazeSmall-v0", env_kwargs={}, total_timesteps=1, n_envs=64, seed=0)
+    with pytest.raises(UsageError, match="and the machine has 0 GB"):
+        run.check_memory()
+    limits[0].write_text("max\n")
+    run.check_memory()
 
 
 def test_wrong_usage_of_eval_is_one_line_and_exit_code_2(finished: Path, tmp_path: Path) -> None:
