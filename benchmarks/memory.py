@@ -52,6 +52,7 @@ GRIDS = {
         settings=[{"string_length": length, "support": support, "letters": 8} for length, support in product((4, 8), (2, 4, 8))],
         agents=("mnm-g", "mnm-p", "lstm", "salu"),
         seeds=5,
+        updates=600,
     ),
     "copy": Grid(task="copy", settings=[{"items": 20, "min_items": 1}], tests=["min_items=20", "items=40,min_items=40"]),
     "sort": Grid(task="sort", settings=[{"items": 8}], tests=["items=12", "items=16"]),
