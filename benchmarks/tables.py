@@ -201,20 +201,20 @@ def hidden_velocity() -> str:
     return table(("policy", "steps to 400, each seed", "highest mean return", "at the end"), rows)
 
 
-def grid(file: str, *marks: float) -> str:
+def grid(file: str, *marks: float, digits: int = 1) -> str:
     """What each agent of a grid reaches, the best first, and how soon it first reached each mark while training."""
     results = Results.load(ROOT / "docs" / "results" / file)
     rows = []
     for group, runs in results.groups.items():
         scores = results.scores(group)
         between = interval([scores])
-        reached = f"**{iqm(scores):.1f}**" + (" [{:.1f}, {:.1f}]".format(*between) if between else "")
+        reached = f"**{iqm(scores):.{digits}f}**" + (f" [{between[0]:.{digits}f}, {between[1]:.{digits}f}]" if between else "")
         soon = []
         for mark in marks:
             at = [first_at(run.curve, mark) for run in runs]
             steps = ", ".join("never" if x is None else f"{x[0] / 1e3:.0f}k" for x in at)
             soon += [steps, ", ".join("never" if x is None else f"{x[1]:.0f}" for x in at)]
-        rows.append([group[0], reached, ", ".join(f"{score:.1f}" for score in scores), *soon])
+        rows.append([group[0], reached, ", ".join(f"{score:.{digits}f}" for score in scores), *soon])
     unit = results.unit(results.grid["environments"][0])
     columns = [f"{what} to {mark:g}, each seed" for mark in marks for what in ("steps", "seconds")]
     steps = either(f"{run.steps / 1e6:.1f}M" for run in results.results)
@@ -322,6 +322,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_clock": lambda: grid("maze_clock.json", 20, 26, 30),
     "ppo_clock_tuning": lambda: grid("maze_clock_tuning.json", 20, 26, 30),
+    "ppo_recall": lambda: grid("recall.json", 0.5, 0.9, digits=2),
     "ppo_tuning": ppo_tuning,
     "drop_in": drop_in,
     "initialization": initialization,
