@@ -194,6 +194,7 @@ def test_an_export_keeps_the_order_of_a_dict(tmp_path: Path) -> None:
         {"algorithm": {"n_steps": 0}},
         {"algorithm": {"learning_rate": "x"}},
         {"action_space": {"kind": "Dict", "spaces": {}}},
+        {"not_kept": "../x"},
     ],
     ids=str,
 )

@@ -150,7 +150,9 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
             if exporter not in (base.__name__ for base in cls.__mro__):
                 raise ValueError(f"it was exported by {exporter}, not {cls.__name__}; read it with {exporter}.from_pretrained")
             policy = str(config["policy"])
-            not_kept = {str(name) for name in list(config["not_kept"])}
+            if not isinstance(config["not_kept"], list):
+                raise ValueError(f"not_kept must be a list of names, got {config['not_kept']!r}")
+            not_kept = {str(name) for name in config["not_kept"]}
             own = {name: f"{name} ({config['policy_kwargs'][name]['class']})" for name in not_kept & config["policy_kwargs"].keys()}
             policy_kwargs: dict[str, Any] = {"optimizer_class": torch.optim.Adam}  # Stable-Baselines3's
             policy_kwargs |= {key: _read(value) for key, value in config["policy_kwargs"].items() if key not in own}
