@@ -255,10 +255,10 @@ def drop_in() -> str:
     for task, agent in dict.fromkeys((run["task"], run["agent"]) for run in runs):
         own = [run for run in runs if (run["task"], run["agent"]) == (task, agent)]
         steps = ", ".join("never" if run["steps"] is None else f"{run['steps']:,}" for run in own)
-        seconds = ", ".join("" if run["seconds"] is None else f"{run['seconds']:.0f}" for run in own)
+        seconds = ", ".join("never" if run["seconds"] is None else f"{run['seconds']:.0f}" for run in own)
         best = ", ".join(f"{run['best']:.3g}" for run in own)
         speed = ", ".join(f"{run['steps_per_second']:,}" for run in own)
-        rows.append([task, agent, steps, seconds.strip(", "), best, speed])
+        rows.append([task, agent, steps, seconds, best, speed])
     return table(("task", "policy", "steps until solved, each seed", "seconds", "best return", "steps/s"), rows)
 
 

@@ -8,6 +8,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
+from mnm_rl.vec_env import failures_named
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,7 +42,7 @@ def evaluate_episodes(
         positive reward; of an episode that was cut off, these three alone.
 
     Raises:
-        RuntimeError: if an episode does not end within ``max_length`` steps, or if an environment calls ``sys.exit``.
+        RuntimeError: if an episode does not end within ``max_length`` steps, or if an environment calls ``sys.exit`` or its process ends.
     """
     limit = max(100_000, 2_000 * episodes) if max_steps is None else max_steps
     finished: list[dict[str, Any]] = []
@@ -72,9 +74,6 @@ def evaluate_episodes(
         elif local["current_lengths"][i] >= max_length:
             raise RuntimeError(f"an episode has not ended after {max_length:,} steps: limit it with gymnasium.wrappers.TimeLimit")
 
-    try:
-        with suppress(_LimitReached):
-            evaluate_policy(model, env, episodes, deterministic=deterministic, callback=record, warn=False)
-    except SystemExit as error:
-        raise RuntimeError(f"an environment called sys.exit({error.code!r}) in an evaluation") from error
+    with suppress(_LimitReached), failures_named(env, "in an evaluation", note=False):
+        evaluate_policy(model, env, episodes, deterministic=deterministic, callback=record, warn=False)
     return finished

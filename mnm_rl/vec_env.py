@@ -1,8 +1,10 @@
 """Gymnasium vector environments as Stable-Baselines3 ``VecEnv``s."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from multiprocessing import connection
 from typing import Any
 
 import gymnasium as gym
@@ -216,3 +218,26 @@ def _at(observations: Any, i: int) -> Any:
     if isinstance(observations, dict):
         return {key: _at(value, i) for key, value in observations.items()}
     return np.array(observations[i])
+
+
+@contextmanager
+def failures_named(env: VecEnv | None, when: str, note: bool = True) -> Iterator[None]:
+    """Say in words that an environment's process has ended, or that it called ``sys.exit``; its other errors are passed on, with a
+    note where they come from. ``when`` is in words, such as ``at step 100``.
+
+    Raises:
+        RuntimeError: for an end or an exit.
+    """
+    try:
+        yield
+    except Exception as error:
+        inner = env.env.unwrapped if isinstance(env, GymnasiumVecEnv) else env
+        processes = getattr(inner, "processes", [])  # of a SubprocVecEnv or an AsyncVectorEnv
+        lost = isinstance(error, EOFError | BrokenPipeError | ConnectionResetError)
+        if lost and connection.wait([process.sentinel for process in processes], timeout=1):
+            raise RuntimeError(f"the process of an environment ended {when}; what it printed before may say why") from error
+        if note:
+            error.add_note(f"raised by an environment {when}")
+        raise
+    except SystemExit as error:
+        raise RuntimeError(f"an environment called sys.exit({error.code!r}) {when}") from error

@@ -7,7 +7,6 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import connection
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, Self, cast
@@ -46,7 +45,7 @@ from mnm_rl.algorithms.checks import (
 from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, State
 from mnm_rl.algorithms.pretrained import ExportableAlgorithm
 from mnm_rl.cores.implementations import Trace
-from mnm_rl.vec_env import GymnasiumVecEnv
+from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
 
 class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
@@ -189,7 +188,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         """
         assert self.env is not None, "there are no environments"
         self.set_random_seed(seed)
-        with _failures_named(self.env, self.num_timesteps):
+        with failures_named(self.env, f"at step {self.num_timesteps:,}"):
             self._last_obs = self.env.reset()  # type: ignore[assignment]
         _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
         self._last_episode_starts = np.ones(self.env.num_envs, dtype=bool)
@@ -217,7 +216,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs * distributed.world_size()))
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        with _failures_named(self.env, self.num_timesteps, note=False):
+        with failures_named(self.env, f"at step {self.num_timesteps:,}", note=False):
             total_timesteps, callback = super()._setup_learn(*args, **kwargs)
         distributed.begin_alike(self.policy, n_envs=self.n_envs, n_steps=self.n_steps, num_timesteps=self.num_timesteps)
         _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
@@ -258,7 +257,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 else:
                     clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
 
-            with _failures_named(env, self.num_timesteps):
+            with failures_named(env, f"at step {self.num_timesteps:,}"):
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
             self.num_timesteps += env.num_envs * distributed.world_size()
             _check_finite(rewards, "reward", self.num_timesteps)
@@ -438,31 +437,6 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         """
         name = tb_log_name or type(self).__name__
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
-
-
-@contextmanager
-def _failures_named(env: VecEnv | None, step: int, note: bool = True) -> Iterator[None]:
-    """Say in words that an environment's process has ended, or that it called ``sys.exit``; its other errors are passed on, with a
-    note where they come from.
-
-    Raises:
-        RuntimeError: for an end or an exit.
-    """
-    try:
-        yield
-    except Exception as error:
-        inner = env.env.unwrapped if isinstance(env, GymnasiumVecEnv) else env
-        processes = getattr(inner, "processes", [])  # of a SubprocVecEnv or an AsyncVectorEnv
-        lost = isinstance(error, EOFError | BrokenPipeError | ConnectionResetError)
-        if lost and connection.wait([process.sentinel for process in processes], timeout=1):
-            raise RuntimeError(
-                f"the process of an environment ended at step {step:,}; what it printed before may say why"
-            ) from error
-        if note:
-            error.add_note(f"raised by an environment at step {step:,}")
-        raise
-    except SystemExit as error:
-        raise RuntimeError(f"an environment called sys.exit({error.code!r}) at step {step:,}") from error
 
 
 def _batch_of_one(observation: Any) -> Any:

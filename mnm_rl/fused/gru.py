@@ -6,22 +6,14 @@ import torch
 from torch import Tensor
 
 from mnm_rl.cores.gru import GruCore, GruState
-from mnm_rl.fused.arena import Array, zeros
-from mnm_rl.fused.padding import array, gather, gather_rows, spread, spread_rows
-from mnm_rl.fused.parallel import run
-from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, fours, inlined, padded, sigmoid_, tanh_
-from mnm_rl.fused.trace import FusedCore, FusedTrace
+from mnm_rl.fused.arena import Array
+from mnm_rl.fused.gated import GatedTrace, Weights
+from mnm_rl.fused.padding import gather, gather_rows, spread, spread_rows
+from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, inlined, padded, sigmoid_, tanh_
+from mnm_rl.fused.trace import FusedCore
 
 R, Z, N, U = range(4)
 """Reset, update, new, and what of the new comes from the hidden state, before it is reset; each at ``[k P : (k + 1) P]``."""
-
-
-class Weights(NamedTuple):
-    gates: Array
-    """From ``[x; h]``: ``[F + P, 4P]``."""
-    gates_back: Array
-    """To ``h``: ``[4P, P]``."""
-    bias: Array
 
 
 class Kept(NamedTuple):
@@ -33,6 +25,12 @@ class Kept(NamedTuple):
     """``[T, B, 4P]``."""
     out: Array
     """``h_t``, ``[T, B, P]``."""
+
+
+class Working(NamedTuple):
+    """The state, changed in place, or the gradient with respect to it: ``[B, P]``."""
+
+    h: Array
 
 
 @inlined
@@ -65,8 +63,9 @@ def gru_cell_backward(gates: Any, h: Any, gh: Any, g: Any) -> None:
 
 
 @inlined
-def _forward(first: int, last: int, t0: int, t1: int, starts: Any, weights: Any, h: Any, trace: Any) -> None:
+def _forward(first: int, last: int, t0: int, t1: int, starts: Any, weights: Any, state: Any, trace: Any) -> None:
     """Steps t0 to t1 of the fours of environments from first to last."""
+    h = state.h
     B, P = h.shape
     F = trace.x.shape[2] - P
     zero = h.dtype.type(0)
@@ -85,8 +84,9 @@ def _forward(first: int, last: int, t0: int, t1: int, starts: Any, weights: Any,
 
 
 @inlined
-def _backward(first: int, last: int, starts: Any, weights: Any, trace: Any, g_out: Any, g_gates: Any, g_h: Any) -> None:
-    """Back through :func:`_forward`; ``g_h [B, P]`` is after the last step, and before the first in the end."""
+def _backward(first: int, last: int, starts: Any, weights: Any, trace: Any, g_out: Any, g_gates: Any, g: Any) -> None:
+    """Back through :func:`_forward`; ``g`` (:class:`Working`) is after the last step, and before the first in the end."""
+    g_h = g.h
     T, B = starts.shape
     P = g_h.shape[1]
     F = trace.x.shape[2] - P
@@ -104,16 +104,14 @@ def _backward(first: int, last: int, starts: Any, weights: Any, trace: Any, g_ou
                     fill_(g_h[b], zero)
 
 
-class GruTrace(FusedTrace[GruState]):
-    """Steps of a GRU core, see :class:`~mnm_rl.fused.trace.FusedTrace`."""
+class GruTrace(GatedTrace[GruState]):
+    """Steps of a GRU core."""
 
     carried = 1
-    core: GruCore
-
-    @staticmethod
-    def parameters_of(core: GruCore) -> tuple[Tensor, ...]:
-        cell = core.cell
-        return cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
+    working = Working
+    keeping = Kept
+    forward_kernel = staticmethod(_forward)
+    backward_kernel = staticmethod(_backward)
 
     @staticmethod
     def pack(core: GruCore, parameters: tuple[Tensor, ...]) -> Weights:
@@ -127,51 +125,13 @@ class GruTrace(FusedTrace[GruState]):
         bias = torch.cat([b_x[: N * P] + b_h[: N * P], b_x[N * P :], b_h[N * P :]])
         return Weights(gates.numpy(), back.numpy(), bias.numpy())
 
-    def __init__(self, implementation: FusedCore[GruState], state: GruState, steps: int) -> None:
-        super().__init__(implementation, state, steps)
-        B, P, dtype = self.B, padded(self.D), self.dtype
-        self.F = self.core.cell.input_size
-        self.h = array(state.h, (B, P), dtype)
-        self.kept = Kept(
-            x=self.room("x", steps, B, self.F + P),
-            gates=self.room("gates", steps, B, 4 * P),
-            out=zeros((steps, B, P), dtype),  # others may have it
-        )
-        self.x = self.kept.x
-
-    def working_state(self) -> tuple[Tensor, ...]:
-        return (torch.from_numpy(self.h)[:, : self.D],)
-
-    def run_kernels(self, t0: int, t1: int) -> Tensor:
-        starts, least = self.episode_starts, 32 // (t1 - t0)
-        run(_forward, fours(self.B), t0, t1, starts, self.weights, self.h, self.kept, least=least)
-        return torch.from_numpy(self.kept.out[t0:t1])
-
-    def outputs(self, raw: Tensor) -> Tensor:
-        return raw[..., : self.D]
-
-    def results(self) -> tuple[Tensor | None, ...]:
-        return torch.from_numpy(self.kept.out), None, *self.working_state()
-
-    def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        g_out, _, g_h = given
-        trace, D, F, dtype = self.kept, self.D, self.F, self.dtype
-        P = padded(D)
-        g = array(g_h, self.h.shape, dtype)
-        g_gates = self.room("g_gates", *trace.gates.shape)
-        run(_backward, fours(self.B), self.episode_starts, self.weights, trace, array(g_out, trace.out.shape, dtype), g_gates, g)
-        gates = torch.from_numpy(g_gates).flatten(0, 1)
-        weight, bias = gates.T @ torch.from_numpy(trace.x).flatten(0, 1), gates.sum(0)
-        g_inputs = None
-        if inputs:
-            g_inputs = (gates @ torch.from_numpy(self.weights.gates[:F]).T).view(*trace.x.shape[:2], F)
+    def unpack(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        D, F, P = self.D, self.F, padded(self.D)
 
         def of_h(rows: Tensor) -> Tensor:
             return torch.cat([rows[: N * P], rows[U * P :]])
 
         return (
-            g_inputs,
-            torch.from_numpy(g)[:, :D],
             gather_rows(weight[: U * P, :F], 3, D),
             gather(of_h(weight[:, F:]), 3, 1, D),
             gather_rows(bias[: U * P], 3, D),

@@ -6,20 +6,12 @@ import torch
 from torch import Tensor
 
 from mnm_rl.cores.lstm import LstmCore, LstmState
-from mnm_rl.fused.arena import Array, zeros
+from mnm_rl.fused.arena import Array
+from mnm_rl.fused.gated import GatedTrace, Weights
 from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward
-from mnm_rl.fused.padding import array, gather, gather_rows, spread, spread_rows
-from mnm_rl.fused.parallel import run
-from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, fours, inlined, padded
-from mnm_rl.fused.trace import FusedCore, FusedTrace
-
-
-class Weights(NamedTuple):
-    gates: Array
-    """From ``[x; h]``: ``[F + P, 4P]``."""
-    gates_back: Array
-    """To ``h``: ``[4P, P]``."""
-    bias: Array
+from mnm_rl.fused.padding import gather, gather_rows, spread, spread_rows
+from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, inlined
+from mnm_rl.fused.trace import FusedCore
 
 
 class Kept(NamedTuple):
@@ -85,16 +77,14 @@ def _backward(first: int, last: int, starts: Any, weights: Any, trace: Any, g_ou
                     fill_(g.c[b], zero)
 
 
-class LstmTrace(FusedTrace[LstmState]):
-    """Steps of an LSTM core, see :class:`~mnm_rl.fused.trace.FusedTrace`."""
+class LstmTrace(GatedTrace[LstmState]):
+    """Steps of an LSTM core."""
 
     carried = 2
-    core: LstmCore
-
-    @staticmethod
-    def parameters_of(core: LstmCore) -> tuple[Tensor, ...]:
-        cell = core.cell
-        return cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
+    working = Working
+    keeping = Kept
+    forward_kernel = staticmethod(_forward)
+    backward_kernel = staticmethod(_backward)
 
     @staticmethod
     def pack(core: LstmCore, parameters: tuple[Tensor, ...]) -> Weights:
@@ -104,47 +94,10 @@ class LstmTrace(FusedTrace[LstmState]):
         gates = torch.cat([spread_rows(weight_ih, 4, D), back], dim=1).T.contiguous()
         return Weights(gates.numpy(), back.numpy(), spread_rows(bias_ih + bias_hh, 4, D).numpy())
 
-    def __init__(self, implementation: FusedCore[LstmState], state: LstmState, steps: int) -> None:
-        super().__init__(implementation, state, steps)
-        B, P, dtype = self.B, padded(self.D), self.dtype
-        self.F = self.core.cell.input_size
-        self.now = Working(array(state.h, (B, P), dtype), array(state.c, (B, P), dtype))
-        self.kept = Kept(
-            x=self.room("x", steps, B, self.F + P),
-            c=self.room("c", steps, B, P),
-            gates=self.room("gates", steps, B, 4 * P),
-            out=zeros((steps, B, P), dtype),  # others may have it
-        )
-        self.x = self.kept.x
-
-    def working_state(self) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(row)[:, : self.D] for row in self.now)
-
-    def run_kernels(self, t0: int, t1: int) -> Tensor:
-        starts, least = self.episode_starts, 32 // (t1 - t0)
-        run(_forward, fours(self.B), t0, t1, starts, self.weights, self.now, self.kept, least=least)
-        return torch.from_numpy(self.kept.out[t0:t1])
-
-    def outputs(self, raw: Tensor) -> Tensor:
-        return raw[..., : self.D]
-
-    def results(self) -> tuple[Tensor | None, ...]:
-        return torch.from_numpy(self.kept.out), None, *self.working_state()
-
-    def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        g_out, _, g_h, g_c = given
-        trace, D, F, dtype = self.kept, self.D, self.F, self.dtype
-        g = Working(array(g_h, self.now.h.shape, dtype), array(g_c, self.now.c.shape, dtype))
-        g_gates = self.room("g_gates", *trace.gates.shape)
-        out = array(g_out, trace.out.shape, dtype)
-        run(_backward, fours(self.B), self.episode_starts, self.weights, trace, out, g_gates, g)
-        gates = torch.from_numpy(g_gates).flatten(0, 1)
-        weight, bias = gates.T @ torch.from_numpy(trace.x).flatten(0, 1), gather_rows(gates.sum(0), 4, D)
-        g_inputs = None
-        if inputs:
-            g_inputs = (gates @ torch.from_numpy(self.weights.gates[:F]).T).view(*trace.x.shape[:2], F)
-        state = (torch.from_numpy(row)[:, :D] for row in g)
-        return g_inputs, *state, gather_rows(weight[:, :F], 4, D), gather(weight[:, F:], 4, 1, D), bias, bias
+    def unpack(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        D, F = self.D, self.F
+        of_both = gather_rows(bias, 4, D)
+        return gather_rows(weight[:, :F], 4, D), gather(weight[:, F:], 4, 1, D), of_both, of_both
 
 
 class Fused(FusedCore[LstmState]):

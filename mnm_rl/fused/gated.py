@@ -1,0 +1,88 @@
+"""What LSTM and GRU share: a whole sequence of a gated cell as one differentiable operation, four environments at a time."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mnm_rl.cores.core import StateT
+from mnm_rl.fused.arena import Array, zeros
+from mnm_rl.fused.padding import array
+from mnm_rl.fused.parallel import run
+from mnm_rl.fused.simd import fours, padded
+from mnm_rl.fused.trace import FusedCore, FusedTrace
+
+
+class Weights(NamedTuple):
+    gates: Array
+    """From ``[x; h]``: ``[F + P, 4P]``."""
+    gates_back: Array
+    """To ``h``: ``[4P, P]``."""
+    bias: Array
+
+
+class GatedTrace(FusedTrace[StateT]):
+    """Steps of a core with a PyTorch cell and four blocks of gates, see :class:`~mnm_rl.fused.trace.FusedTrace`.
+
+    Attributes:
+        working: the state, changed in place, or the gradient with respect to it: ``[B, P]`` each.
+        keeping: what the forward pass leaves for the backward pass, time first: ``x``, which is ``[x_t; h_(t-1)]``,
+            ``[T, B, F + P]``, ``gates`` ``[T, B, 4P]``, ``out`` ``[T, B, P]``, and ``[T, B, P]`` for whatever else it names.
+        forward_kernel: runs steps of some fours of environments.
+        backward_kernel: goes back through it.
+    """
+
+    working: ClassVar[Callable[..., Any]]
+    keeping: ClassVar[Any]
+    forward_kernel: ClassVar[Callable[..., None]]
+    backward_kernel: ClassVar[Callable[..., None]]
+
+    @staticmethod
+    def parameters_of(core: Any) -> tuple[Tensor, ...]:
+        cell = core.cell
+        return cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
+
+    @abstractmethod
+    def unpack(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        """The gradients with respect to the parameters, of those with respect to the gates' ``[4P, F + P]`` and ``[4P]``."""
+
+    def __init__(self, implementation: FusedCore[StateT], state: StateT, steps: int) -> None:
+        super().__init__(implementation, state, steps)
+        B, P = self.B, padded(self.D)
+        self.F = self.core.cell.input_size
+        self.now = self.working(*(array(part, (B, P), self.dtype) for part in state))
+        widths = dict.fromkeys(self.keeping._fields, P) | {"x": self.F + P, "gates": 4 * P}
+        kept = {name: self.room(name, steps, B, width) for name, width in widths.items() if name != "out"}
+        self.kept = self.keeping(out=zeros((steps, B, P), self.dtype), **kept)  # others may have the outputs
+        self.x = self.kept.x
+
+    def working_state(self) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(row)[:, : self.D] for row in self.now)
+
+    def run_kernels(self, t0: int, t1: int) -> Tensor:
+        starts, least = self.episode_starts, 32 // (t1 - t0)
+        run(self.forward_kernel, fours(self.B), t0, t1, starts, self.weights, self.now, self.kept, least=least)
+        return torch.from_numpy(self.kept.out[t0:t1])
+
+    def outputs(self, raw: Tensor) -> Tensor:
+        return raw[..., : self.D]
+
+    def results(self) -> tuple[Tensor | None, ...]:
+        return torch.from_numpy(self.kept.out), None, *self.working_state()
+
+    def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        g_out, _, *g_state = given
+        trace, F, dtype = self.kept, self.F, self.dtype
+        g = self.working(*(array(part, self.now.h.shape, dtype) for part in g_state))
+        g_gates = self.room("g_gates", *trace.gates.shape)
+        out = array(g_out, trace.out.shape, dtype)
+        run(self.backward_kernel, fours(self.B), self.episode_starts, self.weights, trace, out, g_gates, g)
+        gates = torch.from_numpy(g_gates).flatten(0, 1)
+        weight = gates.T @ torch.from_numpy(trace.x).flatten(0, 1)
+        g_inputs = None
+        if inputs:
+            g_inputs = (gates @ torch.from_numpy(self.weights.gates[:F]).T).view(*trace.x.shape[:2], F)
+        state = (torch.from_numpy(row)[:, : self.D] for row in g)
+        return g_inputs, *state, *self.unpack(weight, gates.sum(0))
