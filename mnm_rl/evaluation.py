@@ -42,7 +42,7 @@ def evaluate_episodes(
         positive reward; of an episode that was cut off, these three alone.
 
     Raises:
-        RuntimeError: if an episode does not end within ``max_length`` steps, or if an environment calls ``sys.exit`` or its process ends.
+        RuntimeError: if an episode does not end within ``max_length`` steps, an environment exits, or its process ends.
     """
     limit = max(100_000, 2_000 * episodes) if max_steps is None else max_steps
     finished: list[dict[str, Any]] = []
