@@ -69,6 +69,7 @@ class Agent:
     def __post_init__(self) -> None:
         ranges = {
             "hidden_size": (1, 10_000),
+            "memory_size": (1, 10_000),
             "learning_rate": (0, 1),
             "n_steps": (1, 1_000_000),
             "n_epochs": (1, 1_000),

@@ -18,6 +18,8 @@ class DeltaNet(Agent):
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
     heads: int = 1
     """Writes and reads in a step."""
+    memory_size: int | None = None
+    """Width of the memory, of its keys and its values; that of the core if None."""
     learn_initial_memory: bool = True
     """Train the memory's initial weights, or keep a random draw."""
     meta_coef: float = 1.0

@@ -24,7 +24,11 @@ class MnmG(Agent):
     """Writes and reads in a step (the paper's for the maze)."""
     replay: int = 0
     """Earlier writes of the episode that the meta-loss of a step also checks."""
+    memory_size: int | None = None
+    """Width of the memory, of its keys and its values; that of the core if None (the paper's)."""
     learn_initial_memory: bool = True
     """Train the memory's initial weights, or keep a random draw."""
+    writes: bool = True
+    """Write at all, or leave the memory as an episode begins (an ablation)."""
     meta_coef: float = 1.0
     """Weight of the meta-loss (the paper's)."""

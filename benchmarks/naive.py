@@ -12,9 +12,10 @@ from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore
 def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs and meta-loss of one episode, with the gradient of rule g from autograd."""
     _, B, _ = inputs.shape
-    H, D = core.heads, core.hidden_size
-    theta = [W.expand(B, D, D) for W in core.memory.theta_0]
-    h = c = read = inputs.new_zeros(B, D)
+    H, D, M = core.heads, core.hidden_size, core.memory_size
+    theta = [W.expand(B, M, M) for W in core.memory.theta_0]
+    h = c = inputs.new_zeros(B, D)
+    read = inputs.new_zeros(B, M)
     outputs, meta_loss = [], []
 
     def run(keys: Tensor) -> list[Tensor]:
@@ -27,7 +28,7 @@ def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
         h, c = core.controller(torch.cat([x, read], dim=1), (h, c))
         u = torch.tanh(core.interaction(h))
         beta = torch.sigmoid(core.write_strength(u[:, :D])).view(B, 1, 1)
-        keys, values, read_keys = u[:, D:].view(B, H, 3, D).unbind(2)
+        keys, values, read_keys = u[:, D:].view(B, H, 3, M).unbind(2)
         if core.memory.write_rule == "delta":
             keys, read_keys = (k / k.norm(dim=2, keepdim=True) for k in (keys, read_keys))
             gradients: tuple[Tensor, ...] = ((run(keys)[-1] - values).mT @ keys / H,)
@@ -37,9 +38,9 @@ def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
             gradients = torch.autograd.grad(loss, theta, create_graph=True)
         else:
             z = run(keys)
-            targets = core.memory.rule.feedback(values).view(B, H, core.memory.layers, D).unbind(2)
+            targets = core.memory.rule.feedback(values).view(B, H, core.memory.layers, M).unbind(2)
             gradients = tuple(
-                2 / (H * D) * (z_out - target).mT @ z_in for z_in, z_out, target in zip(z[:-1], z[1:], targets, strict=True)
+                2 / (H * M) * (z_out - target).mT @ z_in for z_in, z_out, target in zip(z[:-1], z[1:], targets, strict=True)
             )
         theta = [W - beta * G for W, G in zip(theta, gradients, strict=True)]
         read = run(read_keys)[-1].mean(dim=1)

@@ -127,14 +127,6 @@ def elsewhere() -> str:
     return table(("task", "policy", '`init="pytorch"`', '`init="scaled"`'), rows)
 
 
-def recall() -> str:
-    """Updates until pairs are recalled."""
-    rows = read("initialization.json")["recall"]
-    cores, pairs = (list(dict.fromkeys(row[key] for row in rows)) for key in ("core", "pairs"))
-    updates = {(row["core"], row["pairs"]): ", ".join("never" if n is None else str(n) for n in row["updates"]) for row in rows}
-    return table(("core", *(f"{n} pairs" for n in pairs)), ([core, *(updates[core, n] for n in pairs)] for core in cores))
-
-
 def memory_task(file: str) -> str:
     """Updates and seconds until each agent has learned a memory task, and how it does where it was only tested."""
     runs = read(file)["runs"]
@@ -329,7 +321,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "initial_weights": initial_weights,
     "elsewhere": elsewhere,
     "tuning": tuning,
-    "recall": recall,
     "memory_recall": lambda: memory_task("memory_recall.json"),
     "babi": babi_errors,
     "hidden_velocity": hidden_velocity,

@@ -154,14 +154,26 @@ class Dictionary(MemoryTask):
         letters: size of the alphabet.
         support: how many pairs of strings show the dictionary.
         string_length: letters in a string.
+        min_string_length: if less, how many varies evenly between the two from episode to episode; None is `string_length`.
     """
 
     letters: int = 8
     support: int = 4
     string_length: int = 4
+    min_string_length: int | None = None
 
     def __post_init__(self) -> None:
         check_settings("Dictionary", letters=(self.letters, 2), support=(self.support, 1), string_length=(self.string_length, 1))
+        check_settings("Dictionary", min_string_length=(self._min_string_length, 1))
+        if self._min_string_length > self.string_length:
+            raise ValueError(
+                f"the min_string_length of mnm/Dictionary must be at most its string_length, {self.string_length}, "
+                f"got {self.min_string_length}"
+            )
+
+    @property
+    def _min_string_length(self) -> int:
+        return self.string_length if self.min_string_length is None else self.min_string_length
 
     @property
     def parts(self) -> dict[str, int]:
@@ -176,21 +188,36 @@ class Dictionary(MemoryTask):
         return 2 * (self.support + 1) * self.string_length
 
     def episodes(self, rng: np.random.Generator, n: int) -> Episodes:
-        room = self.support * self.string_length
+        if self._min_string_length == self.string_length:
+            return self._of_length(self.string_length, rng, n)
+        lengths = rng.integers(self._min_string_length, self.string_length + 1, size=n)
+        episodes = self._blank(n)
+        for length in range(self._min_string_length, self.string_length + 1):
+            where = np.flatnonzero(lengths == length)
+            observations, targets = self._of_length(length, rng, len(where))
+            episodes.observations[: len(observations), where] = observations
+            episodes.targets[: len(targets), where] = targets
+        return episodes
+
+    def _of_length(self, string_length: int, rng: np.random.Generator, n: int) -> Episodes:
+        """Episodes whose strings have so many letters."""
+        room = self.support * string_length
         dictionary = _permutations(rng, self.letters, n)
         drawn = _permutations(rng, self.letters, n)  # the first of them are shown, and all of them if there is room
         shown = rng.permuted(drawn[np.arange(room) % self.letters], axis=0)
-        asked = np.take_along_axis(drawn, rng.integers(min(room, self.letters), size=(self.string_length, n)), axis=0)
+        asked = np.take_along_axis(drawn, rng.integers(min(room, self.letters), size=(string_length, n)), axis=0)
         sources = np.concatenate([shown, asked])
         translations = np.take_along_axis(dictionary, sources, axis=0)
 
+        steps = 2 * (self.support + 1) * string_length
         observations, targets = self._blank(n)
-        pairs = observations.reshape(self.support + 1, 2, self.string_length, n, self.observation_size)
-        strings = (self.support + 1, self.string_length, n)
+        observations, targets = observations[:steps], targets[:steps]
+        pairs = observations.reshape(self.support + 1, 2, string_length, n, self.observation_size)
+        strings = (self.support + 1, string_length, n)
         self._show(pairs[:, 0], letter=sources.reshape(strings), source=1)
         self._show(pairs[:-1, 1], letter=translations.reshape(strings)[:-1], translation=1)
         self._show(pairs[-1, 1], answer=1)
-        targets[-self.string_length :] = translations[room:]
+        targets[-string_length:] = translations[room:]
         return Episodes(observations, targets)
 
 

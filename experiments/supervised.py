@@ -125,7 +125,7 @@ class Trainer:
 
 
 LEARNING_RATE = 4e-3
-"""Default step size, that of benchmarks/recall.py: those of the agents are tuned for reinforcement learning."""
+"""Default step size: those of the agents are tuned for reinforcement learning."""
 
 
 def hyperparameters(name: str) -> type[Agent]:

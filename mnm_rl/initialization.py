@@ -22,7 +22,9 @@ def scaled_inputs_(weight: Tensor, gain: float) -> None:
 
 
 @torch.no_grad()
-def orthogonal_blocks_(weight: Tensor, gain: float) -> None:
-    """Make every square block of a weight ``[n D, D]`` orthogonal, times ``gain``."""
-    for block in torch.split(weight, weight.shape[1]):
-        nn.init.orthogonal_(block, gain)
+def orthogonal_blocks_(weight: Tensor, gain: float, rows: int | None = None) -> None:
+    """Make every block ``[rows, D]`` of a weight ``[n rows, D]`` orthogonal, with rows whose norm is ``gain`` on average; blocks are
+    square if ``rows`` is None."""
+    rows = weight.shape[1] if rows is None else rows
+    for block in torch.split(weight, rows):
+        nn.init.orthogonal_(block, gain * max(1, rows / weight.shape[1]) ** 0.5)

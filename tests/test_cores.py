@@ -21,8 +21,9 @@ REPLAY = "mnm-p with heads, replay and key feedback"
 CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "mnm-g": lambda: MnmCore(F, D, write_rule="g"),
     "mnm-p": lambda: MnmCore(F, D, write_rule="p"),
-    REPLAY: lambda: MnmCore(F, D, heads=4, replay=3, feedback_inputs="key_value"),
+    REPLAY: lambda: MnmCore(F, D, heads=4, replay=3, feedback_inputs="key_value", memory_size=5),
     "mnm-g of one layer, fixed start": lambda: MnmCore(F, D, write_rule="g", memory_layers=1, learn_initial_memory=False),
+    "mnm-g of a memory of its own width": lambda: MnmCore(F, D, write_rule="g", heads=2, memory_size=9),
     "hebb": lambda: PlasticCore(F, D, rule="hebb"),
     "decay": lambda: PlasticCore(F, D, rule="decay"),
     "oja": lambda: PlasticCore(F, D, rule="oja"),

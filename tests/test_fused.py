@@ -46,6 +46,10 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
         for heads in (1, 4)
     },
     "mnm-p, key feedback, fixed start": lambda: MnmCore(F, D, heads=2, feedback_inputs="key_value", learn_initial_memory=False),
+    "mnm-p, a narrow memory": lambda: MnmCore(F, D, heads=2, feedback_inputs="key_value", memory_size=7),
+    "mnm-p, no writes": lambda: MnmCore(F, D, writes=False),
+    "mnm-g, a wide memory": lambda: MnmCore(F, D, write_rule="g", heads=2, memory_size=40),
+    "deltanet, a narrow memory": lambda: MnmCore(F, D, write_rule="delta", memory_layers=1, memory_size=5),
     **{rule: lambda rule=rule: plastic(rule) for rule in ("hebb", "decay", "oja", "modulated", "retroactive")},
     "lstm": lambda: LstmCore(F, D),
     "gru": lambda: GruCore(F, D),

@@ -25,13 +25,16 @@ def diagnostics(core: RecurrentCore[Any], inputs: Tensor) -> dict[str, float]:
 @given(
     F=st.integers(4, 512),
     D=st.sampled_from([16, 24, 48, 100, 128]),
+    M=st.sampled_from([None, 16, 150]),
     H=st.integers(1, 4),
     scale=st.floats(0.7, 1.4),
     seed=st.integers(0, 99),
 )
-def test_the_first_write_removes_more_than_a_tenth_of_its_error(rule: Any, F: int, D: int, H: int, scale: float, seed: int) -> None:
+def test_the_first_write_removes_more_than_a_tenth_of_its_error(
+    rule: Any, F: int, D: int, M: int | None, H: int, scale: float, seed: int
+) -> None:
     torch.manual_seed(seed)
-    core = MnmCore(F, D, write_rule=rule, heads=H)
+    core = MnmCore(F, D, write_rule=rule, heads=H, memory_size=M)
     assert diagnostics(core, scale * torch.randn(1, 64, F))["error_removed"] > 0.1
 
 

@@ -62,6 +62,13 @@ def test_write_p_is_the_perceptron_rule_of_every_layer(heads: int, layers: int, 
             torch.testing.assert_close(written[l][b], theta[l][b] - beta[b] * 2 / (heads * D) * update[l])
 
 
+@pytest.mark.parametrize("rule", ["g", "p"])
+def test_without_writes_the_memory_stays_as_it_was(rule: str) -> None:
+    net = memory(rule, writes=False)
+    theta = net.initial_memory(B)
+    torch.testing.assert_close(net.write(theta, *random_write(2)), theta, rtol=0, atol=0)
+
+
 @given(heads=st.sampled_from([1, 4]), seed=st.integers(0, 1000))
 def test_write_delta_corrects_what_the_normalized_key_reads(heads: int, seed: int) -> None:
     keys, values, beta = random_write(heads, seed)

@@ -31,6 +31,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("dictionary", {}),
     ("dictionary", {"letters": 10, "support": 1, "string_length": 3}),
     ("dictionary", {"letters": 2, "support": 3, "string_length": 1}),
+    ("dictionary", {"support": 2, "string_length": 5, "min_string_length": 2}),
     ("copy", {}),
     ("copy", {"items": 6, "min_items": 1, "symbols": 3}),
     ("repeat_previous", {}),
@@ -43,9 +44,10 @@ every_setting = pytest.mark.parametrize(("name", "settings"), SETTINGS)
 VECTORS: list[Callable[[int], Any]] = [
     lambda n: MemoryVectorEnv("recall", n, pairs=3),
     lambda n: MemoryVectorEnv("copy", n, items=3, min_items=1),
+    lambda n: MemoryVectorEnv("dictionary", n, string_length=2, min_string_length=1),
     lambda n: BanditVectorEnv(n, arms=3, steps=4),
 ]
-every_kind = pytest.mark.parametrize("vector", VECTORS, ids=["recall", "copies of all lengths", "bandit"])
+every_kind = pytest.mark.parametrize("vector", VECTORS, ids=["recall", "copies of all lengths", "strings of all lengths", "bandit"])
 
 
 Player = Callable[[NDArray[np.float32]], int]
@@ -464,6 +466,11 @@ def test_a_task_of_ones_own_is_played_as_it_is() -> None:
         ("dictionary", {"support": "many"}, "the support of mnm/Dictionary must be a whole number, at least 1, got 'many'"),
         ("dictionary", {"string_length": 0}, "the string_length of mnm/Dictionary must be"),
         ("copy", {"items": 5, "min_items": 6}, "the min_items of mnm/Copy must be at most its items, 5, got 6"),
+        (
+            "dictionary",
+            {"min_string_length": 5},
+            "the min_string_length of mnm/Dictionary must be at most its string_length, 4, got 5",
+        ),
         ("copy", {"min_items": 0}, "the min_items of mnm/Copy must be a whole number, at least 1, got 0"),
         ("repeat_previous", {"lag": 52}, "the steps of mnm/RepeatPrevious must be more than its lag, 52, got 52"),
         ("repeat_previous", {"lag": 0}, "the lag of mnm/RepeatPrevious must be a whole number, at least 1, got 0"),

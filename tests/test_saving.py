@@ -348,6 +348,7 @@ LARGE_DESCRIPTIONS: list[dict[str, Any]] = [
     {"policy_kwargs": {"hidden_size": 20_000}},
     {"policy_kwargs": {"hidden_size": 10**15}},
     {"policy_kwargs": {"hidden_size": 6, "memory_layers": 10**9}},
+    {"policy_kwargs": {"hidden_size": 6, "memory_size": 10**9}},
     {"policy_kwargs": {"hidden_size": 6, "core_layers": 10**9}},
     {"policy_kwargs": {"hidden_size": 6, "heads": 10**9}},
     {"policy_kwargs": {"hidden_size": 6, "net_arch": [10**6, 10**6]}},

@@ -20,13 +20,13 @@ class MnmState(NamedTuple):
     c: Tensor
     """Controller cell, ``[B, D]``."""
     read: Tensor
-    """Value read from the memory, ``v^r``, ``[B, D]``."""
+    """Value read from the memory, ``v^r``, ``[B, M]``."""
     theta: Tensor
-    """Fast weights, ``[B, L, D, D]``."""
+    """Fast weights, ``[B, L, M, M]``."""
     replay_keys: Tensor
-    """The last R written keys, newest last, ``[B, R, H, D]``."""
+    """The last R written keys, newest last, ``[B, R, H, M]``."""
     replay_values: Tensor
-    """The last R written values, newest last, ``[B, R, H, D]``."""
+    """The last R written values, newest last, ``[B, R, H, M]``."""
     replay_mask: Tensor
     """1 where a replay slot holds a write of this episode, ``[B, R]``."""
 
@@ -35,18 +35,20 @@ class MnmCore(RecurrentCore[MnmState]):
     """LSTM controller with a neural memory that it writes, then reads, at every step.
 
     One step: ``h_t, c_t = LSTM([x_t; v^r_(t-1)])``; ``u_t = tanh(A h_t + a)`` gives the write strength
-    ``beta_t = sigmoid(b . u_t[:D] + b_0)`` and H triples ``(k^w, v^w, k^r)``; write, then read
+    ``beta_t = sigmoid(b . u_t[:D] + b_0)`` and H triples ``(k^w, v^w, k^r)`` of width M; write, then read
     ``v^r_t = mean_h f_(theta_t)(k^r_h)``; output ``o_t = C [h_t; v^r_t] + c``.
 
     Args:
         input_size: width F of the inputs.
-        hidden_size: width D of the controller, of the memory, and of the outputs.
+        hidden_size: width D of the controller and of the outputs.
         write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule) or ``"delta"`` (delta rule, with ``memory_layers=1``).
         memory_layers: layers L of the memory.
         heads: writes (and reads) H per step.
         replay: the meta-loss of a step also averages over the last ``replay`` writes of the episode.
         feedback_inputs: what rule p's feedback maps see, ``"value"`` or ``"key_value"``.
         learn_initial_memory: train ``theta_0``, or keep a fixed random draw.
+        writes: write at all; if False, the memory stays ``theta_0``: an ablation.
+        memory_size: width M of the memory, of its keys and its values; ``hidden_size`` if None.
         init: ``"scaled"`` (default), with which a write removes a good part of its error from the first update, or ``"pytorch"``.
             ``b_0`` is then ``log H``, as a write is divided among the heads: one head writes with a strength of 0.5.
 
@@ -64,28 +66,32 @@ class MnmCore(RecurrentCore[MnmState]):
         replay: int = 0,
         feedback_inputs: FeedbackInputs = "value",
         learn_initial_memory: bool = True,
+        writes: bool = True,
+        memory_size: int | None = None,
         init: Init = "scaled",
     ) -> None:
         super().__init__(hidden_size)
         if heads < 1 or replay < 0:
             raise ValueError(f"a core needs heads >= 1 and replay >= 0, got heads={heads}, replay={replay}")
-        self.memory = NeuralMemory(hidden_size, memory_layers, write_rule, feedback_inputs, learn_initial_memory, init)
-        self.heads, self.replay = heads, replay
-        self.controller = nn.LSTMCell(input_size + hidden_size, hidden_size)
-        self.interaction = nn.Linear(hidden_size, (3 * heads + 1) * hidden_size)  # A, a
-        self.write_strength = nn.Linear(hidden_size, 1)  # b, b_0
-        self.output = nn.Linear(2 * hidden_size, hidden_size)  # C, c
+        D, M = hidden_size, hidden_size if memory_size is None else memory_size
+        self.memory = NeuralMemory(M, memory_layers, write_rule, feedback_inputs, learn_initial_memory, writes, init)
+        self.memory_size, self.heads, self.replay = M, heads, replay
+        self.controller = nn.LSTMCell(input_size + M, D)
+        self.interaction = nn.Linear(D, D + 3 * heads * M)  # A, a
+        self.write_strength = nn.Linear(D, 1)  # b, b_0
+        self.output = nn.Linear(D + M, D)  # C, c
         if init == "scaled":
             scaled_inputs_(self.controller.weight_ih.data[:, :input_size], gain=2)
-            orthogonal_blocks_(self.interaction.weight, gain=4)
+            orthogonal_blocks_(self.interaction.weight[:D], gain=4)
+            orthogonal_blocks_(self.interaction.weight[D:], gain=4, rows=M)
             nn.init.zeros_(self.interaction.bias)
             nn.init.constant_(self.write_strength.bias, math.log(heads))
 
     def initial_state(self, batch_size: int) -> MnmState:
         theta = torch.stack(self.memory.initial_memory(batch_size), dim=1)
-        zeros = theta.new_zeros(batch_size, self.hidden_size)
-        replay = theta.new_zeros(batch_size, self.replay, self.heads, self.hidden_size)
-        return MnmState(zeros, zeros, zeros, theta, replay, replay, replay[:, :, 0, 0])
+        h, read = (theta.new_zeros(batch_size, width) for width in (self.hidden_size, self.memory_size))
+        replay = theta.new_zeros(batch_size, self.replay, self.heads, self.memory_size)
+        return MnmState(h, h, read, theta, replay, replay, replay[:, :, 0, 0])
 
     def step(self, x: Tensor, state: MnmState) -> tuple[Tensor, MnmState, Tensor]:
         outputs, state, meta_loss = self.scan(x.unsqueeze(0), state, torch.zeros(1, len(x), dtype=torch.bool, device=x.device))
@@ -119,11 +125,11 @@ class MnmCore(RecurrentCore[MnmState]):
 
     def _write_and_read(self, x: Tensor, state: MnmState, memory: RunningMemory) -> "tuple[MnmState, Tensor, Written]":
         """One step: the new state, but for its ``theta``, which stays as it was; the meta-loss ``[B]``; and what was written."""
-        B, H, D = x.shape[0], self.heads, self.hidden_size
+        B, H, D, M = x.shape[0], self.heads, self.hidden_size, self.memory_size
         h, c = self.controller(torch.cat([x, state.read], dim=-1), (state.h, state.c))
         u = torch.tanh(self.interaction(h))
         beta = torch.sigmoid(self.write_strength(u[:, :D])).squeeze(-1)
-        k_w, v_w, k_r = u[:, D:].view(B, H, 3, D).unbind(2)
+        k_w, v_w, k_r = u[:, D:].view(B, H, 3, M).unbind(2)
 
         # One pass over theta_t serves the read, the check of the write, and the replayed checks.
         recalled = memory.write_and_read(k_w, v_w, beta, torch.cat([k_r, k_w, state.replay_keys.flatten(1, 2)], dim=1))
@@ -144,13 +150,13 @@ class Written(NamedTuple):
     """What was written and read in a step, or in S steps with one more dimension in front."""
 
     keys: Tensor
-    """``k^w``, ``[B, H, D]``."""
+    """``k^w``, ``[B, H, M]``."""
     values: Tensor
-    """``v^w``, ``[B, H, D]``."""
+    """``v^w``, ``[B, H, M]``."""
     read: Tensor
-    """``v^r``, ``[B, D]``."""
+    """``v^r``, ``[B, M]``."""
     before: Tensor
-    """``f_theta(k^w)`` before the write, ``[B, H, D]``."""
+    """``f_theta(k^w)`` before the write, ``[B, H, M]``."""
     after: Tensor
     """The same after it."""
     beta: Tensor
@@ -168,7 +174,7 @@ def memory_diagnostics(written: Written, change: Tensor, theta: Tensor) -> dict[
     Args:
         written: of some steps, ``[S, ...]``.
         change: ``|theta_t - theta_(t-1)|`` of the last step, ``[B]``.
-        theta: fast weights after it, ``[B, L, D, D]``.
+        theta: fast weights after it, ``[B, L, M, M]``.
 
     Returns:
         scalars: root mean squares of keys, values and reads, and of what varies of them between steps and environments; the share

@@ -117,7 +117,7 @@ class GruTrace(GatedTrace[GruState]):
     def pack(core: GruCore, parameters: tuple[Tensor, ...]) -> Weights:
         weight_ih, weight_hh, bias_ih, bias_hh = parameters
         D = core.hidden_size
-        from_x, from_h = spread_rows(weight_ih, 3, D), spread(weight_hh, 3, 1, D)
+        from_x, from_h = spread_rows(weight_ih, 3, D), spread(weight_hh, 3, D, 1, D)
         b_x, b_h = spread_rows(bias_ih, 3, D), spread_rows(bias_hh, 3, D)
         P = padded(D)
         back = torch.cat([from_h[: N * P], torch.zeros_like(from_h[:P]), from_h[N * P :]])
@@ -133,7 +133,7 @@ class GruTrace(GatedTrace[GruState]):
 
         return (
             gather_rows(weight[: U * P, :F], 3, D),
-            gather(of_h(weight[:, F:]), 3, 1, D),
+            gather(of_h(weight[:, F:]), 3, D, 1, D),
             gather_rows(bias[: U * P], 3, D),
             gather_rows(of_h(bias), 3, D),
         )

@@ -90,14 +90,14 @@ class LstmTrace(GatedTrace[LstmState]):
     def pack(core: LstmCore, parameters: tuple[Tensor, ...]) -> Weights:
         weight_ih, weight_hh, bias_ih, bias_hh = parameters
         D = core.hidden_size
-        back = spread(weight_hh, 4, 1, D)
+        back = spread(weight_hh, 4, D, 1, D)
         gates = torch.cat([spread_rows(weight_ih, 4, D), back], dim=1).T.contiguous()
         return Weights(gates.numpy(), back.numpy(), spread_rows(bias_ih + bias_hh, 4, D).numpy())
 
     def unpack(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         D, F = self.D, self.F
         of_both = gather_rows(bias, 4, D)
-        return gather_rows(weight[:, :F], 4, D), gather(weight[:, F:], 4, 1, D), of_both, of_both
+        return gather_rows(weight[:, :F], 4, D), gather(weight[:, F:], 4, D, 1, D), of_both, of_both
 
 
 class Fused(FusedCore[LstmState]):

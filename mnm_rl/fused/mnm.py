@@ -45,7 +45,8 @@ class Setting(NamedTuple):
     """What stays the same over a sequence."""
 
     rule: int
-    D: int
+    M: int
+    """Width of the memory."""
     step_size: float
     """That of a write of strength 1."""
     starts: Array
@@ -56,45 +57,45 @@ class Weights(NamedTuple):
     """The slow weights, padded, transposed for the forward pass (``x M``) and as they are for the backward pass."""
 
     gates: Array
-    """Controller, from ``[x; v^r; h]``: ``[F + 2P, 4P]``."""
+    """Controller, from ``[x; v^r; h]``: ``[F + K + P, 4P]``."""
     gates_back: Array
-    """To ``[v^r; h]``: ``[4P, 2P]``."""
+    """To ``[v^r; h]``: ``[4P, K + P]``."""
     gates_bias: Array
     A: Array
-    """``[P, U]``, ``U = (3H + 1) P``."""
+    """``[P, U]``, ``U = P + 3 H K``."""
     A_back: Array
     a: Array
     b: Array
     b_0: Array
     Q: Array
-    """Feedback maps of rule p, ``[P, L P]`` (``[2P, L P]`` for keys and values); empty for the other rules."""
+    """Feedback maps of rule p, ``[K, L K]`` (``[2K, L K]`` for keys and values); empty for the other rules."""
     Q_back: Array
     q: Array
     theta_0: Array
-    """``[L, R, P]``."""
+    """``[L, R, K]``."""
 
 
 class Kept(NamedTuple):
     """What the forward pass leaves for the backward pass, time first."""
 
     x: Array
-    """``[x_t; v^r_(t-1); h_(t-1)]``, ``[T, B, F + 2P]``."""
+    """``[x_t; v^r_(t-1); h_(t-1)]``, ``[T, B, F + K + P]``."""
     c: Array
     """``c_(t-1)``, ``[T, B, P]``."""
     gates: Array
     """The gates of the LSTM, ``[T, B, 4P]``."""
     out: Array
-    """``[h_t; v^r_t]``, ``[T, B, 2P]``."""
+    """``[h_t; v^r_t]``, ``[T, B, P + K]``."""
     u: Array
     """Interaction vectors, ``[T, B, U]``."""
     beta: Array
     """``[T, B]``."""
     z: Array
-    """``[T, B, 3, H, L + 1, P]``, see :class:`~mnm_rl.fused.memory.Step`."""
+    """``[T, B, 3, H, L + 1, K]``, see :class:`~mnm_rl.fused.memory.Step`."""
     q: Array
-    """``[T, B, H, L - 1, P]`` for rule g, nothing for the others."""
+    """``[T, B, H, L - 1, K]`` for rule g, nothing for the others."""
     delta: Array
-    """``[T, B, H, L, P]``."""
+    """``[T, B, H, L, K]``."""
     meta_loss: Array
     """``[T, B]``."""
 
@@ -103,7 +104,7 @@ class Given(NamedTuple):
     """The gradients that the backward pass starts from."""
 
     out: Array
-    """``[T, B, 2P]``."""
+    """``[T, B, P + K]``."""
     meta_loss: Array
     """``[T, B]``."""
 
@@ -118,19 +119,20 @@ class Gradients(NamedTuple):
     strength: Array
     """With respect to ``b . u + b_0``, ``[T, B]``."""
     targets: Array
-    """With respect to the feedback targets of rule p, ``[T, B, H, L P]``."""
+    """With respect to the feedback targets of rule p, ``[T, B, H, L K]``."""
     h: Array
     """With respect to the state before the first step, ``[B, P]``, in and out."""
     c: Array
     read: Array
+    """``[B, K]``."""
     theta: Array
-    """``[B, L, R, P]``, in and out."""
+    """``[B, L, R, K]``, in and out."""
     theta_0: Array
-    """A sum for every four environments, ``[fours(B), L, R, P]``."""
+    """A sum for every four environments, ``[fours(B), L, R, K]``."""
 
 
 class Working(NamedTuple):
-    """The state, changed in place: ``[B, P]``, and ``[B, L, R, P]``."""
+    """The state, changed in place: ``[B, P]``, ``[B, P]``, ``[B, K]`` and ``[B, L, R, K]``."""
 
     h: Array
     c: Array
@@ -139,7 +141,7 @@ class Working(NamedTuple):
 
 
 class Undone(NamedTuple):
-    """Fast weights of the backward pass, ``[B, L, R, P]``."""
+    """Fast weights of the backward pass, ``[B, L, R, K]``."""
 
     theta: Array
     """Those after the step that is gone back through; changed in place."""
@@ -150,11 +152,11 @@ class Undone(NamedTuple):
 @inlined
 def _controller(b0: int, t: int, weights: Any, state: Any, trace: Any) -> None:
     """``h_t, c_t = LSTM([x_t; v^r_(t-1)])`` and ``u_t = tanh(A h_t + a)`` of four environments, the last of them perhaps fewer."""
-    b1, P = min(b0 + ROWS, state.h.shape[0]), state.h.shape[1]
-    F = trace.x.shape[2] - 2 * P
+    b1, P, K = min(b0 + ROWS, state.h.shape[0]), state.h.shape[1], state.read.shape[1]
+    F = trace.x.shape[2] - K - P
     for b in range(b0, b1):
-        copy_(trace.x[t, b, F : F + P], state.read[b])
-        copy_(trace.x[t, b, F + P :], state.h[b])
+        copy_(trace.x[t, b, F : F + K], state.read[b])
+        copy_(trace.x[t, b, F + K :], state.h[b])
         copy_(trace.c[t, b], state.c[b])
         copy_(trace.gates[t, b], weights.gates_bias)
         copy_(trace.u[t, b], weights.a)
@@ -168,15 +170,15 @@ def _controller(b0: int, t: int, weights: Any, state: Any, trace: Any) -> None:
 
 @inlined
 def _feedback(b0: int, t: int, weights: Any, u: Any, seen: Any, targets: Any) -> None:
-    """The feedback targets of rule p, ``[ROWS H, L P]``, of what the maps see, ``[ROWS H, P or 2P]``, which is filled in too."""
-    P, H = weights.A.shape[0], targets.shape[0] // ROWS
+    """The feedback targets of rule p, ``[ROWS H, L K]``, of what the maps see, ``[ROWS H, K or 2K]``, which is filled in too."""
+    P, K, H = weights.A.shape[0], weights.theta_0.shape[2], targets.shape[0] // ROWS
     b1 = min(b0 + ROWS, u.shape[1])
     for b in range(b0, b1):
-        heads = u[t, b, P:].reshape(H, 3, P)
+        heads = u[t, b, P:].reshape(H, 3, K)
         for h in range(H):
             row = (b - b0) * H + h
-            copy_(seen[row, :P], heads[h, VALUE])
-            copy_(seen[row, P:], heads[h, KEY])
+            copy_(seen[row, :K], heads[h, VALUE])
+            copy_(seen[row, K:], heads[h, KEY])
             copy_(targets[row], weights.q)
     rows = (b1 - b0) * H
     add_product(targets[:rows], seen[:rows], weights.Q)
@@ -185,16 +187,16 @@ def _feedback(b0: int, t: int, weights: Any, u: Any, seen: Any, targets: Any) ->
 @inlined
 def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, targets: Any) -> None:
     """``beta_t``, the write, ``v^r_t`` and the meta-loss of one environment."""
-    L, P, H = trace.delta.shape[3], state.h.shape[1], trace.delta.shape[2]
+    P, K, L, H = state.h.shape[1], state.read.shape[1], trace.delta.shape[3], trace.delta.shape[2]
     dtype = trace.x.dtype
-    zero, per = dtype.type(0), dtype.type(1 / (H * setting.D))
+    zero, per = dtype.type(0), dtype.type(1 / (H * setting.M))
     u, z = trace.u[t, b], trace.z[t, b]
     strength = trace.beta[t, b : b + 1]
     strength[0] = weights.b_0[0]
     for i in range(P):
         strength[0] += weights.b[i] * u[i]
     sigmoid_(strength)
-    heads = u[P:].reshape(H, 3, P)
+    heads = u[P:].reshape(H, 3, K)
     for h in range(H):
         set_key(setting.rule, z[WRITTEN, h, 0], heads[h, KEY])
         copy_(z[CHECKED, h, 0], z[WRITTEN, h, 0])
@@ -204,7 +206,7 @@ def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, 
     fill_(state.read[b], zero)
     loss = zero
     for h in range(H):
-        for i in range(P):
+        for i in range(K):
             state.read[b, i] += z[READ, h, L, i] * dtype.type(1 / H)
             miss = z[CHECKED, h, L, i] - heads[h, VALUE, i]
             loss += miss * miss
@@ -214,11 +216,11 @@ def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, 
 @kernel
 def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any, state: Any, trace: Any) -> None:
     """Steps t0 to t1 of the fours of environments from first to last."""
-    B, L, _, P = state.theta.shape
-    H = trace.delta.shape[2]
+    B, L, _, K = state.theta.shape
+    P, H = state.h.shape[1], trace.delta.shape[2]
     dtype = trace.x.dtype
     seen = np.zeros((ROWS * H, weights.Q.shape[0]), dtype)
-    targets = np.zeros((ROWS * H, L * P), dtype)
+    targets = np.zeros((ROWS * H, L * K), dtype)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
         b1 = min(b0 + ROWS, B)
         for t in range(t0, t1):
@@ -230,7 +232,7 @@ def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any
             if setting.rule == LOCAL:
                 _feedback(b0, t, weights, trace.u, seen, targets)
             for b in range(b0, b1):
-                own = targets[(b - b0) * H : (b - b0 + 1) * H].reshape(H, L, P)
+                own = targets[(b - b0) * H : (b - b0 + 1) * H].reshape(H, L, K)
                 _memory(b, t, setting, weights, state, trace, own)
             for b in range(b0, b1):
                 copy_(trace.out[t, b, :P], state.h[b])
@@ -240,18 +242,18 @@ def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any
 @inlined
 def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given: Any, g: Any, gstep: Any) -> None:
     """Back through :func:`_memory`, to the interaction vector and, in ``gstep.delta``, the feedback targets; undoes the write."""
-    L, P, H = trace.delta.shape[3], theta.shape[3], trace.delta.shape[2]
+    P, K, L, H = g.h.shape[1], g.read.shape[1], trace.delta.shape[3], trace.delta.shape[2]
     dtype = trace.x.dtype
-    two, per = dtype.type(2), dtype.type(1 / (H * setting.D))
+    two, per = dtype.type(2), dtype.type(1 / (H * setting.M))
     z, gz = trace.z[t, b], gstep.z
-    heads, g_heads = trace.u[t, b, P:].reshape(H, 3, P), g.u[t, b, P:].reshape(H, 3, P)
+    heads, g_heads = trace.u[t, b, P:].reshape(H, 3, K), g.u[t, b, P:].reshape(H, 3, K)
     for group in range(3):
         for h in range(H):
             for l in range(L + 1):
                 fill_(gz[group, h, l], dtype.type(0))
     miss = two * per * given.meta_loss[t, b]
     for h in range(H):
-        for i in range(P):
+        for i in range(K):
             gz[READ, h, L, i] = (g.read[b, i] + given.out[t, b, P + i]) * dtype.type(1 / H)
             gz[CHECKED, h, L, i] = miss * (z[CHECKED, h, L, i] - heads[h, VALUE, i])
             g_heads[h, VALUE, i] = -gz[CHECKED, h, L, i]
@@ -261,7 +263,7 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
     g_scale = write_and_read_backward(theta[b], g.theta[b], setting.rule, s * beta, step, gstep)
     g.strength[t, b] = g_scale * s * beta * (dtype.type(1) - beta)
     for h in range(H):
-        for i in range(P):
+        for i in range(K):
             g_heads[h, KEY, i] = gz[WRITTEN, h, 0, i] + gz[CHECKED, h, 0, i]
             g_heads[h, READ_KEY, i] = gz[READ, h, 0, i]
             if setting.rule != LOCAL:
@@ -273,26 +275,26 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
 @inlined
 def _feedback_backward(b0: int, t: int, weights: Any, g: Any, g_seen: Any) -> None:
     """Back through :func:`_feedback`, to values and keys; ``g_seen`` is scratch."""
-    P, H = weights.A.shape[0], g_seen.shape[0] // ROWS
+    P, K, H = weights.A.shape[0], weights.theta_0.shape[2], g_seen.shape[0] // ROWS
     b1 = min(b0 + ROWS, g.u.shape[1])
     rows = (b1 - b0) * H
     for row in range(rows):
         fill_(g_seen[row], g_seen.dtype.type(0))
     add_product(g_seen[:rows], g.targets[t, b0:b1].reshape(rows, g.targets.shape[3]), weights.Q_back)
     for b in range(b0, b1):
-        g_heads = g.u[t, b, P:].reshape(H, 3, P)
+        g_heads = g.u[t, b, P:].reshape(H, 3, K)
         for h in range(H):
             row = (b - b0) * H + h
-            for i in range(P):
+            for i in range(K):
                 g_heads[h, VALUE, i] += g_seen[row, i]
-            for i in range(g_seen.shape[1] - P):
-                g_heads[h, KEY, i] += g_seen[row, P + i]
+            for i in range(g_seen.shape[1] - K):
+                g_heads[h, KEY, i] += g_seen[row, K + i]
 
 
 @inlined
 def _controller_backward(b0: int, t: int, weights: Any, trace: Any, given: Any, g: Any, g_before: Any) -> None:
     """Back through :func:`_controller`, to the state before the step; ``g_before`` is scratch."""
-    b1, P = min(b0 + ROWS, g.h.shape[0]), g.h.shape[1]
+    b1, P, K = min(b0 + ROWS, g.h.shape[0]), g.h.shape[1], g.read.shape[1]
     dtype = trace.x.dtype
     for b in range(b0, b1):
         for i in range(g.u.shape[2]):
@@ -306,8 +308,8 @@ def _controller_backward(b0: int, t: int, weights: Any, trace: Any, given: Any, 
         fill_(g_before[row], dtype.type(0))
     add_product(g_before[: b1 - b0], g.gates[t, b0:b1], weights.gates_back)
     for b in range(b0, b1):
-        copy_(g.read[b], g_before[b - b0, :P])
-        copy_(g.h[b], g_before[b - b0, P:])
+        copy_(g.read[b], g_before[b - b0, :K])
+        copy_(g.h[b], g_before[b - b0, K:])
 
 
 @kernel
@@ -330,13 +332,13 @@ def _start_backward(b: int, t: int, setting: Any, weights: Any, undone: Any, tra
 @kernel
 def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, trace: Any, given: Any, g: Any) -> None:
     """Back through :func:`_forward`; ``g`` (:class:`Gradients`) is filled in."""
-    B, L, _, P = undone.theta.shape
-    T, H = trace.x.shape[0], trace.delta.shape[2]
+    B, L, _, K = undone.theta.shape
+    T, P, H = trace.x.shape[0], g.h.shape[1], trace.delta.shape[2]
     dtype = trace.x.dtype
-    gz, gq, gdelta = np.zeros((3, H, L + 1, P), dtype), np.zeros((H, L - 1, P), dtype), np.zeros((H, L, P), dtype)
+    gz, gq, gdelta = np.zeros((3, H, L + 1, K), dtype), np.zeros((H, L - 1, K), dtype), np.zeros((H, L, K), dtype)
     g_seen = np.zeros((ROWS * H, weights.Q.shape[0]), dtype)
-    g_before = np.zeros((ROWS, 2 * P), dtype)
-    late_g, late_x = np.zeros((ROWS, 2, L, P), dtype), np.zeros((ROWS, 2, L, P), dtype)
+    g_before = np.zeros((ROWS, K + P), dtype)
+    late_g, late_x = np.zeros((ROWS, 2, L, K), dtype), np.zeros((ROWS, 2, L, K), dtype)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
         b1 = min(b0 + ROWS, B)
         for t in range(T - 1, -1, -1):
@@ -348,8 +350,8 @@ def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, tr
                 if setting.rule == LOCAL:
                     for h in range(H):
                         for l in range(L):
-                            for i in range(P):
-                                g.targets[t, b, h, l * P + i] = -gdelta[h, l, i]
+                            for i in range(K):
+                                g.targets[t, b, h, l * K + i] = -gdelta[h, l, i]
             if setting.rule == LOCAL:
                 _feedback_backward(b0, t, weights, g, g_seen)
             _controller_backward(b0, t, weights, trace, given, g, g_before)
@@ -403,43 +405,44 @@ class MnmTrace(FusedTrace[MnmState]):
     @staticmethod
     def pack(core: MnmCore, parameters: Parameters) -> Weights:
         p = Parameters(*(parameter.detach() for parameter in parameters))
-        D = core.hidden_size
-        F = p.weight_ih.shape[1] - D
-        before = spread(torch.cat([p.weight_ih[:, F:], p.weight_hh], dim=1), 4, 2, D)
+        D, M, n = core.hidden_size, core.memory_size, 3 * core.heads
+        F = p.weight_ih.shape[1] - M
+        before = torch.cat([spread(p.weight_ih[:, F:], 4, D, 1, M), spread(p.weight_hh, 4, D, 1, D)], dim=1)
         gates = torch.cat([spread_rows(p.weight_ih[:, :F], 4, D), before], dim=1)
-        A = spread(p.A, len(p.A) // D, 1, D)
-        Q = spread(p.Q, len(p.Q) // D, p.Q.shape[1] // D, D)
-        packed = [gates.T, before, spread_rows(p.bias_ih + p.bias_hh, 4, D), A.T, A, spread_rows(p.a, len(p.a) // D, D)]
-        packed += [spread_rows(p.b[0], 1, D), p.b_0.clone(), Q.T, Q, spread_rows(p.q, len(p.q) // D, D)]
+        A = torch.cat([spread(p.A[:D], 1, D, 1, D), spread(p.A[D:], n, M, 1, D)])
+        a = torch.cat([spread_rows(p.a[:D], 1, D), spread_rows(p.a[D:], n, M)])
+        Q = spread(p.Q, len(p.Q) // M, M, p.Q.shape[1] // M, M)
+        packed = [gates.T, before, spread_rows(p.bias_ih + p.bias_hh, 4, D), A.T, A, a]
+        packed += [spread_rows(p.b[0], 1, D), p.b_0.clone(), Q.T, Q, spread_rows(p.q, len(p.q) // M, M)]
         return Weights(*[tensor.contiguous().numpy() for tensor in packed], theta_0=pad_memory(p.theta_0))  # type: ignore[misc]
 
     def __init__(self, implementation: FusedCore[MnmState], state: MnmState, steps: int) -> None:
         super().__init__(implementation, state, steps)
         core, D = self.core, self.D
-        self.heads = H = core.heads
-        self.F = F = core.controller.input_size - D
+        self.M, self.heads = M, H = core.memory_size, core.heads
+        self.F = F = core.controller.input_size - M
         rule = core.memory.rule
         self.setting = Setting(
-            RULES[type(rule)], D, rule.step_size(torch.ones(1, dtype=torch.float64), H).item(), self.episode_starts
+            RULES[type(rule)], M, core.memory.step_size(torch.ones(1, dtype=torch.float64), H).item(), self.episode_starts
         )
-        B, P, L = self.B, padded(D), core.memory.layers
+        B, P, K, L = self.B, padded(D), padded(M), core.memory.layers
         self.kept = Kept(
-            x=self.room("x", steps, B, F + 2 * P),
+            x=self.room("x", steps, B, F + K + P),
             c=self.room("c", steps, B, P),
             gates=self.room("gates", steps, B, 4 * P),
-            out=zeros((steps, B, 2 * P), self.dtype),  # others may have it
-            u=self.room("u", steps, B, (3 * H + 1) * P),
+            out=zeros((steps, B, P + K), self.dtype),  # others may have it
+            u=self.room("u", steps, B, P + 3 * H * K),
             beta=self.room("beta", steps, B),
-            z=self.room("z", steps, B, 3, H, L + 1, P),
-            q=self.room("q", steps, B, H, 0 if self.setting.rule == LOCAL else L - 1, P),
-            delta=self.room("delta", steps, B, H, L, P),
+            z=self.room("z", steps, B, 3, H, L + 1, K),
+            q=self.room("q", steps, B, H, 0 if self.setting.rule == LOCAL else L - 1, K),
+            delta=self.room("delta", steps, B, H, L, K),
             meta_loss=zeros((steps, B), self.dtype),
         )
         self.x = self.kept.x
         self.now = Working(
             h=array(state.h, (B, P), self.dtype),
             c=array(state.c, (B, P), self.dtype),
-            read=array(state.read, (B, P), self.dtype),
+            read=array(state.read, (B, K), self.dtype),
             theta=pad_memory(state.theta),
         )
         with torch.no_grad():
@@ -447,17 +450,17 @@ class MnmTrace(FusedTrace[MnmState]):
 
     def working_state(self) -> tuple[Tensor, ...]:
         h, c, read, theta = map(torch.from_numpy, self.now)
-        D = self.D
-        return h[:, :D], c[:, :D], read[:, :D], theta[..., :D, :D]
+        D, M = self.D, self.M
+        return h[:, :D], c[:, :D], read[:, :M], theta[..., :M, :M]
 
     def run_kernels(self, t0: int, t1: int) -> Tensor:
         run(_forward, fours(self.B), t0, t1, self.setting, self.weights, self.now, self.kept)
         return torch.from_numpy(self.kept.out[t0:t1])
 
     def _pad_output(self) -> Tensor:
-        """``C``, for padded rows ``[h; v^r]``: ``[D, 2P]``."""
-        D, C = self.D, self.core.output.weight
-        return torch.cat([nn.functional.pad(half, (0, padded(D) - D)) for half in (C[:, :D], C[:, D:])], dim=1)
+        """``C``, for padded rows ``[h; v^r]``: ``[D, P + K]``."""
+        D, M, C = self.D, self.M, self.core.output.weight
+        return torch.cat([nn.functional.pad(C[:, :D], (0, padded(D) - D)), nn.functional.pad(C[:, D:], (0, padded(M) - M))], dim=1)
 
     def outputs(self, raw: Tensor) -> Tensor:
         C = self._pad_output() if torch.is_grad_enabled() else self._padded_output
@@ -467,27 +470,27 @@ class MnmTrace(FusedTrace[MnmState]):
         return torch.from_numpy(self.kept.out), torch.from_numpy(self.kept.meta_loss), *self.working_state()
 
     def diagnostics(self) -> dict[str, Tensor]:
-        T, H, D, L = len(self.kept.x), self.heads, self.D, self.core.memory.layers
+        T, H, M, L = len(self.kept.x), self.heads, self.M, self.core.memory.layers
         some = slice((T - 1) % sampled(T), None, sampled(T))
         u, z, out, beta = (torch.from_numpy(a[some]) for a in (self.kept.u, self.kept.z, self.kept.out, self.kept.beta))
-        P = out.shape[-1] // 2
-        heads, recalled = u[..., P:].reshape(*u.shape[:2], H, 3, P)[..., :D], z[..., L, :D]
+        P = padded(self.D)
+        heads, recalled = u[..., P:].reshape(*u.shape[:2], H, 3, padded(M))[..., :M], z[..., L, :M]
         written = Written(
-            keys=z[:, :, WRITTEN, :, 0, :D],
+            keys=z[:, :, WRITTEN, :, 0, :M],
             values=heads[..., VALUE, :],
-            read=out[..., P : P + D],
+            read=out[..., P : P + M],
             before=recalled[:, :, WRITTEN],
             after=recalled[:, :, CHECKED],
             beta=beta,
         )
         last_z, last_delta = z[-1, :, WRITTEN].unbind(2), torch.from_numpy(self.kept.delta[-1]).unbind(2)
-        change = write_size([*last_z], [*last_delta], self.core.memory.rule.step_size(beta[-1], H))
+        change = write_size([*last_z], [*last_delta], self.core.memory.step_size(beta[-1], H))
         return memory_diagnostics(written, change, self.working_state()[3])
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         g_out, g_meta_loss, g_h, g_c, g_read, g_theta = given
-        weights, trace, D, F, H = self.weights, self.kept, self.D, self.F, self.heads
-        T, B, L, P, dtype = *trace.x.shape[:2], len(weights.theta_0), padded(D), self.dtype
+        weights, trace, D, M, F, H = self.weights, self.kept, self.D, self.M, self.F, self.heads
+        T, B, L, P, K, dtype = *trace.x.shape[:2], len(weights.theta_0), padded(D), padded(M), self.dtype
         g = Gradients(
             gates=self.room("g_gates", *trace.gates.shape),
             u=self.room("g_u", *trace.u.shape),
@@ -495,7 +498,7 @@ class MnmTrace(FusedTrace[MnmState]):
             targets=self.room("g_targets", T, B, H, weights.Q.shape[1]),
             h=array(g_h, (B, P), dtype),
             c=array(g_c, (B, P), dtype),
-            read=array(g_read, (B, P), dtype),
+            read=array(g_read, (B, K), dtype),
             theta=array(g_theta, self.now.theta.shape, dtype),
             theta_0=zeros((fours(B), *weights.theta_0.shape), dtype),
         )
@@ -509,26 +512,26 @@ class MnmTrace(FusedTrace[MnmState]):
         )
         g_targets, g_strength = g_targets.flatten(0, 1), torch.from_numpy(g.strength).flatten()
         weight, bias = g_gates.T @ x, gather_rows(g_gates.sum(0), 4, D)
-        recurrent = gather(weight[:, F:], 4, 2, D)
-        n, m = 3 * H + 1, weights.Q.shape[0] // P  # the feedback maps see values, or values and keys; there are none but in rule p
-        heads = u[:, P:].reshape(-1, 3, P)
-        seen = torch.cat([heads[:, VALUE], heads[:, KEY]], dim=1)[:, : m * P]
+        g_A, g_a = g_u.T @ out[:, :P], g_u.sum(0)
+        n, m = 3 * H, weights.Q.shape[0] // K  # the feedback maps see values, or values and keys; there are none but in rule p
+        heads = u[:, P:].reshape(-1, 3, K)
+        seen = torch.cat([heads[:, VALUE], heads[:, KEY]], dim=1)[:, : m * K]
         parameters = Parameters(
-            weight_ih=torch.cat([gather_rows(weight[:, :F], 4, D), recurrent[:, :D]], dim=1),
-            weight_hh=recurrent[:, D:],
+            weight_ih=torch.cat([gather_rows(weight[:, :F], 4, D), gather(weight[:, F : F + K], 4, D, 1, M)], dim=1),
+            weight_hh=gather(weight[:, F + K :], 4, D, 1, D),
             bias_ih=bias,
             bias_hh=bias,
-            A=gather(g_u.T @ out[:, :P], n, 1, D),
-            a=gather_rows(g_u.sum(0), n, D),
+            A=torch.cat([gather(g_A[:P], 1, D, 1, D), gather(g_A[P:], n, M, 1, D)]),
+            a=torch.cat([gather_rows(g_a[:P], 1, D), gather_rows(g_a[P:], n, M)]),
             b=gather_rows(g_strength @ u[:, :P], 1, D).unsqueeze(0),
             b_0=g_strength.sum().view(1),
-            Q=gather(g_targets.T @ seen, L if m else 0, m, D),
-            q=gather_rows(g_targets.sum(0), L if m else 0, D),
-            theta_0=torch.from_numpy(g.theta_0).sum(0)[:, :D, :D],
+            Q=gather(g_targets.T @ seen, L if m else 0, M, m, M),
+            q=gather_rows(g_targets.sum(0), L if m else 0, M),
+            theta_0=torch.from_numpy(g.theta_0).sum(0)[:, :M, :M],
         )
         g_inputs = (g_gates @ torch.from_numpy(weights.gates[:F]).T).view(T, B, F) if inputs else None
-        state = (torch.from_numpy(row)[:, :D] for row in (g.h, g.c, g.read))
-        return g_inputs, *state, torch.from_numpy(g.theta)[..., :D, :D], *parameters
+        state = (torch.from_numpy(row)[:, :width] for row, width in ((g.h, D), (g.c, D), (g.read, M)))
+        return g_inputs, *state, torch.from_numpy(g.theta)[..., :M, :M], *parameters
 
 
 class Fused(FusedCore[MnmState]):

@@ -18,24 +18,22 @@ def array(tensor: Tensor | None, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def pad_memory(theta: Tensor) -> Array:
-    """Fast weights ``[..., D, D]`` with rows and columns of zeros, ``[..., R, P]``."""
-    D = theta.shape[-1]
+    """Fast weights ``[..., M, M]`` with rows and columns of zeros, ``[..., R, K]``."""
+    M = theta.shape[-1]
     like = torch.zeros((), dtype=theta.dtype).numpy()
-    return array(theta, (*theta.shape[:-2], padded(D, ROWS), padded(D)), like.dtype)
+    return array(theta, (*theta.shape[:-2], padded(M, ROWS), padded(M)), like.dtype)
 
 
-def spread(matrix: Tensor, n: int, m: int, D: int) -> Tensor:
-    """Pad a matrix ``[n D, m D]`` of n times m blocks to ``[n P, m P]``."""
-    P = padded(D)
-    out = matrix.new_zeros(n, P, m, P)
-    out[:, :D, :, :D] = matrix.view(n, D, m, D)
-    return out.view(n * P, m * P)
+def spread(matrix: Tensor, n: int, D: int, m: int, E: int) -> Tensor:
+    """Pad a matrix ``[n D, m E]`` of n times m blocks to ``[n padded(D), m padded(E)]``."""
+    out = matrix.new_zeros(n, padded(D), m, padded(E))
+    out[:, :D, :, :E] = matrix.reshape(n, D, m, E)
+    return out.view(n * padded(D), m * padded(E))
 
 
-def gather(matrix: Tensor, n: int, m: int, D: int) -> Tensor:
+def gather(matrix: Tensor, n: int, D: int, m: int, E: int) -> Tensor:
     """The inverse of :func:`spread`."""
-    P = padded(D)
-    return matrix.view(n, P, m, P)[:, :D, :, :D].reshape(n * D, m * D)
+    return matrix.reshape(n, padded(D), m, padded(E))[:, :D, :, :E].reshape(n * D, m * E)
 
 
 def spread_rows(matrix: Tensor, n: int, D: int) -> Tensor:

@@ -354,8 +354,8 @@ class PlasticTrace(FusedTrace[PlasticState]):
         return Weights(
             U=spread_rows(p.U, 1, D).T.contiguous().numpy(),
             u=array(p.u, (P,), dtype),
-            w=spread(p.w, 1, 1, D)[:R].contiguous().numpy(),
-            alpha=spread(p.alpha, 1, 1, D)[:R].contiguous().numpy(),
+            w=spread(p.w, 1, D, 1, D)[:R].contiguous().numpy(),
+            alpha=spread(p.alpha, 1, D, 1, D)[:R].contiguous().numpy(),
             eta=array(p.eta.view(-1), (1,), dtype),
             M=array(p.M.view(-1), (P,), dtype),
             M_bias=array(p.M_bias, (1,), dtype),

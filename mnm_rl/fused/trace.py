@@ -1,7 +1,7 @@
 """What the fused implementations share: steps that Numba kernels run and differentiate.
 
 The kernels of a core run some steps and leave what the backward pass needs in arrays; ``gradients`` goes back through all of them.
-The arrays pad the width D with zeros to ``P``, a multiple of the vector length.
+The arrays pad the width D with zeros to ``P``, a multiple of the vector length, and the width M of a memory to ``K``.
 """
 
 import weakref

@@ -24,6 +24,7 @@ class NeuralMemory(nn.Module):
             delta rule, for one layer. See :mod:`mnm_rl.memory.rules`.
         feedback_inputs: what the feedback maps of rule p see: ``"value"`` (the paper) or ``"key_value"``.
         learn_initial_memory: train ``theta_0`` (default), or keep it as a fixed random draw.
+        writes: if False, every write has a step size of zero, and the memory stays ``theta_0``: an ablation.
         init: ``"scaled"`` (default): orthogonal ``theta_0``; of the feedback maps ``Q^L`` the identity, the others zero.
             ``"pytorch"``: uniform, as PyTorch initializes linear layers.
 
@@ -44,6 +45,7 @@ class NeuralMemory(nn.Module):
         write_rule: WriteRuleName = "p",
         feedback_inputs: FeedbackInputs = "value",
         learn_initial_memory: bool = True,
+        writes: bool = True,
         init: Init = "scaled",
     ) -> None:
         super().__init__()
@@ -55,7 +57,7 @@ class NeuralMemory(nn.Module):
         if feedback_inputs not in get_args(FeedbackInputs):
             raise ValueError(f"feedback_inputs must be 'value' or 'key_value', got {feedback_inputs!r}")
         self.size, self.layers = size, layers
-        self.write_rule, self.feedback_inputs = write_rule, feedback_inputs
+        self.write_rule, self.feedback_inputs, self.writes = write_rule, feedback_inputs, writes
         theta_0 = torch.empty(layers, size, size).uniform_(-(size**-0.5), size**-0.5)
         if init == "scaled":
             orthogonal_blocks_(theta_0.view(layers * size, size), gain=1)
@@ -87,7 +89,11 @@ class NeuralMemory(nn.Module):
     def prepare_write(self, keys: Tensor, values: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Everything of a write that does not depend on the fast weights: keys, targets and step size, as the rule wants them."""
         keys = self.rule.normalize(keys)
-        return keys, self.rule.targets(keys, values), self.rule.step_size(beta, heads=keys.shape[1])
+        return keys, self.rule.targets(keys, values), self.step_size(beta, heads=keys.shape[1])
+
+    def step_size(self, beta: Tensor, heads: int) -> Tensor:
+        """``s``, ``[B]``, of a write of strength ``beta [B]``."""
+        return self.rule.step_size(beta, heads) if self.writes else torch.zeros_like(beta)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, layers={self.layers}, write_rule={self.write_rule!r}"
