@@ -23,7 +23,7 @@ def scaled_inputs_(weight: Tensor, gain: float) -> None:
 
 @torch.no_grad()
 def orthogonal_blocks_(weight: Tensor, gain: float, rows: int | None = None) -> None:
-    """Make every block ``[rows, D]`` of a weight ``[n rows, D]`` orthogonal, with rows whose norm is ``gain`` on average; blocks are
+    """Make every block ``[rows, D]`` of a weight ``[n rows, D]`` orthogonal, its rows of norm ``gain`` on average; blocks are
     square if ``rows`` is None."""
     rows = weight.shape[1] if rows is None else rows
     for block in torch.split(weight, rows):
