@@ -148,23 +148,25 @@ class Dictionary(MemoryTask):
     and its translation is asked for, again one letter a step.
 
     All letters are shown, as equally often as possible, if the strings have room for them. If not, all letters that are shown
-    differ, and the string to translate is made of these alone: every question can be answered.
+    differ, and what there is to translate is made of these alone: every question can be answered.
 
     Args:
         letters: size of the alphabet.
         support: how many pairs of strings show the dictionary.
         string_length: letters in a string.
+        queries: how many strings are to be translated, one after the other.
         min_string_length: if less, how many varies evenly between the two from episode to episode; None is `string_length`.
     """
 
     letters: int = 8
     support: int = 4
     string_length: int = 4
+    queries: int = 1
     min_string_length: int | None = None
 
     def __post_init__(self) -> None:
         check_settings("Dictionary", letters=(self.letters, 2), support=(self.support, 1), string_length=(self.string_length, 1))
-        check_settings("Dictionary", min_string_length=(self._min_string_length, 1))
+        check_settings("Dictionary", queries=(self.queries, 1), min_string_length=(self._min_string_length, 1))
         if self._min_string_length > self.string_length:
             raise ValueError(
                 f"the min_string_length of mnm/Dictionary must be at most its string_length, {self.string_length}, "
@@ -185,7 +187,7 @@ class Dictionary(MemoryTask):
 
     @property
     def length(self) -> int:
-        return 2 * (self.support + 1) * self.string_length
+        return 2 * (self.support + self.queries) * self.string_length
 
     def episodes(self, rng: np.random.Generator, n: int) -> Episodes:
         if self._min_string_length == self.string_length:
@@ -205,19 +207,20 @@ class Dictionary(MemoryTask):
         dictionary = _permutations(rng, self.letters, n)
         drawn = _permutations(rng, self.letters, n)  # the first of them are shown, and all of them if there is room
         shown = rng.permuted(drawn[np.arange(room) % self.letters], axis=0)
-        asked = np.take_along_axis(drawn, rng.integers(min(room, self.letters), size=(string_length, n)), axis=0)
+        asked = np.take_along_axis(drawn, rng.integers(min(room, self.letters), size=(self.queries * string_length, n)), axis=0)
         sources = np.concatenate([shown, asked])
         translations = np.take_along_axis(dictionary, sources, axis=0)
 
-        steps = 2 * (self.support + 1) * string_length
+        strings = self.support + self.queries
         observations, targets = self._blank(n)
-        observations, targets = observations[:steps], targets[:steps]
-        pairs = observations.reshape(self.support + 1, 2, string_length, n, self.observation_size)
-        strings = (self.support + 1, string_length, n)
-        self._show(pairs[:, 0], letter=sources.reshape(strings), source=1)
-        self._show(pairs[:-1, 1], letter=translations.reshape(strings)[:-1], translation=1)
-        self._show(pairs[-1, 1], answer=1)
-        targets[-string_length:] = translations[room:]
+        observations, targets = observations[: 2 * strings * string_length], targets[: 2 * strings * string_length]
+        pairs = observations.reshape(strings, 2, string_length, n, self.observation_size)
+        answers = targets.reshape(strings, 2, string_length, n)[self.support :, 1]
+        sources, translations = (letters.reshape(strings, string_length, n) for letters in (sources, translations))
+        self._show(pairs[:, 0], letter=sources, source=1)
+        self._show(pairs[: self.support, 1], letter=translations[: self.support], translation=1)
+        self._show(pairs[self.support :, 1], answer=1)
+        answers[...] = translations[self.support :]
         return Episodes(observations, targets)
 
 

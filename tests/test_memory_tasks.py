@@ -31,7 +31,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("dictionary", {}),
     ("dictionary", {"letters": 10, "support": 1, "string_length": 3}),
     ("dictionary", {"letters": 2, "support": 3, "string_length": 1}),
-    ("dictionary", {"support": 2, "string_length": 5, "min_string_length": 2}),
+    ("dictionary", {"support": 2, "string_length": 5, "min_string_length": 2, "queries": 3}),
     ("copy", {}),
     ("copy", {"items": 6, "min_items": 1, "symbols": 3}),
     ("repeat_previous", {}),
@@ -134,7 +134,9 @@ sizes = st.integers(1, 6)
 some = st.integers(2, 5)
 any_settings = st.one_of(
     st.tuples(st.just("recall"), st.fixed_dictionaries({"pairs": sizes, "keys": st.integers(6, 9), "values": some})),
-    st.tuples(st.just("dictionary"), st.fixed_dictionaries({"letters": some, "support": sizes, "string_length": sizes})),
+    st.tuples(
+        st.just("dictionary"), st.fixed_dictionaries({"letters": some, "support": sizes, "string_length": sizes, "queries": sizes})
+    ),
     st.tuples(st.just("copy"), st.fixed_dictionaries({"items": st.integers(6, 9), "min_items": sizes, "symbols": some})),
     st.tuples(st.just("repeat_previous"), st.fixed_dictionaries({"lag": sizes, "steps": st.integers(7, 12), "symbols": some})),
     st.tuples(st.just("sort"), st.fixed_dictionaries({"items": st.integers(6, 9), "answers": sizes, "symbols": some})),
