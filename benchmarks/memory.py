@@ -41,21 +41,33 @@ class Grid:
     seeds: int = 3
     updates: int = 1_500
     """Updates after which a run is given up."""
+    interval: int = 10
+    """Updates between two evaluations."""
     tests: list[str] = field(default_factory=list)
     """Settings that are tested beside those trained with."""
+    until: float | None = SOLVED
+    """Share of right answers at which a run ends; None where it has to go on for the sake of the tests."""
+    options: tuple[str, ...] = ()
+    """More options of the command, the same for all."""
 
 
 GRIDS = {
     "recall": Grid(task="recall", settings=[{"pairs": pairs} for pairs in (8, 16, 32, 64)], updates=800),
     "dictionary": Grid(
         task="dictionary",
-        settings=[{"string_length": length, "support": support, "letters": 8} for length, support in product((4, 8), (2, 4, 8))],
-        agents=("mnm-g", "mnm-p", "lstm", "salu"),
+        settings=[{"string_length": 4, "min_string_length": 1, "support": 4, "queries": 4}],
+        agents=("mnm-g", "mnm-p", "deltanet", "lstm", "gru", "salu"),
         seeds=5,
-        updates=600,
+        updates=2_000,
+        interval=50,
+        tests=[f"min_string_length=4,support={support}" for support in (2, 4, 8)]
+        + [f"string_length={length},min_string_length={length}" for length in (5, 6)],
+        options=("--hidden-size", "48"),
     ),
-    "copy": Grid(task="copy", settings=[{"items": 20, "min_items": 1}], tests=["min_items=20", "items=40,min_items=40"]),
-    "sort": Grid(task="sort", settings=[{"items": 8}], tests=["items=12", "items=16"]),
+    "copy": Grid(
+        task="copy", settings=[{"items": 20, "min_items": 1}], tests=["min_items=20", "items=40,min_items=40"], until=None
+    ),
+    "sort": Grid(task="sort", settings=[{"items": 8}], tests=["items=12", "items=16"], until=None),
 }
 
 
@@ -91,9 +103,9 @@ def commands(grid: Grid, options: Options) -> list[list[str]]:
         kwargs = [f"{key}={value}" for key, value in grid.settings[i].items()]
         out = options.runs / "-".join([grid.task, *kwargs]) / agent / f"lr{rate:g}-seed{seed}.json"
         tests = ["--test", *grid.tests] if grid.tests else []
-        until = [] if grid.tests else ["--until", str(SOLVED)]  # lengths beyond training take their time
-        training = f"--updates {grid.updates} --interval 10 --learning-rate {rate} --seed {seed} --threads 1".split()
-        made.append([grid.task, agent, "--task-kwargs", *kwargs, *tests, *until, *training, "--out", str(out)])
+        until = [] if grid.until is None else ["--until", str(grid.until)]
+        training = f"--updates {grid.updates} --interval {grid.interval} --learning-rate {rate} --seed {seed} --threads 1".split()
+        made.append([grid.task, agent, "--task-kwargs", *kwargs, *tests, *until, *training, *grid.options, "--out", str(out)])
     return made
 
 

@@ -126,6 +126,9 @@ class Trainer:
 
 LEARNING_RATE = 4e-3
 """Default step size: those of the agents are tuned for reinforcement learning."""
+META_COEF = 0.1
+"""Default weight of the meta-loss. With 1, the paper's and that of reinforcement learning, to write what the memory gives already
+can be all that is learned (docs/memory.md)."""
 
 
 def hyperparameters(name: str) -> type[Agent]:
@@ -145,6 +148,9 @@ def hyperparameters(name: str) -> type[Agent]:
     ]
     rate = Annotated[float, tyro.conf.arg(help="Step size of Adam.")]
     fields = [*hidden, ("learning_rate", rate, dataclasses.field(default=LEARNING_RATE))]
+    if "meta_coef" in hints:
+        weight = Annotated[float, tyro.conf.arg(help="Weight of the meta-loss.")]
+        fields.append(("meta_coef", weight, dataclasses.field(default=META_COEF)))
     made = dataclasses.make_dataclass(agent.__name__, fields, bases=(agent,), frozen=True, kw_only=True)
     made.__doc__ = agent.__doc__
     return cast(type[Agent], made)
