@@ -1,9 +1,13 @@
 """Train any core on a memory task without reinforcement learning: python -m experiments.sequences TASK AGENT [options]."""
 
+import os
 import signal
 
 if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # PyTorch's threads wait asleep: on a core that others use too, ten times as fast
 
 import sys
 from collections.abc import Sequence
