@@ -170,32 +170,54 @@ def band(runs: list[dict[str, Any]], axis: str, x: NDArray[Any]) -> tuple[NDArra
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy over updates (above) and over seconds (below), a column for every setting, with 95% intervals over seeds."""
+    """Accuracy over updates (above) and over seconds (below), a column for every setting, with 95% intervals over seeds; those of a
+    single setting side by side. The last panel has the tests, if there are any."""
     settings = list(dict.fromkeys(name(run) for run in runs))
-    figure, axes = plt.subplots(
-        2, len(settings), figsize=(2.6 * len(settings) + 1.6, 5), layout="constrained", sharey=True, squeeze=False
-    )
-    for column, setting in enumerate(settings):
+    tests = list(dict.fromkeys(test for run in runs for test in run["tests"]))
+    rows, columns = (1, 2) if len(settings) == 1 else (2, len(settings))
+    width = 1 if tests else 0
+    figure = plt.figure(figsize=(2.6 * (columns + 2 * width) + 1.6, 2.5 * rows + 0.5 * (rows == 1)), layout="constrained")
+    cells = figure.add_gridspec(rows, columns + width, width_ratios=[1] * columns + [2] * width)
+    axes = [figure.add_subplot(cells[k // columns, k % columns]) for k in range(rows * columns)]
+    for panel, (axis, setting) in zip(axes, product(("updates", "seconds"), settings), strict=True):
         shown = [run for run in runs if name(run) == setting]
-        for row, axis in enumerate(("updates", "seconds")):
-            panel = axes[row, column]
-            end = max(run[axis][-1] for run in shown)
-            for agent in dict.fromkeys(run["agent"] for run in shown):
-                seeds = [run for run in shown if run["agent"] == agent]
-                x = np.geomspace(max(run[axis][0] for run in seeds), end, 400)
-                mean, half = band(seeds, axis, x)
-                panel.plot(x, mean, color=agent_color(agent), label=agent)
-                low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
-                panel.fill_between(x, low, high, color=agent_color(agent), alpha=0.2, linewidth=0)
-            panel.set(xlabel=axis, xscale="log", ylim=(0, 1.02))
-            panel.xaxis.set_major_formatter("{x:g}")
-            panel.spines[["top", "right"]].set_visible(False)
-        axes[0, column].set_title(setting, fontsize=10)
-    for panel in axes[:, 0]:
+        end = max(run[axis][-1] for run in shown)
+        for agent in dict.fromkeys(run["agent"] for run in shown):
+            seeds = [run for run in shown if run["agent"] == agent]
+            x = np.geomspace(max(run[axis][0] for run in seeds), end, 400)
+            mean, half = band(seeds, axis, x)
+            panel.plot(x, mean, color=agent_color(agent), label=agent)
+            low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
+            panel.fill_between(x, low, high, color=agent_color(agent), alpha=0.2, linewidth=0)
+        panel.set(xlabel=axis, xscale="log")
+        panel.xaxis.set_major_formatter("{x:g}")
+    for panel, setting in zip(axes, settings if rows == 2 else [], strict=False):
+        panel.set_title(setting, fontsize=10)
+    if tests:
+        axes.append(figure.add_subplot(cells[:, -1]))
+        agents = list(dict.fromkeys(run["agent"] for run in runs))
+        for i, agent in enumerate(agents):
+            shares = np.array([[run["tests"][test] for test in tests] for run in runs if run["agent"] == agent])
+            x = np.arange(len(tests)) + (i - (len(agents) - 1) / 2) * 0.8 / len(agents)
+            half = stats.t.ppf(0.975, len(shares) - 1) * stats.sem(shares) if len(shares) > 1 else None
+            axes[-1].errorbar(x, shares.mean(axis=0), half, fmt="o", markersize=4, color=agent_color(agent))
+        axes[-1].set_xticks(range(len(tests)), [in_words(test) for test in tests])
+        axes[-1].set_title("at the end, tested with", fontsize=10)
+    for panel in axes:
+        panel.set_ylim(0, 1.02)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in axes[: rows * columns : columns]:
         panel.set_ylabel("right answers")
-    handles = {label: handle for panel in axes.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside right center", frameon=False)
+    handles = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend([handles[agent] for agent in handles], handles, loc="outside right center", frameon=False)
     save_figure(figure, path)
+
+
+def in_words(test: str) -> str:
+    """A test in words, such as ``support 8``, without the smallest of a range of lengths, if there is anything else."""
+    parts = [part.split("=") for part in test.split(",")]
+    some = [part for part in parts if not part[0].startswith("min_")] or parts
+    return "\n".join(f"{key.replace('_', ' ')}\n{value}" for key, value in some)
 
 
 def main(options: Options) -> None:

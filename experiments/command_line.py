@@ -87,8 +87,9 @@ def parse(
 
 def _message(box: str) -> str:
     """The message in one of tyro's boxes, on one line."""
-    lines = [re.sub(r"^[│|╭╰+]|[│|╮╯+]$", "", line.strip()).strip(" ─-") for line in box.splitlines()]
-    sentences = [line for line in lines[1:] if line and not line.startswith("For full helptext")]  # the first line is the title
+    lines = [re.sub(r"^[│|╭╰+]|[│|╮╯+]$", "", line.strip()).strip() for line in box.splitlines()]
+    texts = [line for line in lines[1:] if line.strip(" ─-")]  # the first line is the title; a line may begin with a minus sign
+    sentences = [line for line in texts if not line.startswith("For full helptext")]
     return " ".join(sentences).removeprefix("Error parsing hyperparameters: ")
 
 

@@ -193,6 +193,7 @@ def test_help_lists_options_defaults_and_sources() -> None:
         (["lstm", "--env", "tests.command_line_envs:mnm-test/Text-v0"], "observation space Text"),
         (["mnm-p", "--heads", "0"], "heads"),
         (["lstm", "--hidden-size", "0"], "--hidden-size must be from 1 to 10,000, got 0"),
+        (["mnm-p", "--memory-size", "-3"], "--memory-size must be from 1 to 10,000, got -3"),
         (["lstm", "--hidden-size", "1e9"], "--hidden-size must be from 1"),
         (["lstm", "--learning-rate", "inf"], "--learning-rate must be from 0 to 1, got inf"),
         (["lstm", "--gamma", "nan"], "--gamma must be from 0 to 1, got nan"),
