@@ -70,6 +70,8 @@ class Agent:
         ranges = {
             "hidden_size": (1, 10_000),
             "memory_size": (1, 10_000),
+            "memory_layers": (1, 100),
+            "heads": (1, 1_000),
             "learning_rate": (0, 1),
             "n_steps": (1, 1_000_000),
             "n_epochs": (1, 1_000),

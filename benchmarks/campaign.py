@@ -7,7 +7,7 @@ without rows or points that are missing, doubled or different (but for the clock
 **Mutations.** Files of a run, models and exports are cut, emptied, overwritten, and changed at random, inside of archives and JSON
 texts as well; each must be refused in one line or do no harm, within 2 s of CPU time and 500 MB more memory.
 
-Every run and every attempt is a process of its own, forked from one that has imported everything.
+Every run and every attempt is a process of its own, forked from one that has imported everything (for the attempts, kernels too).
 """
 
 import io
@@ -196,6 +196,7 @@ def mutations(options: Options, folder: Path) -> dict[str, Any]:
     process = FORK.Process(target=_export, args=(run / "model.zip", export))
     process.start()
     process.join()
+    from_pretrained(export)  # loads the kernels, which every process would do anew
     last = checkpoints(run / "checkpoints")[-1].relative_to(run)
     (event_file,) = run.glob("events*")
     targets: dict[str, tuple[Path, Path, Callable[[Path], None]]] = {

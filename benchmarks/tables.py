@@ -146,11 +146,12 @@ def memory_task(file: str) -> str:
         soonest = [soon([run for run in own if memory.name(run) == setting]) for setting in settings]
         beyond = [", ".join(f"{run['tests'][test]:.0%}" for run in own) for test in tests]
         rows.append([agent, *soonest, *beyond])
+    columns = settings if len(settings) > 1 else [f"updates to {memory.SOLVED:.0%}"]
     seeds = either(
         str(len({run["seed"] for run in runs if run["agent"] == agent})) for agent in dict.fromkeys(r["agent"] for r in runs)
     )
     return (
-        f"{table(('agent', *settings, *(f'right, {test}' for test in tests)), rows)}\n\n"
+        f"{table(('agent', *columns, *(f'right, {memory.in_words(test)}' for test in tests)), rows)}\n\n"
         f"Updates to {memory.SOLVED:.0%}, each of {seeds} seeds, and the mean seconds of those that get there, on one thread; "
         f"never: not within {max(run['updates'][-1] for run in runs):,} updates."
     )

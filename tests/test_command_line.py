@@ -192,6 +192,7 @@ def test_help_lists_options_defaults_and_sources() -> None:
         (["lstm", "--env-kwargs", "layout=..#.."], "could not be reached"),
         (["lstm", "--env", "tests.command_line_envs:mnm-test/Text-v0"], "observation space Text"),
         (["mnm-p", "--heads", "0"], "heads"),
+        (["mnm-p", "--memory-layers", "1e9"], "--memory-layers must be from 1 to 100"),
         (["lstm", "--hidden-size", "0"], "--hidden-size must be from 1 to 10,000, got 0"),
         (["mnm-p", "--memory-size", "-3"], "--memory-size must be from 1 to 10,000, got -3"),
         (["lstm", "--hidden-size", "1e9"], "--hidden-size must be from 1"),

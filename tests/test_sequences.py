@@ -193,6 +193,17 @@ def test_of_several_step_sizes_the_one_that_learns_soonest_is_shown(tmp_path: Pa
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
+def test_a_grid_draws_what_it_was_tested_with(tmp_path: Path) -> None:
+    curves = {"updates": [50, 100], "seconds": [1.0, 2.0], "accuracy": [0.5, 0.99]}
+    tests = {"support=8,min_string_length=4": 0.9, "min_items=3": 0.4}
+    common = {"task": "dictionary", "task_kwargs": {"support": 4}} | curves | {"tests": tests}
+    memory.draw(
+        [common | {"agent": agent, "seed": seed} for agent in ("lstm", "salu") for seed in range(2)], tmp_path / "figure.png"
+    )
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert [memory.in_words(test) for test in tests] == ["support 8", "min items 3"]
+
+
 def test_a_grid_runs_what_has_not_been_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = memory.Grid(task="recall", settings=[{"pairs": 2}], agents=("lstm", "gru"), seeds=2)
     monkeypatch.setitem(memory.GRIDS, "recall", grid)
@@ -224,7 +235,7 @@ def test_the_table_says_how_soon_a_task_is_solved_and_what_becomes_of_other_sett
     ]
     monkeypatch.setattr(tables, "read", lambda file: {"runs": runs})
     head, _, mnm, lstm, _, note = tables.memory_task("figures.json").splitlines()
-    assert head == "| agent | 2 pairs | right, pairs=4 |"
+    assert head == "| agent | updates to 99% | right, pairs 4 |"
     assert mnm == "| mnm-p | 20, 10 (1.5 s) | 75%, 50% |"
     assert lstm == "| lstm | never | 25% |"
     assert "never: not within 20 updates" in note
