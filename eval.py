@@ -6,9 +6,7 @@ import signal
 if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C and SIGTERM end without a traceback
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(130))
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # PyTorch's threads wait asleep: on a core that others use too, ten times as fast
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads wait asleep: ten times as fast on a busy core
 
 import json
 import sys

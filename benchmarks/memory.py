@@ -76,7 +76,7 @@ class Options:
     grid: tyro.conf.Positional[Annotated[Literal["recall", "dictionary", "copy", "sort"], tyro.conf.arg(metavar="GRID")]]
     """Which trainings."""
     learning_rates: tuple[float, ...] = (4e-3,)
-    """Step sizes to train with; shown is, for every agent and setting, the one that learns soonest."""
+    """Step sizes to train with; shown is, for every agent and setting, the one that learns soonest of those with the most seeds."""
     agents: tuple[str, ...] | None = None
     """Only these agents."""
     settings: tuple[int, ...] | None = None

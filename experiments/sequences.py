@@ -5,9 +5,7 @@ import signal
 
 if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # PyTorch's threads wait asleep: on a core that others use too, ten times as fast
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads wait asleep: ten times as fast on a busy core
 
 import sys
 from collections.abc import Sequence

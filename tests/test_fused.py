@@ -62,6 +62,12 @@ def core(request: pytest.FixtureRequest) -> RecurrentCore[Any]:
     return CORES[request.param]()
 
 
+def test_true_is_one_head() -> None:
+    """As a description in JSON may say."""
+    core = MnmCore(F, D, heads=True)
+    assert core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))[0].shape == (T, B, D)
+
+
 def sequence(core: RecurrentCore[Any], dtype: torch.dtype) -> tuple[Tensor, Any, Tensor]:
     """Inputs, a state in the middle of an episode, and episode starts of which some are in the middle."""
     core.to(dtype)

@@ -75,7 +75,7 @@ class MnmCore(RecurrentCore[MnmState]):
             raise ValueError(f"a core needs heads >= 1 and replay >= 0, got heads={heads}, replay={replay}")
         D, M = hidden_size, hidden_size if memory_size is None else memory_size
         self.memory = NeuralMemory(M, memory_layers, write_rule, feedback_inputs, learn_initial_memory, writes, init)
-        self.memory_size, self.heads, self.replay = M, heads, replay
+        self.memory_size, self.heads, self.replay = M, int(heads), replay  # NumPy's shapes do not take True for 1
         self.controller = nn.LSTMCell(input_size + M, D)
         self.interaction = nn.Linear(D, D + 3 * heads * M)  # A, a
         self.write_strength = nn.Linear(D, 1)  # b, b_0

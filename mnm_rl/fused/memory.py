@@ -1,10 +1,10 @@
 """The step of the neural memory for one environment, forward and backward, as Numba kernels.
 
 The equations are those of :mod:`mnm_rl.memory`, in the same symbols, and the adjoint is that of ``docs/mathematics.md``; the
-rows of every array are padded with zeros to ``P`` numbers (and those of the fast weights to ``R`` rows, a multiple of 4), see
+rows of every array are padded with zeros to ``K`` numbers (and those of the fast weights to ``R`` rows, a multiple of 4), see
 :mod:`mnm_rl.fused.simd`.
 
-``theta``: fast weights ``W^1 ... W^L``, ``[L, R, P]``, changed in place. ``G``: the gradient with respect to them, likewise.
+``theta``: fast weights ``W^1 ... W^L``, ``[L, R, K]``, changed in place. ``G``: the gradient with respect to them, likewise.
 ``scale``: the step size ``s`` of the write.
 
 A write is undone in the backward pass by adding what it subtracted, so no fast weights are kept from the forward pass.
@@ -47,11 +47,11 @@ class Step(NamedTuple):
     """What a step of the memory computes."""
 
     z: Any
-    """Activations ``z^0 ... z^L`` of the three groups of H keys, ``[3, H, L + 1, P]``."""
+    """Activations ``z^0 ... z^L`` of the three groups of H keys, ``[3, H, L + 1, K]``."""
     q: Any
-    """Of rule g: ``q^l = (W^(l+1))^T delta^(l+1)`` for l = 1 ... L-1, ``[H, L - 1, P]``."""
+    """Of rule g: ``q^l = (W^(l+1))^T delta^(l+1)`` for l = 1 ... L-1, ``[H, L - 1, K]``."""
     delta: Any
-    """Error signals ``delta^1 ... delta^L``, ``[H, L, P]``."""
+    """Error signals ``delta^1 ... delta^L``, ``[H, L, K]``."""
 
 
 class Late(NamedTuple):
@@ -61,9 +61,9 @@ class Late(NamedTuple):
     """
 
     g: Any
-    """``[2, L, P]``: of what the written keys gave, and of the error signals of rule g."""
+    """``[2, L, K]``: of what the written keys gave, and of the error signals of rule g."""
     x: Any
-    """``[2, L, P]``."""
+    """``[2, L, K]``."""
 
 
 class StepGradient(NamedTuple):
@@ -137,7 +137,7 @@ def _write_and_run(W: Any, i: int, l: int, scale: Any, z: Any, delta: Any) -> No
 
 @inlined
 def _write_and_run_last(W: Any, scale: Any, d: Any, x: Any, read: Any, checked: Any) -> None:
-    """The write of the last head, ``W -= scale * d x^T``, and its products, in one pass; x of the three groups, ``[3, P]``."""
+    """The write of the last head, ``W -= scale * d x^T``, and its products, in one pass; x of the three groups, ``[3, K]``."""
     x_w, x_r, x_c = x[WRITTEN], x[READ], x[CHECKED]
     for i in range(0, W.shape[0], 4):
         W0, W1, W2, W3 = W[i], W[i + 1], W[i + 2], W[i + 3]
@@ -195,8 +195,8 @@ def write_and_read(theta: Any, rule: int, scale: Any, values: Any, targets: Any,
         theta: changed in place.
         rule: one of :data:`RULES`.
         scale: step size.
-        values: ``v^w``, ``[H, P]``, for rules g and delta.
-        targets: ``zhat^1 ... zhat^L``, ``[H, L, P]``, for rule p.
+        values: ``v^w``, ``[H, K]``, for rules g and delta.
+        targets: ``zhat^1 ... zhat^L``, ``[H, L, K]``, for rule p.
         step: a :class:`Step` with ``z^0`` set; the rest is filled in.
     """
     z, delta = step.z, step.delta
