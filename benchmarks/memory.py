@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -45,8 +46,8 @@ class Grid:
     """Updates between two evaluations."""
     tests: list[str] = field(default_factory=list)
     """Settings that are tested beside those trained with."""
-    until: float | None = SOLVED
-    """Share of right answers at which a run ends; None where it has to go on for the sake of the tests."""
+    stops: bool = True
+    """Whether a run ends once it is solved, or goes on for the sake of the tests."""
     options: tuple[str, ...] = ()
     """More options of the command, the same for all."""
 
@@ -65,9 +66,9 @@ GRIDS = {
         options=("--hidden-size", "48"),
     ),
     "copy": Grid(
-        task="copy", settings=[{"items": 20, "min_items": 1}], tests=["min_items=20", "items=40,min_items=40"], until=None
+        task="copy", settings=[{"items": 20, "min_items": 1}], tests=["min_items=20", "items=40,min_items=40"], stops=False
     ),
-    "sort": Grid(task="sort", settings=[{"items": 8}], tests=["items=12", "items=16"], until=None),
+    "sort": Grid(task="sort", settings=[{"items": 8}], tests=["items=12", "items=16"], stops=False),
 }
 
 
@@ -103,7 +104,7 @@ def commands(grid: Grid, options: Options) -> list[list[str]]:
         kwargs = [f"{key}={value}" for key, value in grid.settings[i].items()]
         out = options.runs / "-".join([grid.task, *kwargs]) / agent / f"lr{rate:g}-seed{seed}.json"
         tests = ["--test", *grid.tests] if grid.tests else []
-        until = [] if grid.until is None else ["--until", str(grid.until)]
+        until = ["--until", str(SOLVED)] if grid.stops else []
         training = f"--updates {grid.updates} --interval {grid.interval} --learning-rate {rate} --seed {seed} --threads 1".split()
         made.append([grid.task, agent, "--task-kwargs", *kwargs, *tests, *until, *training, *grid.options, "--out", str(out)])
     return made
@@ -175,12 +176,19 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     single setting side by side. The last panel has the tests, if there are any."""
     settings = list(dict.fromkeys(name(run) for run in runs))
     tests = list(dict.fromkeys(test for run in runs for test in run["tests"]))
-    rows, columns = (1, 2) if len(settings) == 1 else (2, len(settings))
-    width = 1 if tests else 0
-    figure = plt.figure(figsize=(2.6 * (columns + 2 * width) + 1.6, 2.5 * rows + 0.5 * (rows == 1)), layout="constrained")
-    cells = figure.add_gridspec(rows, columns + width, width_ratios=[1] * columns + [2] * width)
-    axes = [figure.add_subplot(cells[k // columns, k % columns]) for k in range(rows * columns)]
-    for panel, (axis, setting) in zip(axes, product(("updates", "seconds"), settings), strict=True):
+    rows = [[f"{axis}: {setting}" for setting in settings] for axis in ("updates", "seconds")]
+    if len(settings) == 1:
+        rows = [[*rows[0], *rows[1]]]
+    columns = len(rows[0])
+    figure, panels = plt.subplot_mosaic(
+        [[*row, *(["tests"] if tests else [])] for row in rows],
+        sharey=True,
+        width_ratios=[1] * columns + [2] * bool(tests),
+        figsize=(2.6 * (columns + 2 * bool(tests)) + 1.6, 2.5 * len(rows) + 0.5 * (len(rows) == 1)),
+        layout="constrained",
+    )
+    for axis, setting in product(("updates", "seconds"), settings):
+        panel = panels[f"{axis}: {setting}"]
         shown = [run for run in runs if name(run) == setting]
         end = max(run[axis][-1] for run in shown)
         for agent in dict.fromkeys(run["agent"] for run in shown):
@@ -190,28 +198,31 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
             panel.plot(x, mean, color=agent_color(agent), label=agent)
             low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
             panel.fill_between(x, low, high, color=agent_color(agent), alpha=0.2, linewidth=0)
-        panel.set(xlabel=axis, xscale="log")
+        panel.set(xlabel=axis, xscale="log", ylim=(0, 1.02))
         panel.xaxis.set_major_formatter("{x:g}")
-    for panel, setting in zip(axes, settings if rows == 2 else [], strict=False):
-        panel.set_title(setting, fontsize=10)
+        if axis == "updates" and len(settings) > 1:
+            panel.set_title(setting, fontsize=10)
     if tests:
-        axes.append(figure.add_subplot(cells[:, -1]))
-        agents = list(dict.fromkeys(run["agent"] for run in runs))
-        for i, agent in enumerate(agents):
-            shares = np.array([[run["tests"][test] for test in tests] for run in runs if run["agent"] == agent])
-            x = np.arange(len(tests)) + (i - (len(agents) - 1) / 2) * 0.8 / len(agents)
-            half = stats.t.ppf(0.975, len(shares) - 1) * stats.sem(shares) if len(shares) > 1 else None
-            axes[-1].errorbar(x, shares.mean(axis=0), half, fmt="o", markersize=4, color=agent_color(agent))
-        axes[-1].set_xticks(range(len(tests)), [in_words(test).replace(" ", "\n") for test in tests])
-        axes[-1].set_title("at the end, tested with", fontsize=10)
-    for panel in axes:
-        panel.set_ylim(0, 1.02)
+        _draw_tests(panels["tests"], runs, tests)
+    for row in rows:
+        panels[row[0]].set_ylabel("right answers")
+    for panel in panels.values():
         panel.spines[["top", "right"]].set_visible(False)
-    for panel in axes[: rows * columns : columns]:
-        panel.set_ylabel("right answers")
-    handles = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend([handles[agent] for agent in handles], handles, loc="outside right center", frameon=False)
+    handles = {label: handle for panel in panels.values() for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
     save_figure(figure, path)
+
+
+def _draw_tests(panel: Axes, runs: list[dict[str, Any]], tests: list[str]) -> None:
+    """The accuracy of each agent with each test, a dot with its 95% interval over seeds."""
+    agents = list(dict.fromkeys(run["agent"] for run in runs))
+    for i, agent in enumerate(agents):
+        shares = np.array([[run["tests"][test] for test in tests] for run in runs if run["agent"] == agent])
+        x = np.arange(len(tests)) + (i - (len(agents) - 1) / 2) * 0.8 / len(agents)
+        half = stats.t.ppf(0.975, len(shares) - 1) * stats.sem(shares) if len(shares) > 1 else None
+        panel.errorbar(x, shares.mean(axis=0), half, fmt="o", markersize=4, color=agent_color(agent))
+    panel.set_xticks(range(len(tests)), [in_words(test).replace(" ", "\n") for test in tests])
+    panel.set_title("at the end, tested with", fontsize=10)
 
 
 def in_words(test: str) -> str:

@@ -78,9 +78,9 @@ class MemoryTask(ABC):
                 words.append(name if plain else f"{name} {shown[0]:.2f}" if width == 1 else f"{name} {shown.argmax()}")
         return "  ".join(words)
 
-    def _blank(self, n: int) -> Episodes:
-        """Episodes in which nothing is shown or asked."""
-        shape = self.length, n
+    def _blank(self, n: int, length: int | None = None) -> Episodes:
+        """Episodes in which nothing is shown or asked, of the task's length or another."""
+        shape = length or self.length, n
         return Episodes(np.zeros((*shape, self.observation_size), np.float32), np.full(shape, -1))
 
     def _show(self, observations: NDArray[np.float32], **shown: Symbols | float) -> None:
@@ -166,12 +166,8 @@ class Dictionary(MemoryTask):
 
     def __post_init__(self) -> None:
         check_settings("Dictionary", letters=(self.letters, 2), support=(self.support, 1), string_length=(self.string_length, 1))
-        check_settings("Dictionary", queries=(self.queries, 1), min_string_length=(self._min_string_length, 1))
-        if self._min_string_length > self.string_length:
-            raise ValueError(
-                f"the min_string_length of mnm/Dictionary must be at most its string_length, {self.string_length}, "
-                f"got {self.min_string_length}"
-            )
+        check_settings("Dictionary", queries=(self.queries, 1))
+        _check_shortest("Dictionary", "min_string_length", self._min_string_length, "string_length", self.string_length)
 
     @property
     def _min_string_length(self) -> int:
@@ -212,8 +208,7 @@ class Dictionary(MemoryTask):
         translations = np.take_along_axis(dictionary, sources, axis=0)
 
         strings = self.support + self.queries
-        observations, targets = self._blank(n)
-        observations, targets = observations[: 2 * strings * string_length], targets[: 2 * strings * string_length]
+        observations, targets = self._blank(n, 2 * strings * string_length)
         pairs = observations.reshape(strings, 2, string_length, n, self.observation_size)
         answers = targets.reshape(strings, 2, string_length, n)[self.support :, 1]
         sources, translations = (letters.reshape(strings, string_length, n) for letters in (sources, translations))
@@ -239,9 +234,8 @@ class Copy(MemoryTask):
     symbols: int = 8
 
     def __post_init__(self) -> None:
-        check_settings("Copy", items=(self.items, 1), min_items=(self._min_items, 1), symbols=(self.symbols, 2))
-        if self._min_items > self.items:
-            raise ValueError(f"the min_items of mnm/Copy must be at most its items, {self.items}, got {self.min_items}")
+        check_settings("Copy", items=(self.items, 1), symbols=(self.symbols, 2))
+        _check_shortest("Copy", "min_items", self._min_items, "items", self.items)
 
     @property
     def _min_items(self) -> int:
@@ -389,6 +383,13 @@ def check_settings(task: str, **settings: tuple[object, int]) -> None:
     for name, (value, least) in settings.items():
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise ValueError(f"the {name} of mnm/{task} must be a whole number, at least {least}, got {value!r}")
+
+
+def _check_shortest(task: str, name: str, shortest: int, of: str, longest: int) -> None:
+    """Check the smaller end of a range of lengths."""
+    check_settings(task, **{name: (shortest, 1)})
+    if shortest > longest:
+        raise ValueError(f"the {name} of mnm/{task} must be at most its {of}, {longest}, got {shortest}")
 
 
 def _permutations(rng: np.random.Generator, size: int, n: int) -> Symbols:

@@ -116,7 +116,7 @@ class Run:
         window = max(100, 2 * env.num_envs)
         try:
             return algorithm(self.hyperparameters.policy, env, policy_kwargs=of_policy, stats_window_size=window, **arguments)
-        except (ValueError, TypeError, NotImplementedError, AssertionError, RuntimeError, MemoryError) as error:
+        except (ValueError, TypeError, AssertionError, RuntimeError, MemoryError) as error:
             raise UsageError(f"{self.agent} cannot be trained on {self.env}: {first_line(error)}") from error
 
     def _arguments(

@@ -124,11 +124,9 @@ class Trainer:
         self.gradients(batch)
 
 
-LEARNING_RATE = 4e-3
-"""Default step size: those of the agents are tuned for reinforcement learning."""
-META_COEF = 0.1
-"""Default weight of the meta-loss. With 1, the paper's and that of reinforcement learning, to write what the memory gives already
-can be all that is learned (docs/memory.md)."""
+DEFAULTS = {"learning_rate": (4e-3, "Step size of Adam."), "meta_coef": (0.1, "Weight of the meta-loss.")}
+"""Other defaults than the agents', which are those of reinforcement learning. With a weight of 1, the paper's, to write what the
+memory gives already can be all that is learned (docs/memory.md)."""
 
 
 def hyperparameters(name: str) -> type[Agent]:
@@ -146,12 +144,12 @@ def hyperparameters(name: str) -> type[Agent]:
         for field in dataclasses.fields(agent)
         if field.name not in used
     ]
-    rate = Annotated[float, tyro.conf.arg(help="Step size of Adam.")]
-    fields = [*hidden, ("learning_rate", rate, dataclasses.field(default=LEARNING_RATE))]
-    if "meta_coef" in hints:
-        weight = Annotated[float, tyro.conf.arg(help="Weight of the meta-loss.")]
-        fields.append(("meta_coef", weight, dataclasses.field(default=META_COEF)))
-    made = dataclasses.make_dataclass(agent.__name__, fields, bases=(agent,), frozen=True, kw_only=True)
+    ours: list[tuple[str, Any, Any]] = [
+        (field, Annotated[float, tyro.conf.arg(help=text)], dataclasses.field(default=default))
+        for field, (default, text) in DEFAULTS.items()
+        if field in hints
+    ]
+    made = dataclasses.make_dataclass(agent.__name__, [*hidden, *ours], bases=(agent,), frozen=True, kw_only=True)
     made.__doc__ = agent.__doc__
     return cast(type[Agent], made)
 
