@@ -80,7 +80,7 @@ class Tune:
 
 @dataclass(frozen=True, kw_only=True)
 class Collect:
-    """Keep what is needed of the finished runs of a grid in one small file."""
+    """Keep what is needed of the finished runs of a grid in one small file, beside what it holds already of runs made elsewhere."""
 
     file: File
     """The grid."""
@@ -90,7 +90,7 @@ class Collect:
     def __call__(self) -> None:
         grid = Grid.load(self.file)
         out = self.out or Path("docs/results") / f"{grid.name}.json"
-        results = collect(grid)
+        results = collect(grid, earlier=Results.load(out) if out.exists() else None)
         out.parent.mkdir(parents=True, exist_ok=True)
         results.save(out)
         print(f"{len(results.results)} of {results.planned} runs, in {out}")

@@ -8,13 +8,14 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agents import AGENTS
 from experiments.command_line import UsageError
 from experiments.grid import Grid, Job
 from experiments.run import Run, read_progress
@@ -151,11 +152,16 @@ class Results:
             raise UsageError(f"{path} does not hold the results of a grid: {type(error).__name__} {error}") from None
 
 
-def collect(grid: Grid, runs: Path = Path("runs")) -> Results:
+def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = None) -> Results:
     """The results of those runs of a grid that are finished; they are evaluated first, where they have not been yet.
 
+    Args:
+        grid: the grid.
+        runs: where its runs are.
+        earlier: results of the same grid, perhaps of another machine; those of runs that are not finished here are kept.
+
     Raises:
-        UsageError: if no run is finished, or one was made with other settings than the grid's.
+        UsageError: if no run is finished, or one, or an earlier one, was made with other settings than the grid's.
     """
     jobs = grid.jobs(runs)
     finished = [job for job in jobs if job.finished]
@@ -175,9 +181,7 @@ def collect(grid: Grid, runs: Path = Path("runs")) -> Results:
         configurations.setdefault(tuple(own.values()), own | {"hyperparameters": config["hyperparameters"]})
         if job.environment not in scales:
             scales[job.environment] = {name: asdict(score) for name, score in references(Run.load(job.directory)).items()}
-    if len(finished) < len(jobs):
-        print(f"{len(jobs) - len(finished)} of {len(jobs)} runs are not finished and left out", file=sys.stderr)
-    return Results(
+    found = Results(
         name=grid.name,
         title=grid.title,
         about=grid.about,
@@ -188,6 +192,50 @@ def collect(grid: Grid, runs: Path = Path("runs")) -> Results:
         references=_as_in_json(scales),
         results=[result_of(job) for job in finished],
     )
+    if earlier is not None:
+        found = _with_earlier(found, earlier, jobs)
+    if missing := len(jobs) - len(found.results):
+        print(f"{missing} of {len(jobs)} runs are not finished and left out", file=sys.stderr)
+    return found
+
+
+def _with_earlier(found: Results, earlier: Results, jobs: Sequence[Job]) -> Results:
+    """What was found, and what of the earlier results was not, in the order of the grid."""
+    for key in ("total_timesteps", "n_envs"):
+        if earlier.grid.get(key) != found.grid[key]:
+            raise _other(f"with {key} {earlier.grid.get(key)}, and the grid says {found.grid[key]}")
+    settings = {(job.agent, job.algorithm, job.setting): job.hyperparameters for job in jobs}
+    for own in earlier.hyperparameters:
+        agent, algorithm, setting = group = own["agent"], own["algorithm"], own["setting"]
+        if group in settings:
+            now = asdict(replace(AGENTS[agent].defaults(algorithm), **settings[group]))
+            made = now | own["hyperparameters"]  # hyperparameters that came later have the value that left all as it was
+            if changed := [name for name in made if name not in now or made[name] != now[name]]:
+                name = changed[0]
+                raise _other(f"with {name} {made[name]} of {agent} ({setting}), and the grid says {now.get(name)}")
+    known = {_key(run): run for run in (*earlier.results, *found.results)}
+    order = [_key(job) for job in jobs]
+    if unknown := [run for key, run in known.items() if key not in order]:
+        raise _other(f"of another grid: {unknown[0].label}, {unknown[0].environment}, seed {unknown[0].seed}, is not in it")
+    here = [(own["agent"], own["algorithm"], own["setting"]) for own in found.hyperparameters]
+    return replace(
+        found,
+        versions={name: list(dict.fromkeys([*earlier.versions.get(name, []), *now])) for name, now in found.versions.items()},
+        hyperparameters=[
+            *found.hyperparameters,
+            *(own for own in earlier.hyperparameters if (own["agent"], own["algorithm"], own["setting"]) not in here),
+        ],
+        references=earlier.references | found.references,
+        results=[known[key] for key in order if key in known],
+    )
+
+
+def _other(how: str) -> UsageError:
+    return UsageError(f"runs that were collected before were made {how}: move their file away, or collect into another with --out")
+
+
+def _key(run: Result | Job) -> tuple[Any, ...]:
+    return run.agent, run.algorithm, run.environment, run.setting, run.seed
 
 
 def result_of(job: Job) -> Result:

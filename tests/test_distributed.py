@@ -54,6 +54,12 @@ def output(process: subprocess.Popen[str]) -> str:
         process.kill()
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def rows(run: Path) -> list[int]:
     """The steps of the rows of ``progress.csv``."""
     return [int(row["time/total_timesteps"]) for row in read_progress(run)]
@@ -116,9 +122,7 @@ def test_the_run_goes_on_in_one_process(killed: tuple[Path, str], tmp_path: Path
 def test_the_run_goes_on_on_two_machines_as_if_nothing_had_happened(killed: tuple[Path, str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(killed[0], run)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     agents = [launch("train.py", "gru", "--resume", run, nnodes=2, port=port) for _ in range(2)]
     said = [output(agent) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
@@ -165,3 +169,28 @@ def test_without_a_group_there_is_one_process() -> None:
     assert distributed.from_first(lambda: 5) == 5
     assert distributed.any_process(True)
     assert not distributed.any_process(False)
+
+
+ENDING = """
+import atexit, pathlib
+atexit.register(lambda: print(*(task.read_text().strip() for task in pathlib.Path("/proc/self/task").glob("*/comm"))))
+import torch
+from mnm_rl.algorithms import distributed
+distributed.join("cpu")
+layer = torch.nn.Linear(1, 1)
+optimizer = torch.optim.Adam(layer.parameters())
+layer(torch.ones(1)).backward()
+optimizer.step()
+print(distributed.mean(torch.ones(())).item())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads have no names here")
+def test_no_thread_of_the_group_outlives_it() -> None:
+    alone = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    alone |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING], cwd=ROOT, env=os.environ | alone, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert done.stdout.startswith("1.0\n"), done.stderr
+    assert "gloo" not in done.stdout  # it would abort the process if it ended later than the interpreter

@@ -1,5 +1,6 @@
 """Statistics over seeds: what they are for scores that are known, and that they never pool what does not belong together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from experiments.command_line import UsageError
 from experiments.display import Display
-from experiments.grid import Grid
+from experiments.grid import Grid, Job
 from experiments.page import improvement, rows, sections
 from experiments.results import Results, collect, thinned
 from experiments.schedule import LocalPool, run_jobs
@@ -162,6 +163,29 @@ def test_a_real_grid_from_its_file_to_its_statistics(grid: Grid, tmp_path: Path,
     again = Results.load(tmp_path / "tiny.json")
     assert again == found
     assert sections(again) == sections(found)
+
+
+def test_results_of_two_machines_are_put_together(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = grid.jobs()
+    run_jobs(jobs[:3], LocalPool(2), Display(jobs[:3]))
+    all_three = collect(grid)
+    monkeypatch.setattr(Job, "finished", property(lambda job: job.directory == jobs[2].directory))
+    here = collect(grid)
+    assert here.results == all_three.results[2:]
+    assert collect(grid, earlier=all_three) == replace(
+        all_three, hyperparameters=here.hyperparameters + all_three.hyperparameters[1:]
+    )
+    elsewhere = replace(all_three, results=all_three.results[:2], versions={"torch": ["1.0"]})
+    assert collect(grid, earlier=elsewhere).results == all_three.results
+    assert collect(grid, earlier=elsewhere).versions["torch"] == ["1.0", *here.versions["torch"]]
+
+    with pytest.raises(UsageError, match="total_timesteps 5, and the grid says 320"):
+        collect(grid, earlier=replace(elsewhere, grid=elsewhere.grid | {"total_timesteps": 5}))
+    other = [own | {"hyperparameters": own["hyperparameters"] | {"gamma": 0.5}} for own in elsewhere.hyperparameters]
+    with pytest.raises(UsageError, match=r"gamma 0.5 of lstm \(default\), and the grid says 0.95"):
+        collect(grid, earlier=replace(elsewhere, hyperparameters=other))
+    with pytest.raises(UsageError, match=r"of another grid: lstm, .*, seed 7"):
+        collect(grid, earlier=replace(elsewhere, results=[replace(all_three.results[0], seed=7)]))
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "no JSON", '{"results": [{}]}'])

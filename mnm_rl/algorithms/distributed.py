@@ -8,6 +8,7 @@ are the moments of returns and advantages; with these in common, every process g
 """
 
 import atexit
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -41,6 +42,9 @@ def join(device: str) -> None:
             raise ValueError(f"{local} processes need a GPU each, but this machine has {gpus}: torchrun --nproc-per-node {gpus}")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
+    # Imported later, as optimizers do, it would keep the group as a default argument: the group's threads would outlive the
+    # interpreter, and abort the process when they let go of a tensor.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group(backend)
     atexit.register(dist.destroy_process_group)
 
