@@ -1,7 +1,7 @@
 """Neuromodulated plastic RNN: Backpropamine (Miconi et al. 2019)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from agents.agent import Agent
 
@@ -13,6 +13,5 @@ class PlasticModulated(Agent):
     name: ClassVar[str] = "plastic-modulated"
     policy: ClassVar[str] = "PlasticPolicy"
 
-    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
     rule: Literal["modulated", "retroactive"] = "modulated"
     """Simple neuromodulation, or retroactive with an eligibility trace."""

@@ -85,21 +85,18 @@ def initialization() -> str:
     return table(("agent", "1M steps, before", "1M, after", "2M steps, before", "2M, after"), rows)
 
 
-def tuning() -> str:
-    """Goals per episode after 1.5M steps for every learning rate that was tried, the default in bold."""
-    figures = read("initialization.json")
-    at = figures["points"].index(1_500_000)
-    runs = {(run["agent"], run["learning_rate"]): run for run in figures["tuning"] if run["seed"] == 0}
-    rates = sorted({rate for _, rate in runs})
+def a2c_tuning() -> str:
+    """Scores of short runs with A2C for every learning rate that was tried, the default in bold."""
+    results = Results.load(ROOT / "docs" / "results" / "a2c_tuning.json")
+    rates = {setting: values["learning_rate"] for setting, values in results.grid["settings"].items()}
+    found = {(run.agent, run.setting): f"{run.score:.1f}" for run in results.results}
 
-    def goals(agent: str, rate: float) -> str:
-        reached = runs[agent, rate]["goals"][at]
-        text = "diverged" if reached is None else f"{reached:.1f}"
-        return f"**{text}**" if AGENTS[agent].defaults("a2c").learning_rate == rate else text
+    def goals(agent: str, setting: str) -> str:
+        text = found.get((agent, setting), "diverged")
+        return f"**{text}**" if AGENTS[agent].defaults("a2c").learning_rate == rates[setting] else text
 
-    agents = [agent for agent in AGENTS if (agent, rates[0]) in runs]
-    rows = [[agent, *(goals(agent, rate) for rate in rates)] for agent in agents]
-    return table(("agent", *(f"{rate:.0e}".replace("e-0", "e-") for rate in rates)), rows)
+    agents = [agent for agent in AGENTS if agent in {run.agent for run in results.results}]
+    return table(("agent", *rates), ([agent, *(goals(agent, setting) for setting in rates)] for agent in agents))
 
 
 def initial_weights() -> str:
@@ -320,11 +317,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_dictionary": lambda: grid("dictionary.json", 0.5, 0.9, digits=2),
     "ppo_recall": lambda: grid("recall.json", 0.5, 0.9, digits=2),
     "ppo_tuning": ppo_tuning,
+    "a2c_tuning": a2c_tuning,
     "drop_in": drop_in,
     "initialization": initialization,
     "initial_weights": initial_weights,
     "elsewhere": elsewhere,
-    "tuning": tuning,
     "memory_recall": lambda: memory_task("memory_recall.json"),
     "memory_dictionary": lambda: memory_task("memory_dictionary.json"),
     "babi": babi_errors,

@@ -49,6 +49,11 @@ class Job:
         return f"{self.label}, {self.algorithm}, {self.environment}, seed {self.seed}"
 
     @property
+    def all_hyperparameters(self) -> dict[str, Any]:
+        """The agent's defaults, and what differs from them."""
+        return dataclasses.asdict(dataclasses.replace(AGENTS[self.agent].defaults(self.algorithm), **self.hyperparameters))
+
+    @property
     def log(self) -> Path:
         """What ``train.py`` printed."""
         return self.directory.with_suffix(".log")
@@ -96,14 +101,16 @@ class Job:
         return shlex.join(["python", "train.py", *self.command()[2:]])
 
     def check_unchanged(self) -> None:
-        """Check that what is in the directory was made with the settings that the grid's file holds now.
+        """Check that what is in the directory was made with the settings of the grid's file and the defaults of the agent.
 
         Raises:
             UsageError: if one differs.
         """
+        wanted = self.all_hyperparameters
         try:
             config = json.loads((self.directory / "config.json").read_text())
-            made = {"algorithm": "a2c"} | config["hyperparameters"] | config
+            # a hyperparameter that the run does not know is younger than the run, and its default changes nothing
+            made = wanted | {"algorithm": "a2c"} | config["hyperparameters"] | config
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
@@ -111,7 +118,7 @@ class Job:
                 f"{self.directory / 'config.json'} is damaged ({error}); delete {self.directory} to run it again"
             ) from None
         env, *env_kwargs = self.environment.split(" ")
-        wanted = {"env": env, "env_kwargs": key_values(env_kwargs)} | self.hyperparameters
+        wanted |= {"env": env, "env_kwargs": key_values(env_kwargs)}
         for name in ("agent", "algorithm", "total_timesteps", "n_envs", "seed"):
             wanted[name] = getattr(self, name)
         for name, value in wanted.items():

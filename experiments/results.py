@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from agents import AGENTS
 from experiments.command_line import UsageError
 from experiments.grid import Grid, Job
 from experiments.run import Run, read_progress
@@ -204,15 +203,13 @@ def _with_earlier(found: Results, earlier: Results, jobs: Sequence[Job]) -> Resu
     for key in ("total_timesteps", "n_envs"):
         if earlier.grid.get(key) != found.grid[key]:
             raise _other(f"with {key} {earlier.grid.get(key)}, and the grid says {found.grid[key]}")
-    settings = {(job.agent, job.algorithm, job.setting): job.hyperparameters for job in jobs}
+    settings = {(job.agent, job.algorithm, job.setting): job.all_hyperparameters for job in jobs}
     for own in earlier.hyperparameters:
-        agent, algorithm, setting = group = own["agent"], own["algorithm"], own["setting"]
-        if group in settings:
-            now = asdict(replace(AGENTS[agent].defaults(algorithm), **settings[group]))
-            made = now | own["hyperparameters"]  # hyperparameters that came later have the value that left all as it was
-            if changed := [name for name in made if name not in now or made[name] != now[name]]:
+        if (now := settings.get((own["agent"], own["algorithm"], own["setting"]))) is not None:
+            made = now | own["hyperparameters"]  # as in Job.check_unchanged
+            if changed := [name for name in now if made[name] != now[name]]:
                 name = changed[0]
-                raise _other(f"with {name} {made[name]} of {agent} ({setting}), and the grid says {now.get(name)}")
+                raise _other(f"with {name} {made[name]} of {own['agent']} ({own['setting']}), and the grid says {now[name]}")
     known = {_key(run): run for run in (*earlier.results, *found.results)}
     order = [_key(job) for job in jobs]
     if unknown := [run for key, run in known.items() if key not in order]:

@@ -30,13 +30,11 @@ else:
         "total_timesteps": int(options["total_timesteps"]),
         "n_envs": int(options["n_envs"]),
         "seed": int(options["seed"]),
-        "hyperparameters": {
-            "algorithm": options["algorithm"],
-            "learning_rate": float(options.get("learning_rate", 1e-3)),
-        },
+        "hyperparameters": {"algorithm": options["algorithm"]}
+        | ({"learning_rate": float(options["learning_rate"])} if "learning_rate" in options else {}),
     }
     (directory / "config.json").write_text(json.dumps(config))
-steps, rate = config["total_timesteps"], config["hyperparameters"]["learning_rate"]
+steps, rate = config["total_timesteps"], config["hyperparameters"].get("learning_rate")
 print("resumed" if resumed else "started", os.environ["OMP_NUM_THREADS"])
 
 if rate == 0.5 and not directory.with_suffix(".cure").exists():

@@ -240,8 +240,12 @@ def test_runs_made_with_other_settings_are_never_taken_for_the_grids(write: Any)
     run(write(SMALL))
     with pytest.raises(UsageError, match="was made with total_timesteps 400, and the grid says 800"):
         run(write(SMALL.replace("400", "800")))
-    with pytest.raises(UsageError, match=r"was made with learning_rate 0.001, and the grid says 0.01"):
-        run(write(SMALL + "[settings]\ndefault = { learning_rate = 0.01 }\n"))
+
+
+def test_runs_made_with_other_defaults_are_never_taken_for_the_grids(write: Any) -> None:
+    run(write(SMALL + "[settings]\ndefault = { learning_rate = 0.02 }\n"))
+    with pytest.raises(UsageError, match=r"was made with learning_rate 0.02, and the grid says 0.004"):
+        run(write(SMALL))
 
 
 def test_the_runs_of_a_grid_are_listed_with_their_commands(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
