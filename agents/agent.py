@@ -25,7 +25,7 @@ class Agent:
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 2e-3}
     """The hyperparameters that have another default with A2C."""
 
-    of_ppo: ClassVar[tuple[str, ...]] = ("n_epochs", "n_minibatches", "clip_range")
+    of_ppo: ClassVar[tuple[str, ...]] = ("n_epochs", "n_minibatches", "clip_range", "target_kl")
     """The hyperparameters that A2C does not have."""
 
     algorithm: Literal["ppo", "a2c"] = "ppo"
@@ -65,6 +65,9 @@ class Agent:
     """PPO: minibatches that the environments are parted into."""
     clip_range: float = 0.2
     """PPO: change of an action's probability beyond which there is no gradient."""
+    target_kl: float | None = 0.05
+    """PPO: an update ends where the policy has gone 1.5 times as far from that of the rollout, in KL divergence; without it a
+    policy that is good already can be lost in one update (docs/results.md)."""
 
     def __post_init__(self) -> None:
         ranges = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from agents import AGENTS
 from experiments.command_line import UsageError, key_values
-from experiments.run import ALGORITHMS, MAX_SEED, Run
+from experiments.run import ALGORITHMS, MAX_SEED, UNWRITTEN, Run
 from mnm_rl.callbacks import checkpoints
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -109,8 +109,7 @@ class Job:
         wanted = self.all_hyperparameters
         try:
             config = json.loads((self.directory / "config.json").read_text())
-            # a hyperparameter that the run does not know is younger than the run, and its default changes nothing
-            made = wanted | {"algorithm": "a2c"} | config["hyperparameters"] | config
+            made = wanted | UNWRITTEN | config["hyperparameters"] | config
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.command_line import UsageError
 from experiments.grid import Grid, Job
-from experiments.run import Run, read_progress
+from experiments.run import UNWRITTEN, Run, read_progress
 from experiments.scores import Played, final_episodes, references
 from experiments.statistics import Scores, within_episode
 
@@ -206,7 +206,7 @@ def _with_earlier(found: Results, earlier: Results, jobs: Sequence[Job]) -> Resu
     settings = {(job.agent, job.algorithm, job.setting): job.all_hyperparameters for job in jobs}
     for own in earlier.hyperparameters:
         if (now := settings.get((own["agent"], own["algorithm"], own["setting"]))) is not None:
-            made = now | own["hyperparameters"]  # as in Job.check_unchanged
+            made = now | UNWRITTEN | own["hyperparameters"]
             if changed := [name for name in now if made[name] != now[name]]:
                 name = changed[0]
                 raise _other(f"with {name} {made[name]} of {own['agent']} ({own['setting']}), and the grid says {now[name]}")

@@ -39,6 +39,9 @@ CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 OF_0_1_0 = {"init": "pytorch", "popart": False}
 """Arguments of the policy that version 0.1.0 did not write down, since it left no choice."""
 
+UNWRITTEN = OF_0_1_0 | {"algorithm": "a2c", "target_kl": None}
+"""Hyperparameters of runs that did not write them down."""
+
 ALGORITHMS: dict[str, type[RecurrentOnPolicyAlgorithm]] = {"ppo": RecurrentPPO, "a2c": RecurrentA2C}
 
 
@@ -197,7 +200,7 @@ class Run:
         try:
             config = json.loads((directory / "config.json").read_text())
             config.pop("versions")
-            config["hyperparameters"] = AGENTS[config.pop("agent")](**OF_0_1_0 | {"algorithm": "a2c"} | config["hyperparameters"])
+            config["hyperparameters"] = AGENTS[config.pop("agent")](**UNWRITTEN | config["hyperparameters"])
             return cls(**config)
         except FileNotFoundError:
             raise UsageError(f"{directory} is not a run directory: it has no config.json") from None

@@ -30,7 +30,7 @@ else:
         "total_timesteps": int(options["total_timesteps"]),
         "n_envs": int(options["n_envs"]),
         "seed": int(options["seed"]),
-        "hyperparameters": {"algorithm": options["algorithm"]}
+        "hyperparameters": {"algorithm": options["algorithm"], "init": "scaled", "popart": True, "target_kl": 0.05}
         | ({"learning_rate": float(options["learning_rate"])} if "learning_rate" in options else {}),
     }
     (directory / "config.json").write_text(json.dumps(config))
