@@ -80,6 +80,7 @@ class Agent:
             "n_epochs": (1, 1_000),
             "n_minibatches": (1, 1_000_000),
             "clip_range": (1e-30, 1e30),
+            "target_kl": (1e-30, 1e30),
             "gamma": (0, 1),
             "gae_lambda": (0, 1),
             "adam_eps": (1e-30, 1),

@@ -110,6 +110,18 @@ def test_a_run_directory_holds_all_that_is_needed(finished: Path) -> None:
         assert last[f"memory/{key}"] != ""
 
 
+def test_a_run_has_the_defaults_that_it_was_made_with(finished: Path, tmp_path: Path) -> None:
+    """Hyperparameters that earlier versions did not have are what they silently were then."""
+    config = json.loads((finished / "config.json").read_text())
+    assert Run.load(finished).hyperparameters.target_kl == 0.05
+    before = {"algorithm": "a2c", "init": "pytorch", "popart": False, "target_kl": None}
+    for name in before:
+        del config["hyperparameters"][name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    earlier = Run.load(tmp_path).hyperparameters
+    assert {name: getattr(earlier, name) for name in before} == before
+
+
 def test_the_algorithm_of_the_papers(tmp_path: Path) -> None:
     """A2C has hyperparameters of its own, which --help shows; what is given on the command line comes before them."""
     assert "default: 0.008" in command("train.py", "lstm", "--algorithm=a2c", "--help").stdout
