@@ -7,25 +7,23 @@ rewrites what stands between ``<!-- table: NAME -->`` and ``<!-- end -->``, wher
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from agents import AGENTS
 from benchmarks import memory
-from envs.references import REFERENCES, reference_episodes
 from experiments import babi
 from experiments.results import Results
 from experiments.statistics import interval, iqm
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FEW = 5
+"""Of so many seeds each is shown, of more the median and the range."""
 BLOCK = re.compile(r"^<!-- table: (\w+) -->$.*?^<!-- end -->$", flags=re.MULTILINE | re.DOTALL)
-GOAL_REWARD = 10.0
-"""What a goal pays in the registered mazes: returns over this are goals."""
 
 
 def main() -> None:
@@ -42,35 +40,6 @@ def render(text: str) -> str:
     return BLOCK.sub(lambda block: f"<!-- table: {block[1]} -->\n\n{TABLES[block[1]]()}\n\n<!-- end -->", text)
 
 
-def maze(file: str) -> str:
-    """What the agents in a report of eval.py collect in a maze, the best first, beside the reference policies."""
-    report = read(file)
-    rows = []
-    for agent in sorted(report["agents"], key=lambda agent: -agent["return_iqm"]):
-        runs = [run for run in report["runs"] if run["agent"] == agent["agent"]]
-        goals = f"**{agent['return_iqm'] / GOAL_REWARD:.1f}**"
-        if agent["return_iqm_ci95"] is not None:
-            goals += " [{:.1f}, {:.1f}]".format(*(bound / GOAL_REWARD for bound in agent["return_iqm_ci95"]))
-        each = ", ".join(f"{run['goals']:.1f}" for run in runs)
-        counts = (mean(run[key] for run in runs) for key in ("steps_to_first_goal", "steps_between_goals"))
-        rows.append([agent["agent"], goals, each, f"{agent['normalized_iqm']:z.2f}", *counts])
-    env = report["runs"][0]["env"]
-    played = {reference: reference_episodes(reference, **gym.spec(env).kwargs) for reference in REFERENCES}
-    random, oracle = (played[reference]["return"].mean() for reference in ("random", "oracle"))
-    for reference, figures in played.items():
-        found, first, again = (mean(figures[key]) for key in ("goals", "steps_to_first_goal", "mean_steps_between_goals"))
-        score = (figures["return"].mean() - random) / (oracle - random)
-        rows.append([f"*{reference}*", found, "", f"{score:z.2f}", first, again])
-    steps = either(f"{run['train_steps'] / 1e6:.1f}M" for run in report["runs"])
-    seeds = either(str(len(agent["seeds"])) for agent in report["agents"])
-    episodes = either(str(run["episodes"]) for run in report["runs"])
-    columns = ("agent", "goals per episode", "each seed", "score", "steps to the first goal", "steps to each next")
-    return (
-        f"{table(columns, rows)}\n\n"
-        f"`{env}`; training steps: {steps}; seeds per agent: {seeds}; evaluation episodes per seed: {episodes}."
-    )
-
-
 def initialization() -> str:
     """Goals per episode on the small maze after 1M and 2M steps, with the initialization of version 0.1.0 and with today's."""
     figures = read("initialization.json")
@@ -85,15 +54,16 @@ def initialization() -> str:
     return table(("agent", "1M steps, before", "1M, after", "2M steps, before", "2M, after"), rows)
 
 
-def a2c_tuning() -> str:
-    """Scores of short runs with A2C for every learning rate that was tried, the default in bold."""
-    results = Results.load(ROOT / "docs" / "results" / "a2c_tuning.json")
+def tuning(file: str) -> str:
+    """Scores of short runs for every learning rate that was tried, the default in bold."""
+    results = Results.load(ROOT / "docs" / "results" / file)
+    (algorithm,) = results.grid["algorithms"]
     rates = {setting: values["learning_rate"] for setting, values in results.grid["settings"].items()}
     found = {(run.agent, run.setting): f"{run.score:.1f}" for run in results.results}
 
     def goals(agent: str, setting: str) -> str:
-        text = found.get((agent, setting), "diverged")
-        return f"**{text}**" if AGENTS[agent].defaults("a2c").learning_rate == rates[setting] else text
+        text = found.get((agent, setting), "")
+        return f"**{text}**" if AGENTS[agent].defaults(algorithm).learning_rate == rates[setting] else text
 
     agents = [agent for agent in AGENTS if agent in {run.agent for run in results.results}]
     return table(("agent", *rates), ([agent, *(goals(agent, setting) for setting in rates)] for agent in agents))
@@ -201,41 +171,39 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
         reached = f"**{iqm(scores):.{digits}f}**" + (f" [{between[0]:.{digits}f}, {between[1]:.{digits}f}]" if between else "")
         soon = []
         for mark in marks:
-            at = [first_at(run.curve, mark) for run in runs]
-            steps = ", ".join("never" if x is None else f"{x[0] / 1e3:.0f}k" for x in at)
-            soon += [steps, ", ".join("never" if x is None else f"{x[1]:.0f}" for x in at)]
-        rows.append([group[0], reached, ", ".join(f"{score:.{digits}f}" for score in scores), *soon])
-    unit = results.unit(results.grid["environments"][0])
-    columns = [f"{what} to {mark:g}, each seed" for mark in marks for what in ("steps", "seconds")]
+            steps, seconds = zip(*(first_at(run.curve, mark) for run in runs), strict=True)
+            soon += [each(steps, lambda x: f"{x / 1e3:.0f}k"), each(seconds, lambda x: f"{x:.0f}")]
+        rows.append([group[0], reached, each(scores, lambda x: f"{x:.{digits}f}"), *soon])
+    (environment,) = results.grid["environments"]
+    for reference, played in results.references.get(environment, {}).items():
+        rows.append([f"*{reference}*", f"{played['goals']:.{digits}f}", *[""] * (1 + 2 * len(marks))])
+    unit = results.unit(environment)
+    seeds = [len(runs) for runs in results.groups.values()]
+    shown = "each seed" if max(seeds) <= FEW else "median and range"
+    columns = [f"{what} to {mark:g}, {shown}" for mark in marks for what in ("steps", "seconds")]
     steps = either(f"{run.steps / 1e6:.1f}M" for run in results.results)
     return (
-        f"{table(('agent', unit, 'each seed', *columns), rows)}\n\n"
-        f"`{'`, `'.join(results.grid['environments'])}`, {'/'.join(results.grid['algorithms']).upper()}; training steps: {steps}; "
-        f"evaluation episodes per seed: {either(str(run.episodes) for run in results.results)}."
+        f"{table(('agent', unit, shown, *columns), rows)}\n\n"
+        f"`{environment}`, {'/'.join(results.grid['algorithms']).upper()}; seeds: {either(map(str, seeds))}; "
+        f"training steps: {steps}; evaluation episodes per seed: {either(str(run.episodes) for run in results.results)}."
     )
 
 
-def first_at(curve: dict[str, list[float]], mark: float) -> tuple[float, float] | None:
-    """The step and the second at which a learning curve first reached a score."""
+def first_at(curve: dict[str, list[float]], mark: float) -> tuple[float, float]:
+    """The step and the second at which a learning curve first reached a score; infinite if it never did."""
     points = zip(curve["steps"], curve["seconds"], curve["score"], strict=True)
-    return next(((steps, seconds) for steps, seconds, score in points if score >= mark), None)
+    return next(((steps, seconds) for steps, seconds, score in points if score >= mark), (np.inf, np.inf))
 
 
-def ppo_tuning() -> str:
-    """Goals per episode at the end of short runs with PPO for every learning rate that was tried, the default in bold."""
-    runs = read("ppo_tuning.json")["runs"]
-    rates = sorted({run["learning_rate"] for run in runs})
-    found = {(run["agent"], run["learning_rate"]): run for run in runs}
+def each(values: Sequence[float], write: Callable[[float], str]) -> str:
+    """The values of a few seeds, or the median and the range of many."""
 
-    def goals(agent: str, rate: float) -> str:
-        if (agent, rate) not in found:
-            return ""
-        text = f"{found[agent, rate]['goals']:.1f}"
-        return f"**{text}**" if AGENTS[agent]().learning_rate == rate else text
+    def in_words(value: float) -> str:
+        return "never" if value == np.inf else write(value)
 
-    agents = [agent for agent in AGENTS if (agent, rates[0]) in found]
-    rows = [[agent, f"{found[agent, rates[0]]['steps'] / 1e3:.0f}k", *(goals(agent, rate) for rate in rates)] for agent in agents]
-    return table(("agent", "steps", *(f"{rate:.0e}".replace("e-0", "e-") for rate in rates)), rows)
+    if len(values) <= FEW:
+        return ", ".join(map(in_words, values))
+    return f"{in_words(float(np.median(values)))} ({in_words(min(values))} to {in_words(max(values))})"
 
 
 def drop_in() -> str:
@@ -306,18 +274,19 @@ def training() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "maze_small": lambda: maze("maze_small.json"),
-    "maze": lambda: maze("maze.json"),
     "ppo_small": lambda: grid("maze_small.json", 10, 20),
+    "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_clock": lambda: grid("maze_clock.json", 20, 26, 30),
     "ppo_clock_tuning": lambda: grid("maze_clock_tuning.json", 20, 26, 30),
     "ppo_clock_memory": lambda: grid("maze_clock_memory.json", 20, 26, 30),
+    "a2c_maze": lambda: grid("a2c_maze.json", 20, 30),
+    "a2c_small": lambda: grid("a2c_maze_small.json", 10, 20),
     "ablations": lambda: grid("ablations.json", 10, 20),
     "ppo_dictionary": lambda: grid("dictionary.json", 0.5, 0.9, digits=2),
     "ppo_recall": lambda: grid("recall.json", 0.5, 0.9, digits=2),
-    "ppo_tuning": ppo_tuning,
-    "a2c_tuning": a2c_tuning,
+    "ppo_tuning": lambda: tuning("tuning.json"),
+    "a2c_tuning": lambda: tuning("a2c_tuning.json"),
     "drop_in": drop_in,
     "initialization": initialization,
     "initial_weights": initial_weights,

@@ -105,7 +105,7 @@ def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
 
 def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
     """Draw goals (or returns, where an environment has no goals) over steps: the interquartile mean of each agent's seeds."""
-    figure, axes = _figure()
+    figure, axes = make_figure()
     key, label = "rollout/goals", "goals per episode"
     progress = [read_progress(directory) for directory, _ in runs]
     if not all(any(key in row for row in rows) for rows in progress):
@@ -119,13 +119,13 @@ def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
     known = {}
     if key == "rollout/goals" and len(environments) == 1:
         known = {name: score.goals or 0.0 for name, score in references(runs[0][1]).items()}
-    draw_lines(axes, {agent: _line(seeds) for agent, seeds in curves.items()}, known)
+    draw_lines(axes, {agent: line(seeds) for agent, seeds in curves.items()}, known)
     axes.set(xlabel="environment steps", ylabel=label, title=", ".join(environments))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     save_figure(figure, path)
 
 
-def _line(seeds: Sequence[tuple[Scores, Scores]]) -> Line:
+def line(seeds: Sequence[tuple[Scores, Scores]]) -> Line:
     """The interquartile mean of curves, as far as all of them go."""
     x = np.linspace(max(at[0] for at, _ in seeds), min(at[-1] for at, _ in seeds), 200)
     return x, *curve(seeds, x)
@@ -133,9 +133,9 @@ def _line(seeds: Sequence[tuple[Scores, Scores]]) -> Line:
 
 def curves_figure(results: Results, groups: Sequence[Group], over: str) -> Figure:
     """Learning curves over ``steps`` or ``seconds``: interquartile means over the seeds, with 95% bands."""
-    figure, axes = _figure()
+    figure, axes = make_figure()
     environment = groups[0][2]
-    lines = {g[0]: _line([(np.array(r.curve[over]), np.array(r.curve["score"])) for r in results.groups[g]]) for g in groups}
+    lines = {g[0]: line([(np.array(r.curve[over]), np.array(r.curve["score"])) for r in results.groups[g]]) for g in groups}
     known = {name: score["goals"] for name, score in results.references.get(environment, {}).items()}
     draw_lines(axes, lines, known)
     axes.set(ylabel=results.unit(environment), xlabel="environment steps" if over == "steps" else "seconds of training")
@@ -145,7 +145,7 @@ def curves_figure(results: Results, groups: Sequence[Group], over: str) -> Figur
 
 def waits_figure(results: Results, groups: Sequence[Group]) -> Figure:
     """Steps to the next reward against how many there were: means over the seeds, as far as half of the episodes came."""
-    figure, axes = _figure()
+    figure, axes = make_figure()
     lines: dict[str, Line] = {}
     for group in groups:
         runs = results.groups[group]
@@ -160,7 +160,7 @@ def waits_figure(results: Results, groups: Sequence[Group]) -> Figure:
 
 def scores_figure(results: Results, groups: Sequence[Group]) -> Figure:
     """The final score of every seed, and the interquartile mean with its 95% interval; the best agent at the top."""
-    figure, axes = _figure(height=0.8 + 0.42 * len(groups))
+    figure, axes = make_figure(height=0.8 + 0.42 * len(groups))
     for place, group in enumerate(reversed(groups)):
         scores, color = results.scores(group), style_of(group[0], [group[0]])["color"]
         axes.plot(scores, np.full(len(scores), place), "o", color=color, alpha=0.45, markersize=5, markeredgewidth=0)
@@ -180,7 +180,7 @@ def scores_figure(results: Results, groups: Sequence[Group]) -> Figure:
 
 def profile_figure(results: Results, groups: Sequence[Group]) -> Figure:
     """Performance profiles: the share of seeds above each score; normalized where there are references."""
-    figure, axes = _figure()
+    figure, axes = make_figure()
     environment = groups[0][2]
     normalized = bool(results.references.get(environment))
     scores = {
@@ -201,7 +201,7 @@ def profile_figure(results: Results, groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def _figure(height: float = 4.2) -> tuple[Figure, Axes]:
+def make_figure(height: float = 4.2) -> tuple[Figure, Axes]:
     return plt.subplots(figsize=(8, height), layout="constrained")
 
 
