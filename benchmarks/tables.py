@@ -264,6 +264,47 @@ def paths() -> str:
     )
 
 
+def gpu_cores() -> str:
+    """Speed of the cores on a GPU, in every way they run there, beside the kernels on the CPU of the same machine."""
+    figures = read("gpu.json")
+    rows = [row for row in figures["rows"] if "core" in row]
+    environments = list(dict.fromkeys(row["B"] for row in rows))
+    found: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        where = "CPU" if row["device"] == "cpu" else "GPU"
+        found.setdefault((row["core"], where, "fused" if where == "CPU" else row["path"]), {})[row["B"]] = row
+    return (
+        table(
+            ("core", "on", "path", *(f"steps/s, B = {B}" for B in environments), f"GPU's MB, B = {environments[-1]}"),
+            (
+                [
+                    *what,
+                    *(number(at[B]["steps_per_second"]) for B in environments),
+                    number(at[environments[-1]]["memory_mb"]) if what[1] == "GPU" else "",
+                ]
+                for what, at in found.items()
+            ),
+        )
+        + f"\n\n{_gpu(figures)}; T = 200, D = 100."
+    )
+
+
+def gpu_training() -> str:
+    """Speed of training on a GPU, beside that on the CPU of the same machine."""
+    figures = read("gpu.json")
+    rows = [row for row in figures["rows"] if "agent" in row]
+    found = {(row["agent"], row["n_envs"], row["device"]): row["steps_per_second"] for row in rows}
+    agents, environments = (dict.fromkeys(row[key] for row in rows) for key in ("agent", "n_envs"))
+    cells = ([agent, *(number(found[agent, n, device]) for n in environments for device in ("cpu", "cuda"))] for agent in agents)
+    columns = ("agent", *(f"steps/s, {n} environments, {where}" for n in environments for where in ("CPU", "GPU")))
+    return f"{table(columns, cells)}\n\n{_gpu(figures)}."
+
+
+def _gpu(figures: dict[str, Any]) -> str:
+    gpu, threads, rate = (figures["machine"][key] for key in ("gpu", "threads", "matrix_product_gflops"))
+    return f"{gpu}; {threads} CPU threads; their float32 matrix product: {rate} GFLOP/s"
+
+
 def training() -> str:
     """Speed of training on the maze, and of the maze alone."""
     figures = read("throughput.json")
@@ -300,6 +341,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cores_by_length": lambda: cores(lambda case: case["B"] == 16),
     "paths": paths,
     "training": training,
+    "gpu_cores": gpu_cores,
+    "gpu_training": gpu_training,
 }
 
 

@@ -146,7 +146,7 @@ def measure_training(agent: str, total: float) -> dict[str, Any]:
 
         from mnm_rl import GymnasiumVecEnv
 
-        model: Any = RecurrentPPO(
+        model = RecurrentPPO(
             "MlpLstmPolicy",
             GymnasiumVecEnv(gym.make_vec(MAZE, num_envs=n_envs)),
             n_steps=n_steps,
@@ -161,24 +161,34 @@ def measure_training(agent: str, total: float) -> dict[str, Any]:
                 else dict(policy_kwargs=dict(lstm_hidden_size=D))
             ),
         )
-    else:
-        from agents import AGENTS
-        from experiments.run import Run
+        return {"steps_per_second": n_steps * n_envs / best_of(rollout_and_update(model), total)}
+    update, steps = trainer(agent, n_envs)
+    return {"steps_per_second": steps / best_of(update, total)}
 
-        config = AGENTS[agent].defaults("a2c")
-        run = Run(hyperparameters=config, env=MAZE, env_kwargs={}, total_timesteps=1, n_envs=n_envs, seed=0)
-        model = run.build(run.make_env(n_envs, config.reward_scale), "cpu")
-        n_steps = model.n_steps
+
+def trainer(agent: str, n_envs: int, device: str = "cpu") -> tuple[Callable[[], None], int]:
+    """A rollout and an update of A2C on the maze, and the steps of which they consist."""
+    from agents import AGENTS
+    from experiments.run import Run
+
+    config = AGENTS[agent].defaults("a2c")
+    run = Run(hyperparameters=config, env=MAZE, env_kwargs={}, total_timesteps=1, n_envs=n_envs, seed=0)
+    model = run.build(run.make_env(n_envs, config.reward_scale), device)
+    return rollout_and_update(model), model.n_steps * n_envs
+
+
+def rollout_and_update(model: Any) -> Callable[[], None]:
+    """What a training of Stable-Baselines3 repeats."""
     from stable_baselines3.common.logger import Logger
 
     model.set_logger(Logger(None, []))
     _, callback = model._setup_learn(0)
 
-    def rollout_and_update() -> None:
-        model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=n_steps)
+    def once() -> None:
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
         model.train()
 
-    return {"steps_per_second": n_steps * n_envs / best_of(rollout_and_update, total)}
+    return once
 
 
 def measure_maze(n_envs: int = 1024, steps: int = 500) -> dict[str, Any]:

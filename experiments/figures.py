@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from experiments.command_line import UsageError, first_line
 from experiments.results import Group, Results
@@ -133,7 +133,7 @@ def line(seeds: Sequence[tuple[Scores, Scores]]) -> Line:
 
 def curves_figure(results: Results, groups: Sequence[Group], over: str) -> Figure:
     """Learning curves over ``steps`` or ``seconds``: interquartile means over the seeds, with 95% bands."""
-    figure, axes = make_figure()
+    figure, axes = make_figure(height_beside(len(groups)))
     environment = groups[0][2]
     lines = {g[0]: line([(np.array(r.curve[over]), np.array(r.curve["score"])) for r in results.groups[g]]) for g in groups}
     known = {name: score["goals"] for name, score in results.references.get(environment, {}).items()}
@@ -145,7 +145,7 @@ def curves_figure(results: Results, groups: Sequence[Group], over: str) -> Figur
 
 def waits_figure(results: Results, groups: Sequence[Group]) -> Figure:
     """Steps to the next reward against how many there were: means over the seeds, as far as half of the episodes came."""
-    figure, axes = make_figure()
+    figure, axes = make_figure(height_beside(len(groups)))
     lines: dict[str, Line] = {}
     for group in groups:
         runs = results.groups[group]
@@ -155,6 +155,7 @@ def waits_figure(results: Results, groups: Sequence[Group]) -> Figure:
             lines[group[0]] = (found, *curve([(found, np.array([wait for wait, _ in run.waits[:far]])) for run in runs], found))
     draw_lines(axes, lines, bottom=0)
     axes.set(xlabel="rewards in this episode so far", ylabel="steps to the next one")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -180,7 +181,7 @@ def scores_figure(results: Results, groups: Sequence[Group]) -> Figure:
 
 def profile_figure(results: Results, groups: Sequence[Group]) -> Figure:
     """Performance profiles: the share of seeds above each score; normalized where there are references."""
-    figure, axes = make_figure()
+    figure, axes = make_figure(height_beside(len(groups)))
     environment = groups[0][2]
     normalized = bool(results.references.get(environment))
     scores = {
@@ -203,6 +204,11 @@ def profile_figure(results: Results, groups: Sequence[Group]) -> Figure:
 
 def make_figure(height: float = 4.2) -> tuple[Figure, Axes]:
     return plt.subplots(figsize=(8, height), layout="constrained")
+
+
+def height_beside(names: int) -> float:
+    """How high a figure must be for so many names beside it, in inches."""
+    return max(4.2, 0.8 + 0.22 * names)
 
 
 def inline_svg(figure: Figure, name: str) -> str:

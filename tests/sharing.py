@@ -1,4 +1,4 @@
-"""A training that one process does alone, or several share, with the same results: torchrun ... -m tests.sharing DIRECTORY
+"""A training that one process does alone, or several share, with the same results: torchrun ... -m tests.sharing DIRECTORY [DEVICE]
 
 Actions are the likeliest ones, and each environment has a generator of its own, seeded by its number among all: so the rollouts
 are the same, however many processes collect them.
@@ -55,7 +55,7 @@ class Noisy(gym.Env[Any, Any]):
         self.observation = self.np_random.normal(size=3).astype(np.float32)
 
 
-def trained(case: str, parts: int = 1) -> dict[str, torch.Tensor]:
+def trained(case: str, parts: int = 1, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Parameters, statistics and the number of updates after some rollouts with this process's environments.
 
     Args:
@@ -63,14 +63,14 @@ def trained(case: str, parts: int = 1) -> dict[str, torch.Tensor]:
     """
     algorithm, policy, arguments = CASES[case]
     env = SyncVectorEnv([Noisy] * distributed.share(N_ENVS, "the environments"), autoreset_mode=AutoresetMode.SAME_STEP)
-    model = small(algorithm, policy, env, n_steps=N_STEPS, seed=5, **arguments)
+    model = small(algorithm, policy, env, n_steps=N_STEPS, seed=5, device=device, **arguments)
     act = model.policy._act
     model.policy._act = lambda latent, deterministic=False: act(latent, deterministic=True)  # type: ignore[method-assign]
     if parts > 1 and arguments.get("batch_size"):
         model.batch_size = arguments["batch_size"] // parts  # type: ignore[attr-defined]
     model.learn(ROLLOUTS * N_ENVS * N_STEPS)
     assert model.num_timesteps == ROLLOUTS * N_ENVS * N_STEPS
-    return dict(model.policy.state_dict()) | {"updates": torch.tensor(model._n_updates)}
+    return {name: value.cpu() for name, value in model.policy.state_dict().items()} | {"updates": torch.tensor(model._n_updates)}
 
 
 def in_order(n: int) -> Any:
@@ -92,14 +92,14 @@ def of_two(rollout: RolloutSequence, size: int | None) -> Iterator[list[RolloutS
         yield [piece for of_half in pieces for piece in of_half]
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, device: str = "cpu") -> None:
     torch.set_num_threads(1)
     np.random.permutation = in_order
-    distributed.join("cpu")
-    results: dict[str, Any] = {case: trained(case) for case in CASES}
+    distributed.join(device)
+    results: dict[str, Any] = {case: trained(case, device=device) for case in CASES}
     results["drawn"] = (np.random.random(), torch.rand(()).item())  # noqa: NPY002
     torch.save(results, directory / f"{distributed.rank()}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -258,7 +258,7 @@ def test_the_runs_of_a_grid_are_listed_with_their_commands(write: Any, capsys: p
     assert lines[3].strip() == Grid.load(file).jobs()[1].shell()
 
 
-def wait_for(happened: Any, seconds: float = 20.0) -> None:
+def wait_for(happened: Any, seconds: float = 100.0) -> None:
     until = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < until, "it did not happen"

@@ -76,7 +76,7 @@ def test_it_is_saved_and_exported(algorithm: Any, tmp_path: Path) -> None:
     model.export(tmp_path / "exported")
     obs, starts = torch.randn(3, 4), torch.ones(3, dtype=torch.bool)
     values = model.policy.predict_values(obs, model.policy.initial_state(3), starts)
-    for other in (algorithm.load(tmp_path / "model"), algorithm.from_pretrained(tmp_path / "exported")):
+    for other in (algorithm.load(tmp_path / "model", device="cpu"), algorithm.from_pretrained(tmp_path / "exported", device="cpu")):
         assert torch.equal(other.policy.predict_values(obs, other.policy.initial_state(3), starts), values)
         assert torch.equal(other.policy.popart.moments, model.policy.popart.moments)
 
