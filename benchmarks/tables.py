@@ -16,11 +16,20 @@ import numpy as np
 from agents import AGENTS
 from benchmarks import memory
 from experiments import babi
-from experiments.results import Results
+from experiments.results import Group, Results
 from experiments.statistics import interval, iqm
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMPARED = {
+    "small maze": ("maze_small.json", 20),
+    "papers' maze": ("maze.json", 30),
+    "new walls": ("maze_perfect.json", 10),
+    "papers' maze, A2C": ("a2c_maze.json", 20),
+    "Recall": ("recall.json", 0.9),
+    "Dictionary": ("dictionary.json", 0.9),
+}
+"""The grids of the comparison, and how soon each agent reached what."""
 FEW = 5
 """Of so many seeds each is shown, of more the median and the range."""
 BLOCK = re.compile(r"^<!-- table: (\w+) -->$.*?^<!-- end -->$", flags=re.MULTILINE | re.DOTALL)
@@ -189,6 +198,39 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
     )
 
 
+def compared(cells: Callable[[Results, dict[str, Group], float], dict[str, str]]) -> str:
+    """A row for each agent, with its best setting, and a column for each grid of :data:`COMPARED`."""
+    columns = {}
+    for title, (file, mark) in COMPARED.items():
+        results = Results.load(ROOT / "docs" / "results" / file)
+        groups = {runs[0].agent: group for group, runs in reversed(results.groups.items())}  # of an agent's, the best is the last
+        columns[title] = cells(results, groups, mark)
+    agents = [agent for agent in AGENTS if any(agent in column for column in columns.values())]
+    return table(("agent", *columns), ([agent, *(column.get(agent, "") for column in columns.values())] for agent in agents))
+
+
+def final_scores(results: Results, groups: dict[str, Group], _: float) -> dict[str, str]:
+    """Interquartile means, in bold the best and those whose interval overlaps that of the best."""
+    intervals = {agent: interval([results.scores(group)]) or (-np.inf, -np.inf) for agent, group in groups.items()}
+    scores = {agent: iqm(results.scores(group)) for agent, group in groups.items()}
+    low = intervals[max(scores, key=lambda agent: scores[agent])][0]
+    digits = 1 if any(results.references.values()) else 2
+    written = {agent: f"{score:.{digits}f}" for agent, score in scores.items()}
+    return {agent: f"**{text}**" if intervals[agent][1] >= low else text for agent, text in written.items()}
+
+
+def soonest(results: Results, groups: dict[str, Group], mark: float) -> dict[str, str]:
+    """Medians of the steps and of the seconds to a mark, the smallest in bold."""
+    at = {agent: np.median([first_at(run.curve, mark) for run in results.groups[group]], axis=0) for agent, group in groups.items()}
+    least = np.min(list(at.values()), axis=0)
+
+    def write(agent: str) -> str:
+        texts = (f"{at[agent][0] / 1e3:.0f}k", f"{at[agent][1]:.0f} s")
+        return ", ".join(f"**{text}**" if x == y else text for text, x, y in zip(texts, at[agent], least, strict=True))
+
+    return {agent: "never" if np.isinf(at[agent][0]) else write(agent) for agent in groups}
+
+
 def first_at(curve: dict[str, list[float]], mark: float) -> tuple[float, float]:
     """The step and the second at which a learning curve first reached a score; infinite if it never did."""
     points = zip(curve["steps"], curve["seconds"], curve["score"], strict=True)
@@ -315,9 +357,12 @@ def training() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "compared": lambda: compared(final_scores),
+    "compared_speed": lambda: compared(soonest),
     "ppo_small": lambda: grid("maze_small.json", 10, 20),
     "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
+    "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
     "ppo_clock": lambda: grid("maze_clock.json", 20, 26, 30),
     "ppo_clock_tuning": lambda: grid("maze_clock_tuning.json", 20, 26, 30),
     "ppo_clock_memory": lambda: grid("maze_clock_memory.json", 20, 26, 30),

@@ -19,7 +19,7 @@ from experiments.command_line import UsageError
 from experiments.grid import Grid, Job
 from experiments.run import UNWRITTEN, Run, read_progress
 from experiments.scores import Played, final_episodes, references
-from experiments.statistics import Scores, within_episode
+from experiments.statistics import Scores, iqm, within_episode
 
 POINTS = 100
 """Of a learning curve."""
@@ -98,14 +98,14 @@ class Results:
 
     @cached_property
     def groups(self) -> dict[Group, list[Result]]:
-        """The runs of each group by seed; environments and algorithms in the grid's order, in each the best agent first."""
+        """The runs of each group by seed; environments and algorithms in the grid's order, in each the highest IQM first."""
         found: dict[Group, list[Result]] = {}
         for result in self.results:
             found.setdefault((result.label, result.algorithm, result.environment), []).append(result)
         environments, algorithms = (list(self.grid[key]) for key in ("environments", "algorithms"))
 
         def order(group: Group) -> Any:
-            return environments.index(group[2]), algorithms.index(group[1]), -np.mean([r.score for r in found[group]])
+            return environments.index(group[2]), algorithms.index(group[1]), -iqm([r.score for r in found[group]])
 
         return {group: sorted(found[group], key=lambda r: r.seed) for group in sorted(found, key=order)}
 
