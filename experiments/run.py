@@ -39,7 +39,7 @@ CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 OF_0_1_0 = {"init": "pytorch", "popart": False}
 """Arguments of the policy that version 0.1.0 did not write down, since it left no choice."""
 
-UNWRITTEN = OF_0_1_0 | {"algorithm": "a2c", "target_kl": None}
+UNWRITTEN = OF_0_1_0 | {"algorithm": "a2c", "target_kl": None, "variant": "paper"}
 """Hyperparameters of runs that did not write them down."""
 
 ALGORITHMS: dict[str, type[RecurrentOnPolicyAlgorithm]] = {"ppo": RecurrentPPO, "a2c": RecurrentA2C}
@@ -200,7 +200,9 @@ class Run:
         try:
             config = json.loads((directory / "config.json").read_text())
             config.pop("versions")
-            config["hyperparameters"] = AGENTS[config.pop("agent")](**UNWRITTEN | config["hyperparameters"])
+            agent = AGENTS[config.pop("agent")]
+            unwritten = {name: value for name, value in UNWRITTEN.items() if name in get_type_hints(agent)}
+            config["hyperparameters"] = agent(**unwritten | config["hyperparameters"])
             return cls(**config)
         except FileNotFoundError:
             raise UsageError(f"{directory} is not a run directory: it has no config.json") from None

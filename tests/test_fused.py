@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,29 @@ def plastic(rule: PlasticRule) -> PlasticCore:
     return core
 
 
+def large(core: MnmCore) -> MnmCore:
+    """A core whose activations have norms above one, and whose gate moves."""
+    core.memory.theta_0.data *= 3
+    assert core.read_gate is not None
+    core.read_gate.weight.data.normal_()
+    return core
+
+
 CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     **{
-        f"mnm-{rule}, {heads} heads, {layers} layers": lambda rule=rule, heads=heads, layers=layers: MnmCore(
-            F, D, write_rule=rule, heads=heads, memory_layers=layers
-        )
+        f"mnm-{rule}, {heads} heads, {layers} layers": partial(MnmCore, F, D, write_rule=rule, heads=heads, memory_layers=layers)
         for rule in "gp"
         for heads in (1, 4)
         for layers in (1, 3)
     },
+    **{
+        f"mnm-{rule}-paper, {heads} heads": partial(MnmCore, F, D, write_rule=rule, heads=heads, variant="paper")
+        for rule in "gp"
+        for heads in (1, 4)
+    },
+    "mnm-p, large activations": lambda: large(MnmCore(F, D, heads=2)),
+    "mnm-g, large activations": lambda: large(MnmCore(F, D, write_rule="g", heads=2)),
+    "deltanet, a gate": lambda: MnmCore(F, D, write_rule="delta", memory_layers=1, read_gate="scalar"),
     **{
         f"deltanet, {heads} heads": lambda heads=heads: MnmCore(F, D, write_rule="delta", heads=heads, memory_layers=1)
         for heads in (1, 4)

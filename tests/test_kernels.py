@@ -25,7 +25,9 @@ from mnm_rl.memory.rules import WRITE_RULES
 
 D = 20
 P = padded(D)
-CASES = [(rule, layers, heads) for rule in ("g", "p") for layers in (1, 3) for heads in (1, 3)] + [("delta", 1, 1), ("delta", 1, 3)]
+CASES = [
+    (rule, layers, heads, bounded) for rule in ("g", "p") for layers in (1, 3) for heads in (1, 3) for bounded in (True, False)
+] + [("delta", 1, 1, True), ("delta", 1, 3, True)]
 
 
 def rows(tensor: Any) -> Any:
@@ -33,20 +35,24 @@ def rows(tensor: Any) -> Any:
     return array(tensor[0], (*tensor.shape[1:-1], P), np.float64)
 
 
-@pytest.mark.parametrize(("name", "L", "H"), CASES)
-def test_a_step_and_its_gradient_are_those_of_the_adjoint(name: str, L: int, H: int) -> None:
-    rule = WRITE_RULES[name](D, L, "value", "scaled").double()
-    theta = tuple(torch.randn(1, D, D, dtype=torch.float64) / D**0.5 for _ in range(L))
+@pytest.mark.parametrize(("name", "L", "H", "bounded"), CASES)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_step_and_its_gradient_are_those_of_the_adjoint(name: str, L: int, H: int, bounded: bool, scale: float) -> None:
+    rule = WRITE_RULES[name](D, L, "value", "scaled", bounded).double()
+    theta = tuple(scale * torch.randn(1, D, D, dtype=torch.float64) / D**0.5 for _ in range(L))
     keys, read_keys, values = torch.randn(3, 1, H, D, dtype=torch.float64)
     keys, read_keys = rule.normalize(keys), rule.normalize(read_keys)
-    targets, s = rule.targets(keys, values).detach(), torch.tensor([0.3], dtype=torch.float64)
+    targets, beta = rule.targets(keys, values).detach(), torch.tensor([0.3], dtype=torch.float64)
+    strength = beta.item() * (1 if bounded else 2 / (H * D))
 
-    after, read, kept = adjoint.write_and_read(rule, theta, keys, targets, s, torch.cat([read_keys, keys], dim=1))
+    after, read, kept = adjoint.write_and_read(rule, theta, keys, targets, beta, torch.cat([read_keys, keys], dim=1))
     padded_theta = pad_memory(torch.stack(theta, dim=1))[0]
-    step = Step(np.zeros((3, H, L + 1, P)), np.zeros((H, L - 1 if name == "g" else 0, P)), np.zeros((H, L, P)))
+    q = np.zeros((H, L - 1 if name == "g" else 0, P))
+    step = Step(np.zeros((3, H, L + 1, P)), q, np.zeros((H, L, P)), np.zeros(L))
     step.z[WRITTEN, :, 0], step.z[CHECKED, :, 0], step.z[READ, :, 0] = rows(keys), rows(keys), rows(read_keys)
     to = rows(targets) if name == "p" else np.zeros((H, L, P))
-    write_and_read(padded_theta, RULES[type(rule)], s.item(), rows(values), to, step)
+    how = RULES[type(rule)], bounded, strength
+    write_and_read(padded_theta, *how, rows(values), to, step)
     close(padded_theta[:, :D, :D], torch.stack(after, dim=1)[0])
     close(step.z[READ, :, L], read[0, :H])
     close(step.z[CHECKED, :, L], read[0, H:])
@@ -61,11 +67,11 @@ def test_a_step_and_its_gradient_are_those_of_the_adjoint(name: str, L: int, H: 
     late.g[1] *= np.arange(L).reshape(L, 1) > 0 if name == "g" else 0  # nothing reads into the first layer
     for k in range(2):
         padded_G -= np.einsum("li,lj->lij", late.g[k], late.x[k])[:, : padded_G.shape[1]]
-    g_scale = write_and_read_backward(padded_theta, padded_G, RULES[type(rule)], s.item(), step, g)
+    g_strength = write_and_read_backward(padded_theta, padded_G, *how, step, g)
     add_late(padded_G, late)
     close(padded_theta[:, :D, :D], torch.stack(before, dim=1)[0])
     close(padded_G[:, :D, :D], torch.stack(G_before, dim=1)[0])
-    close(np.array([g_scale]), expected.step_size)
+    close(np.array([g_strength * strength / beta.item()]), expected.beta)
     close(g.z[WRITTEN, :, 0], expected.keys[0])
     close(np.concatenate([g.z[READ, :, 0], g.z[CHECKED, :, 0]]), expected.read_keys[0])
     close(-g.delta if name == "p" else -g.delta[:, L - 1 :], expected.targets[0])
