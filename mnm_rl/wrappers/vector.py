@@ -9,9 +9,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from mnm_rl.gymnasium_vector import arrays, at, autoreset_mode, column, indifferent, split
 from mnm_rl.wrappers import encode_actions, meta_observation, meta_space
 
 
+@indifferent
 class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Adds the previous action and reward, the episode start and the time to the observations of a vector environment.
 
@@ -33,9 +35,7 @@ class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.uti
     def __init__(self, env: VectorEnv[Any, Any, Any], horizon: int | None = None) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, horizon=horizon)
         VectorWrapper.__init__(self, env)
-        self._mode = env.metadata.get("autoreset_mode")
-        if not isinstance(self._mode, AutoresetMode):
-            raise ValueError(f"metadata['autoreset_mode'] of {env} must be a gymnasium.vector.AutoresetMode, got {self._mode!r}")
+        self._mode = autoreset_mode(env)
         self.horizon = horizon
         self.single_observation_space = meta_space(env.single_observation_space, env.single_action_space, horizon)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
