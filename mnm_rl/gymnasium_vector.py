@@ -36,17 +36,19 @@ _INDIFFERENT: set[type[VectorEnv[Any, Any, Any]]] = {
 
 
 def indifferent(wrapper: Wrapper) -> Wrapper:
-    """Decorator of vector wrappers that give the same whether an episode begins by one more step or by mask: they keep nothing
-    between steps, or know of masks."""
+    """Decorator of vector wrappers that give the same whether an episode begins by one more step or
+    by mask: they keep nothing between steps, or know of masks."""
     _INDIFFERENT.add(wrapper)
     return wrapper
 
 
 def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
-    """The mode that the metadata names: those of the outermost wrapper that has its own and names one, or of the environment.
+    """The mode that the metadata names: those of the outermost wrapper that has its own and names
+    one, or of the environment.
 
     Raises:
-        ValueError: if none does, or what is named is no ``gymnasium.vector.AutoresetMode``; it tells which line is missing.
+        ValueError: if none does, or what is named is no ``gymnasium.vector.AutoresetMode``; it tells
+            which line is missing.
     """
     base = env.unwrapped
     for layer in _layers(env):
@@ -65,10 +67,11 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
 
 
 def takes_masks_unseen(env: VectorEnv[Any, Any, Any]) -> bool:
-    """Whether a next-step environment can begin episodes by mask instead, and nothing else that it gives changes.
+    """Whether a next-step environment can begin episodes by mask instead, with nothing else changed.
 
-    Gymnasium's own environments can, where all wrappers are indifferent to it. A ``step`` or ``reset`` of one's own may count,
-    average or record what passes, and has to see what it would see in Gymnasium's own loop.
+    Gymnasium's own environments can, where all wrappers are indifferent to it. A ``step`` or
+    ``reset`` of one's own may count, average or record what passes, and has to see what it would
+    see in Gymnasium's own loop.
     """
     *around, base = _layers(env)
     if isinstance(base, AsyncVectorEnv):
@@ -92,9 +95,7 @@ def _layers(env: VectorEnv[Any, Any, Any]) -> Iterator[VectorEnv[Any, Any, Any]]
 def _does_its_own(layer: VectorEnv[Any, Any, Any], known: type[VectorEnv[Any, Any, Any]]) -> bool:
     """Whether a layer steps or resets in another way than those of a class that is known."""
     methods = [verb + part for verb in ("reset", "step") for part in ("", "_async", "_wait")]
-    return any(
-        name in vars(layer) or getattr(type(layer), name, None) is not getattr(known, name, None) for name in methods
-    )
+    return any(name in vars(layer) or getattr(type(layer), name, None) is not getattr(known, name, None) for name in methods)
 
 
 def column(values: Any, what: str, n_envs: int, dtype: DTypeLike) -> NDArray[Any]:
@@ -115,7 +116,7 @@ def column(values: Any, what: str, n_envs: int, dtype: DTypeLike) -> NDArray[Any
 
 
 def arrays(values: Any) -> Any:
-    """Observations or the like with every tensor turned to a NumPy array, and every array copied: environments may use theirs again."""
+    """Observations or the like as NumPy arrays, copied: environments may use theirs again."""
     if isinstance(values, Mapping):
         return {key: arrays(value) for key, value in values.items()}
     if isinstance(values, tuple):
@@ -135,11 +136,13 @@ def at(batch: Any, i: int) -> Any:
 def split(infos: Any, n_envs: int) -> list[dict[Any, Any]]:
     """One info per environment, from Gymnasium's form or from a list of that many.
 
-    In Gymnasium's form, ``infos[key]`` holds a value per environment, ``[n_envs, ...]``, and ``infos[f"_{key}"]``, if there is
-    such a mask, tells which of them have one. What has no such length, a string or a number say, holds for them all.
+    In Gymnasium's form, ``infos[key]`` holds a value per environment, ``[n_envs, ...]``, and
+    ``infos[f"_{key}"]``, if there is such a mask, tells which of them have one. What has no such
+    length, a string or a number say, holds for them all.
 
     Raises:
-        ValueError: if a list or an array with a mask has another length, or ``infos`` is neither a dict nor a list.
+        ValueError: if a list or an array with a mask has another length, or ``infos`` is neither a
+            dict nor a list.
     """
     if infos is None:
         return [{} for _ in range(n_envs)]

@@ -17,7 +17,6 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from mnm_rl.gymnasium_vector import arrays, at, autoreset_mode, column, split, takes_masks_unseen
 
-
 _NO_FINAL_OBS = (
     "cuts episodes short and begins new ones in the same step, but gives no infos['final_obs']; "
     "the value of what would have followed is taken to be 0"

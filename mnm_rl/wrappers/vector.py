@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from mnm_rl.gymnasium_vector import arrays, at, autoreset_mode, column, indifferent, split
+from mnm_rl.gymnasium_vector import arrays, autoreset_mode, column, indifferent, split
 from mnm_rl.wrappers import encode_actions, meta_observation, meta_space
 
 
@@ -47,7 +47,8 @@ class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.uti
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        mask = options["reset_mask"].copy() if options is not None and "reset_mask" in options else np.ones(self.num_envs, bool)
+        everywhere = np.ones(self.num_envs, bool)
+        mask = arrays(options["reset_mask"]) if options is not None and "reset_mask" in options else everywhere
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # lists are taken, too
         self._start(mask)
         return self._with(observations, slice(None)), infos
@@ -56,18 +57,30 @@ class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.uti
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         self._t += 1
         self._actions = encode_actions(self.env.single_action_space, np.asarray(actions))
-        self._rewards = np.array(rewards)
-        done = np.logical_or(terminations, truncations)
+        self._rewards = column(rewards, f"the rewards of {self.env}", self.num_envs, float)
+        terminated, truncated = (
+            column(flags, f"the {what} of {self.env}", self.num_envs, bool)
+            for flags, what in ((terminations, "terminations"), (truncations, "truncations"))
+        )
+        done = terminated | truncated
         if self._mode is AutoresetMode.SAME_STEP:
-            if done.any():
-                infos = {**infos, "final_obs": infos["final_obs"].copy()}
-                for i in np.flatnonzero(done):
-                    infos["final_obs"][i] = self._with(infos["final_obs"][i], i)
+            infos = self._with_finals(infos, done)
             self._start(done)
         elif self._mode is AutoresetMode.NEXT_STEP:
             self._start(self._over)
             self._over = done
         return self._with(observations, slice(None)), rewards, terminations, truncations, infos
+
+    def _with_finals(self, infos: Any, done: NDArray[np.bool_]) -> Any:
+        """The infos, the final observations in them with what is added."""
+        finals = np.full(self.num_envs, None, dtype=object)
+        given = split(infos, self.num_envs) if done.any() else []
+        for i in np.flatnonzero(done).tolist():
+            if given[i].get("final_obs") is not None:
+                finals[i] = self._with(arrays(given[i]["final_obs"]), i)
+        if isinstance(infos, list):
+            return [info | {"final_obs": final} if final is not None else info for info, final in zip(infos, finals, strict=True)]
+        return {**infos, "final_obs": finals} if "final_obs" in infos else infos
 
     def _start(self, mask: NDArray[np.bool_]) -> None:
         self._t[mask], self._actions[mask], self._rewards[mask], self._over[mask] = 0, 0, 0, False
