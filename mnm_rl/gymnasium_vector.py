@@ -58,9 +58,12 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
                 mode = layer.autoreset_mode  # before Gymnasium 1.2, environments of one class shared their metadata
             if isinstance(mode, AutoresetMode):
                 return mode
-            raise ValueError(f"metadata['autoreset_mode'] of {env} must be a gymnasium.vector.AutoresetMode, got {mode!r}:{_MODES}")
+            found = f"must be a gymnasium.vector.AutoresetMode, got {mode!r}"
+            break
+    else:
+        found = "is missing"
     raise ValueError(
-        f"{env} does not say when it begins a new episode: its metadata has no 'autoreset_mode'. Add the line\n\n"
+        f"{env} does not say when it begins a new episode: metadata['autoreset_mode'] {found}. Add the line\n\n"
         "    env.metadata = {**env.metadata, 'autoreset_mode': AutoresetMode.SAME_STEP}  # of gymnasium.vector\n\n"
         f"with the mode that is true of it:{_MODES}"
     )
@@ -122,7 +125,7 @@ def arrays(values: Any) -> Any:
     if isinstance(values, tuple):
         return tuple(arrays(value) for value in values)
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
+        values = values.detach().cpu().numpy()
     return np.array(values)
 
 
@@ -169,7 +172,7 @@ def split(infos: Any, n_envs: int) -> list[dict[Any, Any]]:
 def _mask(values: Any, n_envs: int) -> NDArray[np.bool_] | None:
     if not isinstance(values, _BATCHES):
         return None
-    mask = np.asarray(values)
+    mask = arrays(values)
     return mask.reshape(n_envs) if mask.dtype == bool and mask.size == n_envs else None
 
 
