@@ -1,6 +1,6 @@
 """Wrappers for vector environments, after their namesakes in :mod:`mnm_rl.wrappers`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from mnm_rl.gymnasium_vector import arrays, autoreset_mode, column, indifferent, split
 from mnm_rl.wrappers import encode_actions, meta_observation, meta_space
 
+if TYPE_CHECKING:
+    _Wrapper = VectorWrapper[dict[str, Any], Any, Any, Any, Any]
+else:
+    _Wrapper = VectorWrapper  # takes no types in Gymnasium 1.1
+
 
 @indifferent
-class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+class MetaObservation(_Wrapper, gym.utils.RecordConstructorArgs):
     """Adds the previous action and reward, the episode start and the time to the observations of a vector environment.
 
     What is added, the arguments and what is raised: :class:`mnm_rl.wrappers.MetaObservation`; every array is
