@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers import vector as wrappers
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 Wrapper = TypeVar("Wrapper", bound=type[VectorEnv[Any, Any, Any]])
 
@@ -101,20 +101,33 @@ def _does_its_own(layer: VectorEnv[Any, Any, Any], known: type[VectorEnv[Any, An
     return any(name in vars(layer) or getattr(type(layer), name, None) is not getattr(known, name, None) for name in methods)
 
 
-def column(values: Any, what: str, n_envs: int, dtype: DTypeLike) -> NDArray[Any]:
-    """One number or flag per environment, ``[n_envs]``, from arrays, tensors or lists of that many.
+def columns(
+    env: VectorEnv[Any, Any, Any], rewards: Any, terminations: Any, truncations: Any
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """What a step gave, one number or flag per environment, ``[num_envs]``: from arrays, tensors or lists.
 
     Raises:
         ValueError: if there are more or fewer, they are no numbers, or flags are neither true nor false.
     """
-    array = np.asarray(arrays(values))
-    if array.size != n_envs:
-        raise ValueError(f"{what} must be one per environment, [{n_envs}], got an array of shape {list(array.shape)}")
-    array = np.array(array.ravel().tolist()) if array.dtype == object else array.reshape(n_envs)
+    return (
+        _column(env, "rewards", rewards, np.dtype(float)),
+        _column(env, "terminations", terminations, np.dtype(bool)),
+        _column(env, "truncations", truncations, np.dtype(bool)),
+    )
+
+
+def _column(env: VectorEnv[Any, Any, Any], what: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    n = env.num_envs
+    if isinstance(values, np.ndarray) and values.shape == (n,) and values.dtype == dtype:
+        return values.copy()
+    array = arrays(list(values) if isinstance(values, tuple) else values)
+    if array.size != n:
+        raise ValueError(f"the {what} of {env} must be one per environment, [{n}], got an array of shape {list(array.shape)}")
+    array = np.array(array.ravel().tolist()) if array.dtype == object else array.reshape(n)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{what} must be numbers, got {array.tolist()}")
-    if dtype is bool and not np.isin(array, (0, 1)).all():
-        raise ValueError(f"{what} must be true or false, got {array.tolist()}")
+        raise ValueError(f"the {what} of {env} must be numbers, got {array.tolist()}")
+    if dtype.kind == "b" and not np.isin(array, (0, 1)).all():
+        raise ValueError(f"the {what} of {env} must be true or false, got {array.tolist()}")
     return array.astype(dtype)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from mnm_rl.gymnasium_vector import arrays, at, autoreset_mode, column, split, takes_masks_unseen
+from mnm_rl.gymnasium_vector import arrays, at, autoreset_mode, columns, split, takes_masks_unseen
 
 _NO_FINAL_OBS = (
     "cuts episodes short and begins new ones in the same step, but gives no infos['final_obs']; "
@@ -85,8 +85,7 @@ class GymnasiumVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         given, rewards, terminations, truncations, given_infos = self.env.step(self._actions)
         observations, infos = arrays(given), split(given_infos, self.num_envs)
-        rewards = self._column(rewards, "rewards", float)
-        terminations, truncations = self._column(terminations, "terminations", bool), self._column(truncations, "truncations", bool)
+        rewards, terminations, truncations = columns(self.env, rewards, terminations, truncations)
         dones: NDArray[np.bool_] = terminations | truncations
         done: list[int] = np.flatnonzero(dones).tolist()
 
@@ -99,7 +98,7 @@ class GymnasiumVecEnv(VecEnv):
         self._lengths += 1
         self._forget(resets)
 
-        finals = self._finals(infos, done) if self._same_step else [at(observations, i) for i in done]
+        finals = self._finals(infos, done) if self._same_step and done else [at(observations, i) for i in done]
         for i, final in zip(done, finals, strict=True):
             seconds = round(time.perf_counter() - self._started[i], 6)
             infos[i].setdefault("episode", {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds})
@@ -137,9 +136,6 @@ class GymnasiumVecEnv(VecEnv):
             else:
                 infos[i] = ended | {key: infos[i].pop(key) for key in ["episode"] if key in infos[i]}
         return [None if finals[i] is None else arrays(finals[i]) for i in done]
-
-    def _column(self, values: Any, what: str, dtype: type) -> NDArray[Any]:
-        return column(values, f"the {what} of {self.env}", self.num_envs, dtype)
 
     def _spoken(self, array: NDArray[Any]) -> Any:
         """An array in the form in which the environment gives its observations."""

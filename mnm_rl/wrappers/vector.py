@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from mnm_rl.gymnasium_vector import arrays, autoreset_mode, column, indifferent, split
+from mnm_rl.gymnasium_vector import arrays, autoreset_mode, columns, indifferent, split
 from mnm_rl.wrappers import encode_actions, meta_observation, meta_space
 
 if TYPE_CHECKING:
@@ -62,11 +62,7 @@ class MetaObservation(_Wrapper, gym.utils.RecordConstructorArgs):
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         self._t += 1
         self._actions = encode_actions(self.env.single_action_space, np.asarray(actions))
-        self._rewards = column(rewards, f"the rewards of {self.env}", self.num_envs, float)
-        terminated, truncated = (
-            column(flags, f"the {what} of {self.env}", self.num_envs, bool)
-            for flags, what in ((terminations, "terminations"), (truncations, "truncations"))
-        )
+        self._rewards, terminated, truncated = columns(self.env, rewards, terminations, truncations)
         done = terminated | truncated
         if self._mode is AutoresetMode.SAME_STEP:
             infos = self._with_finals(infos, done)
