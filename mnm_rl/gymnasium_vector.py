@@ -1,7 +1,7 @@
 """What Gymnasium leaves open to vector environments: when they begin new episodes, and in which form they give what."""
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
+from copy import copy
 from typing import Any, TypeVar
 
 import numpy as np
@@ -120,7 +120,10 @@ def _column(env: VectorEnv[Any, Any, Any], what: str, values: Any, dtype: np.dty
     n = env.num_envs
     if isinstance(values, np.ndarray) and values.shape == (n,) and values.dtype == dtype:
         return values.copy()
-    array = arrays(list(values) if isinstance(values, tuple) else values)
+    try:
+        array = arrays(list(values) if isinstance(values, tuple) else values)
+    except ValueError:  # a list of lists of other lengths
+        raise ValueError(f"the {what} of {env} must be one per environment, [{n}], got {values!r}") from None
     if array.size != n:
         raise ValueError(f"the {what} of {env} must be one per environment, [{n}], got an array of shape {list(array.shape)}")
     array = np.array(array.ravel().tolist()) if array.dtype == object else array.reshape(n)
@@ -174,19 +177,21 @@ def split(infos: Any, n_envs: int) -> list[dict[Any, Any]]:
         mask = masks[f"_{key}"]
         parts = _parts(values, n_envs)
         if parts is None:
-            if mask is not None and isinstance(values, _BATCHES):
+            if mask is not None and isinstance(values, _BATCHES) and getattr(values, "ndim", 1) > 0:
                 raise ValueError(f"infos[{key!r}] has a mask, so it must hold one value per environment ({n_envs}), got {values!r}")
-            parts = [deepcopy(values) for _ in range(n_envs)]
+            parts = [copy(values) if isinstance(values, _BATCHES) else values] * n_envs
         for i in range(n_envs) if mask is None else np.flatnonzero(mask).tolist():
             separate[i][key] = parts[i]
     return separate
 
 
 def _mask(values: Any, n_envs: int) -> NDArray[np.bool_] | None:
-    if not isinstance(values, _BATCHES):
-        return None
-    mask = arrays(values)
-    return mask.reshape(n_envs) if mask.dtype == bool and mask.size == n_envs else None
+    if isinstance(values, torch.Tensor) or (
+        isinstance(values, list | tuple) and all(isinstance(value, bool | np.bool_) for value in values)
+    ):
+        values = arrays(list(values) if isinstance(values, tuple) else values)
+    is_mask = isinstance(values, np.ndarray) and values.dtype == bool and values.size == n_envs
+    return values.reshape(n_envs) if is_mask else None
 
 
 def _parts(values: Any, n_envs: int) -> Any:

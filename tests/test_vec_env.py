@@ -254,6 +254,9 @@ INFOS: dict[str, tuple[Any, list[dict[Any, Any]]]] = {
     "with a mask": ({"t": np.arange(3), "_t": MASK}, [{"t": 0}, {}, {"t": 2}]),
     "with a mask that is a list": ({"t": np.arange(3), "_t": MASK.tolist()}, [{"t": 0}, {}, {"t": 2}]),
     "with a mask that is a column": ({"t": np.arange(3), "_t": MASK[:, None]}, [{"t": 0}, {}, {"t": 2}]),
+    "with a mask that is a tensor": ({"t": np.arange(3), "_t": torch.as_tensor(MASK)}, [{"t": 0}, {}, {"t": 2}]),
+    "an array without axes, with a mask": ({"t": np.array(7), "_t": MASK}, [{"t": 7}, {}, {"t": 7}]),
+    "a key that looks like a mask, with a list": ({"x": 1, "_x": [[], [1], []]}, [{"x": 1, "_x": y} for y in ([], [1], [])]),
     "a number with a mask": ({"t": 7, "_t": MASK}, [{"t": 7}, {}, {"t": 7}]),
     "a string with a mask": ({"t": "abc", "_t": MASK}, [{"t": "abc"}, {}, {"t": "abc"}]),
     "a dict with a mask": (
@@ -324,11 +327,11 @@ def test_infos_are_those_of_dummy_vec_env(mode: AutoresetMode, lists: bool) -> N
 
 
 def test_infos_do_not_change_when_the_environment_uses_its_arrays_again() -> None:
-    infos = {"goal": np.zeros((3, 2)), "t": np.zeros(3), "all": [1], "nested": {"x": np.zeros((3, 1))}}
+    infos: dict[str, Any] = {"goal": np.zeros((3, 2)), "t": np.zeros(3), "all": [1], "nested": {"x": np.zeros((3, 1))}}
     first = told(infos)
-    for array in (infos["goal"], infos["t"], infos["nested"]["x"]):  # type: ignore[index, call-overload]
+    for array in (infos["goal"], infos["t"], infos["nested"]["x"]):
         array += 1
-    first[1]["all"].append(2)
+    infos["all"].append(2)
     np.testing.assert_equal(first[0], {"goal": np.zeros(2), "t": 0, "all": [1], "nested": {"x": np.zeros(1)}})
 
 
@@ -371,6 +374,7 @@ def test_rewards_and_flags_in_every_form(mode: AutoresetMode, form: str) -> None
         ({"rewards": [1.0, None, 2.0]}, r"the rewards of .*Telling.* must be numbers, got \[1.0, None, 2.0\]"),
         ({"rewards": ["1", "2", "3"]}, "the rewards of .* must be numbers"),
         ({"rewards": np.zeros(2)}, r"the rewards of .* must be one per environment, \[3\], got an array of shape \[2\]"),
+        ({"rewards": [[1], [2, 3], [4]]}, r"the rewards of .* must be one per environment, \[3\]"),
         ({"rewards": 1.0}, r"the rewards of .* must be one per environment, \[3\]"),
         ({"terminated": np.zeros((3, 3), bool)}, "the terminations of .* must be one per environment"),
         ({"terminated": [0, 0.5, 1]}, r"the terminations of .* must be true or false, got \[0.0, 0.5, 1.0\]"),
