@@ -98,7 +98,7 @@ class GymnasiumVecEnv(VecEnv):
         self._lengths += 1
         self._forget(resets)
 
-        finals = self._finals(infos, done) if self._same_step and done else [at(observations, i) for i in done]
+        finals = self._finals(infos, done) if self._same_step and done else [arrays(at(observations, i)) for i in done]
         for i, final in zip(done, finals, strict=True):
             seconds = round(time.perf_counter() - self._started[i], 6)
             infos[i].setdefault("episode", {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds})
