@@ -11,6 +11,8 @@ from gymnasium.wrappers.vector import FlattenObservation as FlattenVectorObserva
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from mnm_rl.gymnasium_vector import autoreset_mode
+
 
 class TrainingDivergedError(RuntimeError):
     """A quantity of training became NaN or infinite; the message says which one, and at which step.
@@ -37,8 +39,8 @@ def flattened(env: Any) -> Any:
     Not those of vector environments that reset in the same step: Gymnasium's wrapper would leave the final ones as they are.
     """
     if isinstance(env, VectorEnv):
-        same_step = env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP
-        return FlattenVectorObservation(env) if _to_be_flattened(env.single_observation_space) and not same_step else env
+        nested = _to_be_flattened(env.single_observation_space)
+        return FlattenVectorObservation(env) if nested and autoreset_mode(env) is not AutoresetMode.SAME_STEP else env
     return FlattenObservation(env) if isinstance(env, gym.Env) and _to_be_flattened(env.observation_space) else env
 
 

@@ -273,6 +273,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             self._update_info_buffer(infos, dones)
 
             rewards = self._bootstrap_truncated(rewards, dones, infos, trace)
+            self._leave_out_resets(rewards, values, dones, infos)
             rollout_buffer.add(
                 cast(Any, self._last_obs),
                 actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
@@ -287,6 +288,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self._last_state = state = trace.state()
         with torch.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, self._episode_starts_tensor())  # type: ignore[arg-type]
+            for i, info in enumerate(infos):
+                if info.get("reset_follows") and not info["TimeLimit.truncated"]:
+                    values[i] = 0
         with np.errstate(all="ignore"):  # what overflows is named when it reaches the loss
             rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
@@ -316,7 +320,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         cut = [
             i
             for i in dones.nonzero()[0]
-            if infos[i].get("TimeLimit.truncated") and infos[i].get("terminal_observation") is not None
+            if infos[i].get("TimeLimit.truncated")
+            and infos[i].get("terminal_observation") is not None
+            and not infos[i].get("reset_step")
         ]
         if not cut:
             return rewards
@@ -330,9 +336,23 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
         return rewards
 
+    def _leave_out_resets(
+        self, rewards: NDArray[Any], values: Tensor, dones: NDArray[np.bool_], infos: list[dict[str, Any]]
+    ) -> None:
+        """Where an environment only reset (see :class:`GymnasiumVecEnv`), let the episode end in the step before, with the value of
+        the final observation, which the policy saw in this one, if it was cut short, and with none if not."""
+        resets = [i for i in dones.nonzero()[0].tolist() if infos[i].get("reset_step")]
+        for i in resets:  # this step's own advantage is 0
+            if infos[i]["TimeLimit.truncated"]:
+                rewards[i] = values[i].item()
+            else:
+                rewards[i] = values[i] = 0
+        if resets:
+            self.rollout_buffer.mark_resets(resets)
+
     def _evaluate(self, rollout: RolloutSequence) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values, log-probabilities, entropies and meta-loss with gradient, ``[T, B]``, see ``evaluate_actions``; an entropy that
-        has no closed form is estimated by the action that was taken."""
+        """Values, log-probabilities, entropies and meta-loss of the steps to learn from, with gradient, ``[T, B]`` or ``[n]``, see
+        ``evaluate_actions``; an entropy that has no closed form is estimated by the action that was taken."""
         actions = rollout.actions
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().squeeze(-1)
@@ -340,14 +360,15 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             values, log_prob, entropy, meta_loss = self.policy.evaluate_actions(
                 rollout.observations, actions, rollout.initial_state, rollout.episode_starts, rollout.trace
             )
-        return values, log_prob, -log_prob if entropy is None else entropy, meta_loss
+        values, log_prob, meta_loss = map(rollout.to_learn, (values, log_prob, meta_loss))
+        return values, log_prob, -log_prob if entropy is None else rollout.to_learn(entropy), meta_loss
 
     def _begin_update(self) -> RolloutSequence:
         """The rollout to learn from, after the learning rate and the scale of the values have been brought up to date."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         rollout = self.rollout_buffer.sequence()
-        self.policy.take_in_returns(rollout.returns)
+        self.policy.take_in_returns(rollout.to_learn(rollout.returns))
         return rollout
 
     def _scaled(self, advantages: Tensor) -> Tensor:
