@@ -5,11 +5,8 @@ Numba leaves vectorization to LLVM, which gives up where it cannot prove that ro
 Rows are padded with zeros to a multiple of :data:`LANES`, so that there are no remainders.
 """
 
-import logging
 import math
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,34 +16,36 @@ from numba.core import cgutils
 from numba.core import event as numba_event
 from numba.extending import intrinsic, models, overload, register_model
 
+from mnm_rl.fused.announcement import compiling
+from mnm_rl.fused.cache import KernelCache
+
 LANES = 16
 ROWS = 4
 """Matrix products take rows in fours, and what is left in twos."""
 
 
-def _source_stamp() -> tuple[int, int]:
-    stats = [path.stat() for path in Path(__file__).parent.rglob("*.py")]
-    return max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats)
+class _Compilations(numba_event.Listener):
+    """Announces the kernels of each module when the first of them is compiled.
 
+    Attributes:
+        depth: how many are being compiled, each for the one before it.
+    """
 
-_SOURCE_STAMP = _source_stamp()
-
-
-class _Announcement(numba_event.Listener):
-    """Says that kernels are compiled, once a process: it takes so long that one would think the program hangs."""
-
-    made = False
+    depth = 0
 
     def on_start(self, event: Any) -> None:
-        if not self.made and event.data["dispatcher"].py_func.__module__.startswith("mnm_rl."):
-            self.made = True
-            logging.getLogger("mnm_rl").info("compiling kernels for this machine: half a minute, the first time")
+        package, _, module = event.data["dispatcher"].py_func.__module__.rpartition(".")
+        if self.depth == 0 and package == __package__ and module != __name__.rpartition(".")[2]:
+            compiling(module)
+        self.depth += 1
 
     def on_end(self, event: Any) -> None:
-        pass
+        self.depth -= 1
 
 
-numba_event.register("numba:compile", _Announcement())
+numba_event.register("numba:compile", _Compilations())
+kernels: list[Any] = []
+"""All of them."""
 
 
 def kernel(function: Callable[..., Any], inline: bool = False) -> Callable[..., Any]:
@@ -54,17 +53,10 @@ def kernel(function: Callable[..., Any], inline: bool = False) -> Callable[..., 
 
     NaN and infinity keep their meaning in kernels: a network that diverges must show.
     """
-    options = {"cache": True, "nogil": True, "error_model": "numpy", "forceinline": inline, "_nrt": not inline}
-    compiled = njit(**options, fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
-    with suppress(AttributeError):
-        file = compiled._cache._cache_file
-        # Numba compiles again when the file of a function has changed; this, when that of any kernel it may call has.
-        file._source_stamp = _SOURCE_STAMP
-        try:
-            file._load_index()
-        except Exception:  # of another version of this package: it names types that are no more
-            with suppress(OSError):
-                file.flush()
+    options = {"nogil": True, "error_model": "numpy", "forceinline": inline, "_nrt": not inline}
+    compiled: Any = njit(**options, fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
+    compiled._cache = KernelCache(function)
+    kernels.append(compiled)
     return compiled  # type: ignore[no-any-return]
 
 
@@ -390,3 +382,23 @@ def times_derivative(g: Any, z: Any) -> None:
     one = z.dtype.type(1)
     for i in range(z.shape[0]):
         g[i] *= one - z[i] * z[i]
+
+
+@kernel
+def _tanh_of_doubled(row: Any) -> None:
+    for i in range(0, row.shape[0], LANES):
+        store(row, i, fma(splat(row.dtype.type(1)), load(row, i), load(row, i)))
+    tanh_(row)
+
+
+def check() -> None:
+    """Compile and run a small kernel.
+
+    Raises:
+        Exception: of any kind, where kernels cannot be compiled on this machine or do not give what they should.
+    """
+    row = np.linspace(-1, 1, 2 * LANES, dtype=np.float32)
+    expected = np.tanh(2 * row)
+    _tanh_of_doubled(row)
+    if not np.allclose(row, expected, atol=1e-5):
+        raise RuntimeError("a compiled kernel gives wrong numbers")
