@@ -5,6 +5,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ import numba
 import numpy as np
 import pytest
 
+from mnm_rl import RecurrentA2C
 from mnm_rl.cores import implementations
 from mnm_rl.fused import announcement, cache, simd
+from tests.policies import small
 
 PACKAGE = Path(simd.__file__).parent.parent
 NOWHERE = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "NUMBA_CACHE_DIR": "/dev/null"}
@@ -102,15 +105,31 @@ def full_disk(path: Path, data: bytes) -> int:
     raise OSError(28, "No space left on device")
 
 
-def test_the_directories_are_those_of_numba(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+def test_the_directories_are_those_of_numba_up_to_one_that_can_be_written_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert [directory.parent for directory in cache.directories()] == [PACKAGE / "fused", tmp_path / ".cache"]
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "named"))
-    assert cache.directories()[0].parent == tmp_path / "named"
+    named, package, home = tmp_path / "named", PACKAGE / "fused", tmp_path / "home" / ".cache"
+
+    def found(*writable: Path) -> list[Path]:
+        monkeypatch.setattr(cache, "_is_writable", lambda directory: directory.parent in writable)
+        return [directory.parent for directory in cache.directories()]
+
+    assert found(named, package) == [named]
+    assert found(package, home) == [named, package]
+    assert found(home) == found() == [named, package, home]
     monkeypatch.setattr(Path, "home", homeless)
-    assert len(cache.directories()) == 2
+    assert found() == [named, package]
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    assert found() == [package]
+
+
+def test_a_directory_that_does_not_exist_is_writable_if_it_can_be_made(tmp_path: Path) -> None:
+    assert cache._is_writable(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    assert not cache._is_writable(tmp_path / "file" / "b")
 
 
 def homeless() -> Path:
@@ -120,9 +139,9 @@ def homeless() -> Path:
 CHECK = """
 import torch
 from mnm_rl import LstmCore
-from mnm_rl.fused import _numba_problem
+from mnm_rl.fused import numba_problem
 core = LstmCore(3, 8)
-core.path = "plain" if _numba_problem() is None else "auto"  # the kernels of LSTM would take long to compile
+core.path = "plain" if numba_problem() is None else "auto"  # the kernels of LSTM would take long to compile
 core(torch.zeros(1, 1, 3), core.initial_state(1), torch.zeros(1, 1, dtype=torch.bool))
 print(core.why_plain())
 import mnm_rl
@@ -209,16 +228,80 @@ def test_what_keeps_kernels_from_compiling_is_told_and_the_plain_path_runs(
     assert reason in done.stderr
 
 
-def test_compiling_is_announced_once_for_each_core(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_compiling_is_announced_once_for_each_core(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(implementations, "_logged", set())
-    monkeypatch.setattr(announcement, "_listeners", {})
-    told: list[str] = []
+    monkeypatch.setattr(announcement, "_printed", set())
+    monkeypatch.setattr(announcement, "_aloud", False)
     with caplog.at_level("INFO", "mnm_rl"):
         announcement.compiling("lstm")
-        announcement.announce_to(told.append)
+        assert not capsys.readouterr().out
+        announcement.announce_aloud()
         for _ in range(2):
-            announcement.announce_to(told.append)
             announcement.compiling("lstm")
             announcement.compiling("gru")
-    assert [("lstm" in line, "gru" in line) for line in told] == [(True, False), (False, True)]
-    assert [record.message for record in caplog.records] == told
+    printed = capsys.readouterr().out.splitlines()
+    assert [("lstm" in line, "gru" in line) for line in printed] == [(True, False), (False, True)]
+    assert [record.message for record in caplog.records] == printed
+
+
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+@pytest.mark.parametrize(
+    "arguments", [({"verbose": 1}, {}), ({}, {"progress_bar": True}), ({}, {})], ids=["verbose", "bar", "quiet"]
+)
+def test_a_model_that_says_what_it_does_says_that_kernels_are_compiled(
+    arguments: tuple[dict[str, Any], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(announcement, "_printed", set())
+    monkeypatch.setattr(announcement, "_aloud", False)
+    chosen = implementations.chosen
+
+    def slow(core: Any) -> Any:
+        announcement.compiling("lstm")  # as a kernel does when it is first called
+        return chosen(core)
+
+    monkeypatch.setattr("mnm_rl.cores.core.chosen", slow)
+    of_model, of_learn = arguments
+    small(RecurrentA2C, "lstm", "CartPole-v1", **of_model).learn(20, **of_learn)
+    assert ("compiling kernels" in capsys.readouterr().out) == bool(of_model or of_learn)
+
+
+def test_a_kernel_that_is_compiled_announces_its_module(monkeypatch: pytest.MonkeyPatch, directories: list[Path]) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(simd, "compiling", told.append)
+
+    def outer(x: Any) -> None:
+        inner(x)
+
+    outer.__module__ = "mnm_rl.fused.lstm"
+    inner_function = types.FunctionType(doubled.__code__, {})
+    inner_function.__module__ = "mnm_rl.fused.lstm_cell"
+    inner = simd.kernel(inner_function)
+    simd.kernels.remove(inner)
+    run(outer)
+    run()  # not one of the package
+    assert told == ["lstm"]
+
+
+COMPILE_AND_TRAIN = """
+from mnm_rl import RecurrentA2C, RecurrentPPO, compile
+assert compile.main() == 0
+from mnm_rl.fused import simd
+before = {kernel: len(kernel.overloads) for kernel in simd.kernels}
+for algorithm in (RecurrentPPO, RecurrentA2C):
+    for name, arguments in compile.policies():
+        for more in ({}, {"heads": 2, "memory_size": 12}) if name == "MnmPolicy" else ({},):
+            model = algorithm(name, "CartPole-v1", n_steps=32, policy_kwargs={**arguments, **more}, device="cpu")
+            assert model.policy.core.why_plain() is None, model.policy.core
+            model.learn(64)
+print([kernel for kernel in simd.kernels if len(kernel.overloads) != before[kernel]])
+"""
+
+
+def test_after_the_command_nothing_is_left_to_be_compiled() -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILE_AND_TRAIN], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

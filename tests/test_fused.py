@@ -333,7 +333,7 @@ def test_the_path_can_be_chosen_and_seen(monkeypatch: pytest.MonkeyPatch) -> Non
         core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
     assert "replay" in repr(MnmCore(F, D, replay=2))
     assert "no fused path" in repr(RnnCore(F, D))
-    monkeypatch.setattr("mnm_rl.fused._numba_problem", lambda: "Numba cannot be used here")
+    monkeypatch.setattr("mnm_rl.fused.numba_problem", lambda: "Numba cannot be used here")
     assert "Numba cannot be used here" in repr(LstmCore(F, D))
 
 

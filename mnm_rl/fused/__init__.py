@@ -13,7 +13,7 @@ from mnm_rl.fused.reversible import Reversible
 
 
 @cache
-def _numba_problem() -> str | None:
+def numba_problem() -> str | None:
     """Why the kernels cannot be had on this machine, or None."""
     try:
         import numba
@@ -28,7 +28,7 @@ def _numba_problem() -> str | None:
 
 def _kernels(module: str) -> type[Implementation[Any]]:
     """The implementation in a module that needs Numba, which takes a second to import."""
-    if (problem := _numba_problem()) is not None:
+    if (problem := numba_problem()) is not None:
         log_once(f"{problem}: cores run in plain PyTorch, which takes several times as long", level="WARNING")
         raise ImportError(problem)
     return import_module(f"mnm_rl.fused.{module}").Fused  # type: ignore[no-any-return]

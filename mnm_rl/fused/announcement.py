@@ -1,23 +1,21 @@
 """Says that kernels are being compiled: it takes so long that one would think the program hangs."""
 
-from collections.abc import Callable
-
 from mnm_rl.cores.implementations import log_once
 
-_listeners: dict[Callable[[str], object], set[str]] = {}
+_aloud = False
+_printed: set[str] = set()
 
 
-def announce_to(tell: Callable[[str], object]) -> None:
-    """Have the line told as well, whenever the kernels of another core are compiled: to ``print``, for example. It is logged in any
-    case, which a user sees who has set up logging."""
-    _listeners.setdefault(tell, set())
+def announce_aloud() -> None:
+    """From now on print it as well: what is logged is seen by those only who have set up logging."""
+    global _aloud
+    _aloud = True
 
 
 def compiling(kernels: str) -> None:
-    """Announce that the kernels of this name are compiled now; once a process."""
+    """Announce that the kernels of this name are being compiled; once a process."""
     message = f"compiling kernels for this machine ({kernels}): a minute or so, the first time"
     log_once(message)
-    for tell, told in _listeners.items():
-        if message not in told:
-            told.add(message)
-            tell(message)
+    if _aloud and message not in _printed:
+        _printed.add(message)
+        print(message, flush=True)

@@ -39,15 +39,25 @@ def _made_from() -> bytes:
 
 
 def directories() -> list[Path]:
-    """Where compiled kernels may be; they are written to the first that lets them."""
+    """Where compiled kernels are looked for, and written to: Numba's places up to the first that can be written to. What is in one
+    before it was put there by another user, as when the superuser installs and compiles."""
     package = Path(__file__).absolute().parent
     own = f"mnm_rl_{hashlib.sha256(os.fsencode(package)).hexdigest()[:16]}"  # another installation has other kernels
-    found = [package / "__pycache__"]
+    places = [package / "__pycache__"]
     if numba.config.CACHE_DIR:
-        found.insert(0, Path(numba.config.CACHE_DIR) / own)
+        places.insert(0, Path(numba.config.CACHE_DIR) / own)
     with suppress(RuntimeError):  # a user without a home
-        found.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / own)
-    return found
+        places.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / own)
+    writable = [_is_writable(place) for place in places]
+    return places[: writable.index(True) + 1] if any(writable) else places
+
+
+@functools.cache
+def _is_writable(directory: Path) -> bool:
+    """Whether files can be made in a directory, which need not exist yet."""
+    while not os.path.exists(directory) and directory != directory.parent:  # Path.exists may raise
+        directory = directory.parent
+    return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
 
 
 class KernelCache(NullCache):
