@@ -117,6 +117,25 @@ def test_the_fused_path_equals_the_plain_path(core: RecurrentCore[Any], dtype: t
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("scale", [1e-30, 1e4, 1e8])
+def test_the_paths_are_equal_at_inputs_of_any_size(core: RecurrentCore[Any], scale: float, dtype: torch.dtype) -> None:
+    """An input of 1e8 is what the derivative of a saturated gate is multiplied by, which therefore is zero."""
+    inputs, first, starts = sequence(core, dtype)
+    inputs, starts = scale * inputs[:10], starts[:10]
+    results = {}
+    for core.path in ("plain", "fused"):
+        results[core.path] = everything(core, lambda x, state: core(x, state, starts), inputs, first)
+    # A gate that happens not to be saturated sees its sum rounded by so much; by more than a gate's range, there is none.
+    rounding = 4 * scale * torch.finfo(dtype).eps
+    tolerance = TOLERANCE[dtype] + (rounding if rounding < 1 else 0)
+    zero = torch.zeros(())
+    for name in results["plain"].keys() | results["fused"].keys():
+        actual, expected = (results[path].get(name, zero) for path in ("fused", "plain"))
+        if expected.numel():
+            assert (actual - expected).abs().max() <= tolerance * max(1.0, expected.abs().max().item()), name
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_recorded_steps_have_the_gradient_of_the_sequence(core: RecurrentCore[Any], dtype: torch.dtype) -> None:
     inputs, first, starts = sequence(core, dtype)
 
@@ -329,7 +348,7 @@ def test_the_path_can_be_chosen_and_seen(monkeypatch: pytest.MonkeyPatch) -> Non
         core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
     assert "replay" in repr(MnmCore(F, D, replay=2))
     assert "no fused path" in repr(RnnCore(F, D))
-    monkeypatch.setattr("mnm_rl.fused._numba_problem", lambda: "Numba cannot be used here")
+    monkeypatch.setattr("mnm_rl.fused.numba_problem", lambda: "Numba cannot be used here")
     assert "Numba cannot be used here" in repr(LstmCore(F, D))
 
 

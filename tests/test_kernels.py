@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mnm_rl.fused import simd
 from mnm_rl.fused.memory import (
     CHECKED,
     READ,
@@ -82,3 +83,43 @@ def close(actual: Any, expected: torch.Tensor) -> None:
     width = expected.shape[-1]
     np.testing.assert_allclose(actual[..., :width], expected.detach().numpy(), rtol=1e-10, atol=1e-11)
     assert not actual[..., width:].any()  # what is padded stays zero
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_saturated_nonlinearity_is_exact(dtype: Any) -> None:
+    """Its derivative is made from its value, and then multiplied by inputs of any size."""
+    x = np.concatenate(
+        [np.linspace(-100, 100, 200_001), [np.nan, np.inf, -np.inf], [s * 10.0**k for s in (1, -1) for k in range(38)]]
+    )
+    x = x.astype(dtype)
+    for function, low, limit in ((simd.tanh_, -1, 20), (simd.sigmoid_, 0, 40)):
+        y = x.copy()
+        function(y)
+        assert (y[x >= limit] == 1).all()
+        assert (y[x <= -limit] == low).all()
+        assert (np.isnan(y) == np.isnan(x)).all()
+        assert np.nanmin(y) == low
+        assert np.nanmax(y) == 1
+        assert np.diff(y[:200_001]).min() >= -8 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nonlinearities_and_derivatives_are_those_of_pytorch(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.linspace(-50, 50, 100_001), torch.tensor([1e-30, -1e-30, 1e4, -1e4, 1e8, -1e8])]).to(dtype)
+    tolerance = 6e-7 if dtype == torch.float32 else 1e-15
+    for function, expected in ((simd.tanh_, torch.tanh), (simd.sigmoid_, torch.sigmoid)):
+        y = x.clone()
+        function(y.numpy())
+        leaf = x.clone().requires_grad_()
+        value = expected(leaf)
+        (g,) = torch.autograd.grad(value.sum(), leaf)
+        torch.testing.assert_close(y, value.detach(), rtol=0, atol=tolerance)
+        own = 1 - y * y if function is simd.tanh_ else y * (1 - y)
+        torch.testing.assert_close(own, g, rtol=0, atol=tolerance)
+
+
+def test_a_small_tanh_keeps_its_digits() -> None:
+    x = np.array([1e-30, -1e-30, 1e-38, 1e-10, 0, -0.0], np.float32)
+    y = x.copy()
+    simd.tanh_(y)
+    np.testing.assert_allclose(y, x, rtol=1e-6)

@@ -45,6 +45,7 @@ from mnm_rl.algorithms.checks import (
 from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, State
 from mnm_rl.algorithms.pretrained import ExportableAlgorithm
 from mnm_rl.cores.implementations import Trace
+from mnm_rl.fused.announcement import announce_aloud
 from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
 
@@ -113,6 +114,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             )
         is_dict = isinstance(self.observation_space, spaces.Dict)
         self.rollout_buffer_class = RecurrentDictRolloutBuffer if is_dict else RecurrentRolloutBuffer
+        if self.verbose >= 1:
+            announce_aloud()
         super()._setup_model()
         self._last_state = None
         self.mnm_rl_version = __version__  # goes into the file that save writes
@@ -456,6 +459,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         Raises:
             TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
         """
+        if progress_bar:
+            announce_aloud()
         name = tb_log_name or type(self).__name__
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 

@@ -140,8 +140,8 @@ def chosen(core: Any) -> Implementation[Any]:
 _logged: set[str] = set()
 
 
-def log_once(message: str) -> None:
+def log_once(message: str, level: Literal["INFO", "WARNING"] = "INFO") -> None:
     """Log a line, but not again in this process."""
     if message not in _logged:
         _logged.add(message)
-        logging.getLogger("mnm_rl").info(message)
+        logging.getLogger("mnm_rl").log(logging.getLevelNamesMapping()[level], message)
