@@ -28,6 +28,7 @@ from experiments.logs import read_rows
 from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
+from mnm_rl.algorithms.pretrained import without_numbers
 from mnm_rl.callbacks import UNFINISHED, checkpoints, replacing
 
 MAX_SEED = 2**32 - 1
@@ -154,7 +155,7 @@ class Run:
         algorithm, arguments, of_policy = self._arguments(env, self.n_envs)
         of_policy |= {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
         try:
-            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            with without_numbers():
                 policy_class: Any = algorithm.policy_aliases[self.hyperparameters.policy]
                 policy = policy_class(env.observation_space, env.action_space, lambda _: 0.0, **of_policy)
                 state = sum(part.numel() for part in policy.initial_state(1))

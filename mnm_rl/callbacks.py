@@ -197,6 +197,9 @@ class StopOnSignal(BaseCallback):
 
     Another signal, a second or more after the first, interrupts at once with a KeyboardInterrupt.
 
+    Signals are caught while ``learn`` runs in the main thread, the only one that they reach: what they did
+    before, they do again after it, and beside a training in another thread.
+
     Several processes that share a training stop together, whichever the signal reaches.
 
     Attributes:
@@ -211,14 +214,30 @@ class StopOnSignal(BaseCallback):
         self._before: dict[signal.Signals, Any] = {}
 
     def _on_training_start(self) -> None:
-        self._before = {number: signal.signal(number, self._stop) for number in STOPPING}
+        self.restore()  # where an error ended the training before
+        self.stopped = self.at_once = False
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._stop) for number in STOPPING}
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if not self.stopped:
+        if self.stopped and time.monotonic() - self._since < 1:
+            return  # the same wish: Ctrl-C in a shell that passes SIGTERM on
+        if not self._learns(frame):
+            self.restore()
+            signal.raise_signal(number)
+        elif not self.stopped:
             self.stopped, self._since = True, time.monotonic()
-        elif time.monotonic() - self._since >= 1:  # else it is the same wish: Ctrl-C in a shell that passes SIGTERM on
+        else:
             self.at_once = True
             raise KeyboardInterrupt
+
+    def _learns(self, frame: FrameType | None) -> bool:
+        """Whether the training still runs: callbacks are not told of one that an exception has ended."""
+        while frame is not None:
+            if frame.f_code.co_name == "learn" and frame.f_locals.get("self") is self.model:
+                return True
+            frame = frame.f_back
+        return False
 
     def _on_rollout_start(self) -> None:
         if distributed.any_process(self.stopped):
@@ -227,10 +246,16 @@ class StopOnSignal(BaseCallback):
     def _on_step(self) -> bool:
         return True
 
+    def _on_training_end(self) -> None:
+        self.restore()
+
     def restore(self) -> None:
-        """Put the signal handlers back that were there before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        """Put the signal handlers back that were there before; the end of ``learn`` does so by itself."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._before.items():
+                if signal.getsignal(number) == self._stop and handler is not None:
+                    signal.signal(number, handler)
+            self._before = {}
 
 
 class EpisodeMeans(BaseCallback):

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from copy import copy
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
@@ -153,6 +154,14 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         data["popart"] = self.normalizes_returns
         own = {} if hasattr(type(self), "core_class") else {"core_class": self.core_class}
         return data | own | {"core_kwargs": self.core_kwargs}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The distribution that was asked for last holds a graph, which cannot be copied; the noise of exploration is kept.
+        dist = copy(self.action_dist)
+        for name, part in vars(dist).items():
+            setattr(dist, name, part.detach() if isinstance(part, Tensor) else part)
+        vars(dist).update({name: None for name in ("distribution", "weights_dist") if name in vars(dist)})
+        return self.__dict__ | {"action_dist": dist}
 
     def initial_state(self, n_envs: int) -> State:
         """The recurrent state of ``n_envs`` environments at the start of an episode, without gradient."""
