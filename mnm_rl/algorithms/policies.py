@@ -27,7 +27,7 @@ from mnm_rl.algorithms.popart import PopArt
 from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
-from mnm_rl.cores.implementations import Trace
+from mnm_rl.cores.implementations import Trace, recorded
 
 State = tuple[Tensor, ...]
 CriticCore = Literal["shared", "detached", "own", "none"]
@@ -243,7 +243,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         """Logits or means of the action distributions, ``[B, ...]``; torch would refuse those that are not finite."""
         parameters = self.action_net(latent_pi)
         # A sum takes a fraction of isfinite's time at every step, and misses nothing; it may be too large where no part is.
-        if not math.isfinite(parameters.detach().sum()) and not parameters.isfinite().all():
+        if not recorded() and not math.isfinite(parameters.detach().sum()) and not parameters.isfinite().all():
             raise NotFiniteError("the policy's outputs became NaN or infinite")
         return cast(Tensor, parameters)
 
@@ -257,7 +257,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def _check_spread(self) -> None:
         dist = self.action_dist
         std = dist.get_std(self.log_std) if isinstance(dist, StateDependentNoiseDistribution) else self.log_std.exp()
-        if not (std.isfinite() & (std > 0)).all():
+        if not recorded() and not (std.isfinite() & (std > 0)).all():
             raise NotFiniteError("the standard deviation of the policy's actions became zero or infinite")
 
     def reset_noise(self, n_envs: int = 1) -> None:

@@ -131,13 +131,36 @@ def why_not(core: Any, name: str) -> str | None:
         return str(error)
 
 
+def recorded() -> bool:
+    """Whether PyTorch records what runs: ``torch.jit.trace``, ``torch.onnx.export``, ``torch.export``,
+    ``torch.compile``, ``make_fx``, a transform of ``torch.func``, or a mode that sees every operation.
+
+    The kernels are no operations of PyTorch, and neither is a look at a number in a tensor: in the record,
+    both would be constants.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def has_kernels(core: Any) -> bool:
+    """Whether anything but the equations of a core may run it."""
+    return type(core) in _registered and core.path != "plain"
+
+
 def chosen(core: Any) -> Implementation[Any]:
-    """The implementation that a core's ``path`` asks for, which keeps its caches from call to call.
+    """The implementation that a core's ``path`` asks for, which keeps its caches from call to call; while
+    PyTorch records what runs, the equations.
 
     Raises:
         RuntimeError: if there is none.
     """
     running: dict[str, Implementation[Any]] = core._implementations
+    if recorded():
+        return running.setdefault("plain", Plain(core))
     names = [*_registered.get(type(core), {})] if core.path == "auto" else [core.path] if core.path != "plain" else []
     reason = None
     for name in names:
