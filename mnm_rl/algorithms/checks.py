@@ -1,5 +1,7 @@
 """What can be wrong with an environment, said in words: its spaces, and what it gives in them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +12,7 @@ from gymnasium.wrappers import FlattenObservation
 from gymnasium.wrappers.vector import FlattenObservation as FlattenVectorObservation
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
+from torch.distributions import Distribution
 
 
 class TrainingDivergedError(RuntimeError):
@@ -144,3 +147,14 @@ def outside(observations: NDArray[Any], space: spaces.Space[Any]) -> int | None:
     else:
         return None
     return int(np.argwhere(wrong)[0][0]) if wrong.any() else None
+
+
+@contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Let torch's distributions not look at their numbers, where there are none to see."""
+    checked = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checked)

@@ -22,7 +22,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside
+from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside, unchecked_distributions
 from mnm_rl.algorithms.popart import PopArt
 from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
@@ -252,6 +252,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if isinstance(self.action_space, spaces.Box):
             self._check_spread()
             parameters += [self.log_std, latent_pi] if self.use_sde else [self.log_std]
+        if recorded():
+            return _unchecked(self.action_dist, *parameters)
         return self.action_dist.proba_distribution(*parameters)
 
     def _check_spread(self) -> None:
@@ -387,6 +389,16 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if any(not_finite(array) is not None for array in arrays):
             raise ValueError("state holds a NaN or an infinity")
         return make_state(like, (torch.as_tensor(a, dtype=s.dtype, device=self.device) for a, s in zip(arrays, like, strict=True)))
+
+
+def _unchecked(dist: Distribution, *parameters: Tensor) -> Distribution:
+    """The distribution with these parameters, for a record: without checks of the numbers, which it has not."""
+    with unchecked_distributions():
+        dist = dist.proba_distribution(*parameters)
+    of_torch: Any = dist.distribution
+    for part in of_torch if isinstance(of_torch, list) else [of_torch]:
+        part._validate_args = False
+    return dist
 
 
 def _too_small_for_cnn(space: spaces.Space[Any]) -> bool:

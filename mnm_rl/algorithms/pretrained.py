@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from mnm_rl import cores
 from mnm_rl._version import __version__
-from mnm_rl.algorithms.checks import check_same_spaces, check_spaces
+from mnm_rl.algorithms.checks import check_same_spaces, check_spaces, unchecked_distributions
 from mnm_rl.algorithms.copies import state_of_copy, state_to_copy
 
 FORMAT = 1
@@ -287,13 +287,8 @@ def _wanted_shapes(model: ExportableAlgorithm, may_fail: bool) -> dict[str, tupl
 @contextmanager
 def without_numbers() -> Iterator[None]:
     """Tensors made here have shapes, but neither memory nor numbers, and nothing that is random outside is drawn."""
-    checked = torch.distributions.Distribution._validate_args  # which would look at the numbers
-    torch.distributions.Distribution.set_default_validate_args(False)
-    try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.distributions.Distribution.set_default_validate_args(checked)
+    with unchecked_distributions(), torch.device("meta"), torch.random.fork_rng(devices=[]):
+        yield
 
 
 def _misfit(shapes: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str | None:
