@@ -30,6 +30,10 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 UNFINISHED = ".unfinished"
 """What the name of a file ends in while it is written."""
 
+AT_BOUNDARY = "_at_boundary"
+"""The attribute of a model in which :class:`AtomicCheckpoints` keeps whether its training ended where going on
+would begin new episodes, so that it can go on from what was saved then, to the bit."""
+
 EPISODE_VALUES = "_episode_values"
 """The attribute of a model in which :class:`EpisodeMeans` keeps its numbers, by key."""
 
@@ -125,6 +129,7 @@ class AtomicCheckpoints(BaseCallback):
         for unfinished in self.directory.glob(f"*{UNFINISHED}"):  # of a process that was killed
             unfinished.unlink(missing_ok=True)
         self._boundary = self.num_timesteps
+        vars(self.model)[AT_BOUNDARY] = False
         self._remember_episodes()
         if self.num_timesteps > 0:
             if isinstance(self.model, RecurrentOnPolicyAlgorithm):
@@ -132,10 +137,9 @@ class AtomicCheckpoints(BaseCallback):
             self._begin_episodes()
 
     def _on_rollout_start(self) -> None:
-        due = self.num_timesteps // self.interval > self._boundary // self.interval
-        if due:
+        if self._is_due():
             self.save()
-        if due or (self.num_timesteps > self._boundary and np.all(self.model._last_episode_starts)):
+        if self._is_boundary():
             self._begin_episodes()
         self._boundary, self._collecting = self.num_timesteps, True
         self._remember_episodes()
@@ -145,6 +149,17 @@ class AtomicCheckpoints(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self._collecting = False
+
+    def _on_training_end(self) -> None:
+        vars(self.model)[AT_BOUNDARY] = self._is_boundary()
+
+    def _is_due(self) -> bool:
+        return self.num_timesteps // self.interval > self._boundary // self.interval
+
+    def _is_boundary(self) -> bool:
+        """Whether the next rollout, if there is one, begins new episodes."""
+        ended = self.num_timesteps > self._boundary and np.all(self.model._last_episode_starts)
+        return self._is_due() or bool(ended)
 
     def _begin_episodes(self) -> None:
         if isinstance(self.model, RecurrentOnPolicyAlgorithm) and self.model.seed is not None:
@@ -163,7 +178,7 @@ class AtomicCheckpoints(BaseCallback):
         """
         if not distributed.is_first():
             return
-        save_atomically(self.model, self.directory / f"step-{self.model.num_timesteps:012d}.zip")
+        save_atomically(self.model, checkpoint(self.directory, self.model.num_timesteps))
         for old in checkpoints(self.directory)[: -self.keep]:
             old.unlink()
 
@@ -181,6 +196,11 @@ class AtomicCheckpoints(BaseCallback):
             vars(self.model).update(self._episodes)
             self.save()
         return self._collecting
+
+
+def checkpoint(directory: Path, steps: int) -> Path:
+    """The name of the checkpoint after so many steps."""
+    return directory / f"step-{steps:012d}.zip"
 
 
 def checkpoints(directory: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 from gymnasium.wrappers.vector import FlattenObservation as FlattenVectorObservation
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.vec_env import VecEnv
 from torch.distributions import Distribution
 
@@ -124,6 +125,44 @@ def check_same_spaces(env: VecEnv, observation_space: spaces.Space[Any], action_
     ):
         if trained != given:
             raise OtherSpacesError(f"{what} spaces do not match: {trained} != {given}")
+
+
+def made(env: Any, verbose: int = 0) -> Any:
+    """The environment of an id, or what it is given.
+
+    Raises:
+        gymnasium.error.UnregisteredEnv: if there is none of this id; the message says what may be missing.
+    """
+    try:
+        return maybe_make_env(env, verbose)
+    except gym.error.UnregisteredEnv as error:
+        first = "import envs" if str(env).startswith("mnm/") else "import the module that registers it"
+        raise type(error)(f"{error} If it was not registered: {first} first, or name the module in the id, MODULE:{env}") from None
+
+
+def checked_rewards(rewards: Any, n_envs: int, step: int) -> NDArray[Any]:
+    """The rewards of a step as an array of numbers ``[n_envs]``.
+
+    Raises:
+        TrainingDivergedError: if one is NaN or infinite; the message names the environment.
+        ValueError: if one is no number, or they are not one for each environment.
+    """
+    array = np.asarray(rewards)
+    if array.shape != (n_envs,):
+        raise ValueError(
+            f"the environments must give a reward each, [{n_envs}], and gave {list(array.shape)} at step {step:,}: {rewards!r}"
+        )
+    if array.dtype.kind not in "biuf":
+        wrong = [not isinstance(reward, SupportsFloat) for reward in array.tolist()]
+        if all(wrong):  # a text makes texts of all
+            wrong = [not str(reward).replace(".", "", 1).lstrip("-").isdecimal() for reward in array.tolist()]
+        if any(wrong) or array.dtype.kind != "O":
+            i = wrong.index(True) if any(wrong) else 0
+            raise ValueError(f"the reward of environment {i} is {array.tolist()[i]!r} at step {step:,}, and must be a number")
+        array = array.astype(np.float32)
+    if (row := not_finite(array)) is not None:
+        raise TrainingDivergedError(f"the reward of environment {row} is NaN or infinite at step {step:,}")
+    return array
 
 
 def not_finite(array: NDArray[Any]) -> int | None:

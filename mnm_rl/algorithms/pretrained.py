@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -21,7 +22,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from stable_baselines3.common import torch_layers
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -30,8 +30,9 @@ from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from mnm_rl import cores
 from mnm_rl._version import __version__
-from mnm_rl.algorithms.checks import check_same_spaces, check_spaces, unchecked_distributions
+from mnm_rl.algorithms.checks import check_same_spaces, check_spaces, made, unchecked_distributions
 from mnm_rl.algorithms.copies import state_of_copy, state_to_copy
+from mnm_rl.cores.implementations import log_once
 
 FORMAT = 1
 
@@ -66,6 +67,11 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
 
     A subclass has every hyperparameter as an argument of its constructor, and keeps it as an attribute of the same name.
     """
+
+    def __init__(self, policy: Any, env: GymEnv | str | None, *, device: torch.device | str = "auto", **arguments: Any) -> None:
+        super().__init__(policy, made(env, arguments.get("verbose", 0)), device=device, **arguments)
+        if device == "auto" and self.device.type != "cpu":
+            _announce_gpu(str(self.device), aloud=self.verbose >= 1)
 
     @classmethod
     def hyperparameters(cls) -> list[str]:
@@ -193,7 +199,7 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
             names = ", ".join(own.get(name, name) for name in sorted(missing))
             raise ValueError(f"{names} of the exported model could not be described without code; give them again")
         if env is not None:
-            env = cls._wrap_env(maybe_make_env(cast(GymEnv, env), 0))
+            env = cls._wrap_env(made(env))
             check_same_spaces(env, observation_space, action_space)
         try:
             check_spaces(observation_space, action_space)
@@ -217,6 +223,18 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         if not torch.isfinite(torch.nn.utils.parameters_to_vector(model.policy.parameters())).all():
             raise ValueError(f"{directory / 'model.safetensors'} holds weights that are NaN or infinite")
         return model
+
+
+@cache
+def _announce_gpu(device: str, aloud: bool) -> None:
+    """Say, once a process, what the choice of a GPU may cost: the user has not made it."""
+    message = (
+        f"device='auto' has picked {device}: small recurrent models with few environments are faster on the CPU, "
+        "some of them ten times; set device='cpu' to use it"
+    )
+    log_once(message)
+    if aloud:
+        print(message)
 
 
 class _DoesNotFit(ValueError):

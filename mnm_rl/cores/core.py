@@ -70,7 +70,7 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         if not recorded():
             return chosen(self).sequence(inputs, state, episode_starts)
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and has_kernels(self):
-            return _outside(self, inputs, state, episode_starts)
+            return cast(tuple[Tensor, StateT, Tensor], _outside(self, inputs, state, episode_starts))
         return self.scan(inputs, state, episode_starts)
 
     def scan(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
@@ -127,7 +127,7 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         )
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _outside(core: Any, inputs: Tensor, state: Any, episode_starts: Tensor) -> Any:
     """Run a core by its kernels between two compiled parts: they are faster than its compiled equations."""
     return chosen(core).sequence(inputs, state, episode_starts)
