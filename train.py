@@ -107,7 +107,7 @@ def main(args: Sequence[str]) -> None:
         configured, model = model, load_to_go_on(run, directory, env, options.device)
         check_unchanged(model, configured, directory)
         distributed.any_process(False)  # all have loaded it
-        if distributed.is_first():
+        if distributed.is_first() and (options.checkpoint_interval or options.total_timesteps):
             reopen(run, directory, model.num_timesteps)
     if distributed.is_first():
         size = f"{sum(p.numel() for p in model.policy.parameters()):,} parameters"
