@@ -16,7 +16,6 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -38,7 +37,9 @@ from mnm_rl.algorithms.checks import (
     TrainingDivergedError,
     check_same_spaces,
     check_spaces,
+    checked_rewards,
     flattened,
+    made,
     not_finite,
     outside,
 )
@@ -150,7 +151,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         if isinstance(path, str | Path) and Path(path).is_dir():
             raise ValueError(f"{path} is a directory: what export wrote is read by from_pretrained")
         if env is not None:
-            env = cls._wrap_env(maybe_make_env(cast(GymEnv, env), 0))
+            env = cls._wrap_env(made(env))
         saved: dict[str, Any] = {}
         try:
             saved = _saved_attributes(path)
@@ -263,7 +264,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             with failures_named(env, f"at step {self.num_timesteps:,}"):
                 new_obs, rewards, dones, infos = env.step(clipped_actions)
             self.num_timesteps += env.num_envs * distributed.world_size()
-            _check_finite(rewards, "reward", self.num_timesteps)
+            rewards = checked_rewards(rewards, env.num_envs, self.num_timesteps)
             _check_observation(new_obs, self.observation_space, self.num_timesteps)
             for i in dones.nonzero()[0].tolist():
                 if (final := infos[i].get("terminal_observation")) is not None:

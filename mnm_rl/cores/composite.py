@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import RecurrentCore
-from mnm_rl.cores.implementations import PathName, Plain, Trace
+from mnm_rl.cores.implementations import PathName, Plain, Trace, recorded
 
 Run = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """Runs the core of this number on inputs ``[..., F]``: outputs ``[..., output_size]`` and meta-loss."""
@@ -66,7 +66,8 @@ class CompositeCore(RecurrentCore[States]):
             return outputs, meta_loss
 
         outputs, meta_loss = self.wire(run, inputs)
-        self.diagnostics = cores[0].diagnostics
+        if not recorded():
+            self.diagnostics = cores[0].diagnostics
         return outputs, States(*chain.from_iterable(after)), meta_loss
 
     def trace(self, state: States, steps: int) -> Trace[States]:

@@ -31,6 +31,9 @@ class Implementation(ABC, Generic[StateT]):
     def __init__(self, core: Any) -> None:
         self.core = core
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.core,)  # a copy has caches of its own
+
     @classmethod
     def refusal(cls, core: Any) -> str | None:
         """Why it does not serve this core, in words, or None if it does."""
@@ -59,6 +62,9 @@ class Trace(Generic[StateT]):
         self.initial_state = initial_state
         self._state = initial_state
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _resumed, (self.implementation, self.initial_state, self.state())
+
     def state(self, rows: Tensor | None = None) -> StateT:
         """The state after the last step, of all environments or of those in ``rows``; a value, which later steps do not change."""
         return self._state if rows is None else type(self._state)(*(tensor[rows] for tensor in self._state))
@@ -81,6 +87,13 @@ class Trace(Generic[StateT]):
         """
         outputs, _, meta_loss = self.implementation.sequence(inputs, self.initial_state, episode_starts)
         return outputs, meta_loss
+
+
+def _resumed(implementation: Implementation[StateT], initial_state: StateT, state: StateT) -> Trace[StateT]:
+    """A copy of a trace of any kind: it goes on from the same state, and runs all steps again for their gradient."""
+    trace = Trace(implementation, initial_state)
+    trace._state = state
+    return trace
 
 
 class Plain(Implementation[StateT]):
@@ -118,13 +131,36 @@ def why_not(core: Any, name: str) -> str | None:
         return str(error)
 
 
+def recorded() -> bool:
+    """Whether PyTorch records what runs: ``torch.jit.trace``, ``torch.onnx.export``, ``torch.export``,
+    ``torch.compile``, ``make_fx``, a transform of ``torch.func``, or a mode that sees every operation.
+
+    The kernels are no operations of PyTorch, and neither is a look at a number in a tensor: in the record,
+    both would be constants.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def has_kernels(core: Any) -> bool:
+    """Whether anything but the equations of a core may run it."""
+    return type(core) in _registered and core.path != "plain"
+
+
 def chosen(core: Any) -> Implementation[Any]:
-    """The implementation that a core's ``path`` asks for, which keeps its caches from call to call.
+    """The implementation that a core's ``path`` asks for, which keeps its caches from call to call; while
+    PyTorch records what runs, the equations.
 
     Raises:
         RuntimeError: if there is none.
     """
     running: dict[str, Implementation[Any]] = core._implementations
+    if recorded():
+        return running.setdefault("plain", Plain(core))
     names = [*_registered.get(type(core), {})] if core.path == "auto" else [core.path] if core.path != "plain" else []
     reason = None
     for name in names:

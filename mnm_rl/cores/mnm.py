@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import RecurrentCore, make_state, segments
+from mnm_rl.cores.implementations import recorded
 from mnm_rl.initialization import Init, orthogonal_blocks_, scaled_inputs_
 from mnm_rl.memory import FeedbackInputs, NeuralMemory, PlainMemory, RunningMemory, WriteRuleName, recall_loss
 from mnm_rl.memory.function import write_size
@@ -166,7 +167,7 @@ class MnmCore(RecurrentCore[MnmState]):
                     sample.append(written)
         outputs: Tensor = self.output(torch.cat([torch.stack(hidden), torch.stack(read)], dim=-1))
         state = state._replace(theta=memory.theta())
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not recorded():
             written = Written(*(torch.stack(parts) for parts in zip(*sample, strict=True)))
             change = write_size(memory.last.z, memory.last.deltas, memory.last.step_sizes)
             self.diagnostics = memory_diagnostics(written, change, state.theta)
