@@ -416,7 +416,7 @@ def check_unchanged(model: RecurrentOnPolicyAlgorithm, configured: RecurrentOnPo
             continue
         before, now = getattr(model, name), getattr(configured, name)
         if name == "policy_kwargs":
-            before = OF_0_1_0 | before
+            before = dict.fromkeys(now) | OF_0_1_0 | before
         if before != now:
             raise UsageError(f"{directory / 'config.json'} was changed: the run was trained with {name} {before}, not {now}")
 

@@ -43,6 +43,7 @@ from mnm_rl.algorithms.checks import (
     not_finite,
     outside,
 )
+from mnm_rl.algorithms.earlier import policy_kwargs_of
 from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, State
 from mnm_rl.algorithms.pretrained import ExportableAlgorithm
 from mnm_rl.cores.implementations import Trace
@@ -117,6 +118,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self.rollout_buffer_class = RecurrentDictRolloutBuffer if is_dict else RecurrentRolloutBuffer
         if self.verbose >= 1:
             announce_aloud()
+        written_by = getattr(self, "mnm_rl_version", __version__)  # load has set it
+        self.policy_kwargs = policy_kwargs_of(written_by, self.policy_class, self.policy_kwargs)
         super()._setup_model()
         self._last_state = None
         self.mnm_rl_version = __version__  # goes into the file that save writes
@@ -161,6 +164,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             of_0_1_0 = "mnm_rl_version" not in saved
             if of_0_1_0:
                 _find_classes_of_version_0_1_0()
+                kwargs = {"mnm_rl_version": "0.1.0"} | kwargs
             model = super().load(path, env, device, **kwargs)
             if of_0_1_0:  # it goes on as it began
                 model.policy_kwargs = {**model.policy_kwargs, "popart": False}

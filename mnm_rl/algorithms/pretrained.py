@@ -32,6 +32,7 @@ from mnm_rl import cores
 from mnm_rl._version import __version__
 from mnm_rl.algorithms.checks import check_same_spaces, check_spaces, made, unchecked_distributions
 from mnm_rl.algorithms.copies import state_of_copy, state_to_copy
+from mnm_rl.algorithms.earlier import policy_kwargs_of
 from mnm_rl.cores.implementations import log_once
 
 FORMAT = 1
@@ -203,7 +204,9 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
             check_same_spaces(env, observation_space, action_space)
         try:
             check_spaces(observation_space, action_space)
-            arguments = algorithm | arguments | {"policy_kwargs": policy_kwargs | given}
+            written_by = str(config.get("mnm_rl"))
+            policy_kwargs = policy_kwargs_of(written_by, cls.policy_aliases[policy], policy_kwargs | given)
+            arguments = algorithm | arguments | {"policy_kwargs": policy_kwargs}
             model = cls(policy, cast(Any, env), **arguments, _init_setup_model=False)
             if env is None:
                 model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
