@@ -90,7 +90,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         super().__init__(policy, env, n_steps=n_steps, **arguments, _init_setup_model=False)
         self.normalize_advantage = normalize_advantage
         self.meta_coef = meta_coef
-        self._last_state: State | None = None
+        self._last_state = None
+        self._is_first_evaluation = False
         self._unlogged: tuple[dict[str, Any], dict[str, Any]] | None = None
         if _init_setup_model:
             self._setup_model()
@@ -119,7 +120,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model begins with new episodes: their observations go with the recurrent state, which is large.
-        new_episodes = ["_last_state", "_last_obs", "_last_episode_starts"]
+        new_episodes = ["_moment", "_last_obs", "_last_episode_starts"]
         return [*super()._excluded_save_params(), *new_episodes, "rollout_buffer_class"]
 
     @classmethod
@@ -160,7 +161,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             model = super().load(path, env, device, **kwargs)
             if of_0_1_0:  # it goes on as it began
                 model.policy_kwargs = {**model.policy_kwargs, "popart": False}
-                model.policy.normalizes_returns = False
+                model.policy.asked_popart = False
             for name, tensor in model.policy.state_dict().items():
                 if not tensor.isfinite().all():
                     raise ValueError(f"{name} of the policy is NaN or infinite")
@@ -174,6 +175,15 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             version = saved.get("mnm_rl_version", "0.1.0, or another library")
             by = f" (saved by version {version})" if saved and version != __version__ else ""
             raise ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}{by}") from error
+
+    @property
+    def _last_state(self) -> State | None:
+        """The recurrent state that ``_last_obs`` is seen in, at any moment; None for that of new episodes."""
+        return None if self._moment is None else self._moment.state()
+
+    @_last_state.setter
+    def _last_state(self, state: State | None) -> None:
+        self._moment = None if state is None else _Moment(state)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed everything random; of several processes that share the training, each in its own way, as if all environments were
@@ -238,53 +248,58 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         if self._last_state is None:
             self._last_state = self.policy.initial_state(env.num_envs)
         self.rollout_buffer.trace = None  # its memory serves the next one
-        trace = self.rollout_buffer.trace = self.policy.core.trace(self._last_state, n_rollout_steps)
+        trace = self.rollout_buffer.trace = self.policy.trace(self._last_state, n_rollout_steps)
         if self.use_sde:
             self._reset_noise()
 
-        for n_steps in range(n_rollout_steps):
-            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self._reset_noise()
-            with torch.no_grad(), self._divergence_named():
-                obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
-                actions_tensor, values, log_probs = self.policy.step(obs_tensor, trace, self._episode_starts_tensor())
-            actions = actions_tensor.cpu().numpy()
+        now: Any = self._last_obs, self._last_episode_starts, _Moment(trace)
+        try:
+            for n_steps in range(n_rollout_steps):
+                self._last_obs, self._last_episode_starts, self._moment = now
+                if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                    self._reset_noise()
+                with torch.no_grad(), self._divergence_named():
+                    obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
+                    actions_tensor, values, log_probs = self.policy.step(obs_tensor, trace, self._episode_starts_tensor())
+                actions = actions_tensor.cpu().numpy()
 
-            clipped_actions = actions
-            if isinstance(self.action_space, spaces.Box):
-                if self.policy.squash_output:
-                    clipped_actions = self.policy.unscale_action(clipped_actions)
-                else:
-                    clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
+                clipped_actions = actions
+                if isinstance(self.action_space, spaces.Box):
+                    if self.policy.squash_output:
+                        clipped_actions = self.policy.unscale_action(clipped_actions)
+                    else:
+                        clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
 
-            with failures_named(env, f"at step {self.num_timesteps:,}"):
-                new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self.num_timesteps += env.num_envs * distributed.world_size()
-            _check_finite(rewards, "reward", self.num_timesteps)
-            _check_observation(new_obs, self.observation_space, self.num_timesteps)
-            for i in dones.nonzero()[0].tolist():
-                if (final := infos[i].get("terminal_observation")) is not None:
-                    _check_observation(_batch_of_one(final), self.observation_space, self.num_timesteps, "final observation", i)
+                with failures_named(env, f"at step {self.num_timesteps:,}"):
+                    new_obs, rewards, dones, infos = env.step(clipped_actions)
+                now = new_obs, dones, _Moment(trace, n_steps + 1)
+                self.num_timesteps += env.num_envs * distributed.world_size()
+                _check_finite(rewards, "reward", self.num_timesteps)
+                _check_observation(new_obs, self.observation_space, self.num_timesteps)
+                for i in dones.nonzero()[0].tolist():
+                    if (final := infos[i].get("terminal_observation")) is not None:
+                        _check_observation(_batch_of_one(final), self.observation_space, self.num_timesteps, "final observation", i)
 
-            callback.update_locals(locals())
-            if not callback.on_step():
-                self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, trace.state()  # type: ignore[assignment]
-                return False
-            self._update_info_buffer(infos, dones)
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    return False
+                self._update_info_buffer(infos, dones)
 
-            rewards = self._bootstrap_truncated(rewards, dones, infos, trace)
-            rollout_buffer.add(
-                cast(Any, self._last_obs),
-                actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
-                rewards,
-                cast(Any, self._last_episode_starts),
-                values,
-                log_probs,
-            )
-            self._last_obs = new_obs  # type: ignore[assignment]
-            self._last_episode_starts = dones
+                rewards = self._bootstrap_truncated(rewards, dones, infos, trace)
+                rollout_buffer.add(
+                    cast(Any, self._last_obs),
+                    actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
+                    rewards,
+                    cast(Any, self._last_episode_starts),
+                    values,
+                    log_probs,
+                )
+        finally:
+            # Whatever interrupts a rollout, learning goes on from where the environments are.
+            self._last_obs, self._last_episode_starts, moment = now
+            self._last_state = moment.state()
 
-        self._last_state = state = trace.state()
+        state = self._last_state
         with torch.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, self._episode_starts_tensor())  # type: ignore[arg-type]
         with np.errstate(all="ignore"):  # what overflows is named when it reaches the loss
@@ -337,9 +352,12 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().squeeze(-1)
         with self._divergence_named():
-            values, log_prob, entropy, meta_loss = self.policy.evaluate_actions(
+            values, log_prob, entropy, meta_loss = self.policy.evaluate(
                 rollout.observations, actions, rollout.initial_state, rollout.episode_starts, rollout.trace
             )
+        if self._is_first_evaluation:
+            self._is_first_evaluation = False
+            self.policy.compare(rollout.log_prob, log_prob)
         return values, log_prob, -log_prob if entropy is None else entropy, meta_loss
 
     def _begin_update(self) -> RolloutSequence:
@@ -348,19 +366,20 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         rollout = self.rollout_buffer.sequence()
         self.policy.take_in_returns(rollout.returns)
+        self._is_first_evaluation = True
         return rollout
 
     def _scaled(self, advantages: Tensor) -> Tensor:
         """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage`` (one alone stays as it is), or else in
         units of the standard deviation of the returns, where the policy normalizes these (Hessel et al. 2019)."""
         if not self.normalize_advantage or advantages.numel() * distributed.world_size() == 1:
-            return advantages / self.policy.popart.std
+            return advantages / self.policy.return_std
         mean, std = distributed.mean_and_std(advantages)
         return (advantages - mean) / (std + 1e-8)
 
     def _value_loss(self, returns: Tensor, values: Tensor) -> Tensor:
         """Mean squared error, in units of the standard deviation of the returns where the policy normalizes these."""
-        std = self.policy.popart.std
+        std = self.policy.return_std
         return F.mse_loss(returns / std, values / std)  # not divided later: squares of what is large overflow
 
     def _loss(self, losses: dict[str, Tensor]) -> Tensor:
@@ -437,6 +456,19 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         """
         name = tb_log_name or type(self).__name__
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+
+class _Moment:
+    """The recurrent state at a moment: after some steps of a trace, or a state itself. A copy of it is the latter."""
+
+    def __init__(self, origin: Trace[Any] | State, steps: int = 0) -> None:
+        self._origin, self._steps = origin, steps
+
+    def state(self) -> State:
+        return cast(State, self._origin.state_after(self._steps) if isinstance(self._origin, Trace) else self._origin)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Moment, (self.state(),)
 
 
 def _batch_of_one(observation: Any) -> Any:

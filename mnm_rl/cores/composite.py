@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import RecurrentCore
-from mnm_rl.cores.implementations import PathName, Plain, Trace
+from mnm_rl.cores.implementations import PathName, Plain, Trace, hooked
 
 Run = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """Runs the core of this number on inputs ``[..., F]``: outputs ``[..., output_size]`` and meta-loss."""
@@ -70,7 +70,7 @@ class CompositeCore(RecurrentCore[States]):
         return outputs, States(*chain.from_iterable(after)), meta_loss
 
     def trace(self, state: States, steps: int) -> Trace[States]:
-        return CompositeTrace(self, state, steps)
+        return Trace(Plain(self), state) if hooked(self) else CompositeTrace(self, state, steps)
 
     def _all(self) -> list[RecurrentCore[Any]]:
         return [*self.cores]
@@ -105,6 +105,13 @@ class CompositeTrace(Trace[States]):
 
     def state(self, rows: Tensor | None = None) -> States:
         return States(*chain.from_iterable(trace.state(rows) for trace in self.traces))
+
+    def state_after(self, steps: int) -> States:
+        return States(*chain.from_iterable(trace.state_after(steps) for trace in self.traces))
+
+    def go_to(self, state: States) -> None:
+        for trace, part in zip(self.traces, self.core.parts(state), strict=True):
+            trace.go_to(part)
 
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from functools import cache
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
 PathName = Literal["auto", "fused", "reversible", "plain"]
@@ -52,22 +54,33 @@ class Trace(Generic[StateT]):
 
     Attributes:
         initial_state: the state before the first step.
+        t: steps so far.
     """
 
     def __init__(self, implementation: Implementation[StateT], initial_state: StateT) -> None:
         self.implementation = implementation
         self.initial_state = initial_state
-        self._state = initial_state
+        self.t = 0
+        self._state = self._before = initial_state
 
     def state(self, rows: Tensor | None = None) -> StateT:
         """The state after the last step, of all environments or of those in ``rows``; a value, which later steps do not change."""
         return self._state if rows is None else type(self._state)(*(tensor[rows] for tensor in self._state))
 
+    def state_after(self, steps: int) -> StateT:
+        """The state after so many steps: all of them, or all but the last, which may have been interrupted."""
+        return self._before if steps == self.t - 1 else self.state()
+
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
         """One step: inputs ``[B, F]`` and episode starts ``[B]`` to outputs ``[B, output_size]``."""
-        outputs, self._state, _ = self.implementation.sequence(x.unsqueeze(0), self._state, episode_starts.unsqueeze(0))
-        return outputs[0]
+        outputs, state, _ = self.implementation.core(x.unsqueeze(0), self._state, episode_starts.unsqueeze(0))
+        self.go_to(state)
+        return cast(Tensor, outputs[0])
+
+    def go_to(self, state: StateT) -> None:
+        """Take a step that was made elsewhere, and led to this state."""
+        self._before, self._state, self.t = self._state, state, self.t + 1
 
     def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:
         """All steps once more, with gradient; those that were kept are not computed again.
@@ -79,7 +92,7 @@ class Trace(Generic[StateT]):
         Returns:
             outputs ``[T, B, output_size]`` and meta-loss ``[T, B]``.
         """
-        outputs, _, meta_loss = self.implementation.sequence(inputs, self.initial_state, episode_starts)
+        outputs, _, meta_loss = self.implementation.core(inputs, self.initial_state, episode_starts)
         return outputs, meta_loss
 
 
@@ -96,6 +109,10 @@ class Plain(Implementation[StateT]):
 _registered: dict[type[Any], dict[str, Callable[[], type[Implementation[Any]]]]] = {}
 
 
+_equations: dict[type[Any], dict[str, Any]] = {}
+"""The methods of the classes that have implementations, as they were when these were made known."""
+
+
 def register(core_class: type[nn.Module], name: str, load: Callable[[], type[Implementation[Any]]]) -> None:
     """Make an implementation known to all cores of exactly this class; those registered first are preferred.
 
@@ -105,6 +122,7 @@ def register(core_class: type[nn.Module], name: str, load: Callable[[], type[Imp
         load: gives it; called when it is first needed. If it raises ImportError, its message is the reason why it is not to be had.
     """
     _registered.setdefault(core_class, {})[name] = load
+    _equations.setdefault(core_class, {key: getattr(core_class, key) for key in _methods(core_class)})  # type: ignore[arg-type]
 
 
 def why_not(core: Any, name: str) -> str | None:
@@ -112,10 +130,68 @@ def why_not(core: Any, name: str) -> str | None:
     load = _registered.get(type(core), {}).get(name)
     if load is None:
         return f"there is no {name} path for {type(core).__name__}"
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+        return "the core is being traced or exported"
     try:
-        return load().refusal(core)
+        return changed(core) or load().refusal(core)
     except ImportError as error:
         return str(error)
+
+
+def parts(module: nn.Module) -> list[nn.Module]:
+    """A module and all modules in it: what ``modules()`` gives, in a fraction of its time."""
+    found = [module]
+    for part in found:  # which grows
+        found += [child for child in part._modules.values() if child is not None]
+    return found
+
+
+def tensors(module: nn.Module) -> list[Tensor]:
+    """All parameters and buffers."""
+    return [
+        tensor
+        for part in parts(module)
+        for table in (part._parameters, part._buffers)
+        for tensor in table.values()
+        if tensor is not None
+    ]
+
+
+@cache
+def _methods(kind: type[nn.Module]) -> frozenset[str]:
+    """The names of the methods that a class adds to those of PyTorch's modules, and of ``forward`` and ``__call__``."""
+    return frozenset(name for name in dir(kind) if callable(getattr(kind, name)) and name not in _OF_EVERY_MODULE)
+
+
+_OF_EVERY_MODULE = {*vars(nn.Module), *vars(object)} - {"forward", "__call__"}
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a call of this module runs more than its ``forward``, or another one than that of its class."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        or not _methods(type(module)).isdisjoint(vars(module))  # type: ignore[arg-type]
+    )
+
+
+_KNOWN = {nn.Linear, nn.LSTMCell, nn.GRUCell}
+
+
+def changed(core: nn.Module) -> str | None:
+    """What of a core's equations has been replaced from outside, in words, or None: other implementations would not see it."""
+    if any(getattr(type(core), name) != method for name, method in _equations.get(type(core), {}).items()):
+        return f"a method of {type(core).__name__} was replaced"
+    for part in parts(core):
+        kind = type(part)
+        if hooked(part):
+            return f"a hook or a method of its {kind.__name__} was set from outside"
+        if kind not in _KNOWN and not kind.__module__.startswith("mnm_rl."):
+            return f"its {kind.__name__} is none of the library's"
+    return None
 
 
 def chosen(core: Any) -> Implementation[Any]:
@@ -140,8 +216,8 @@ def chosen(core: Any) -> Implementation[Any]:
 _logged: set[str] = set()
 
 
-def log_once(message: str) -> None:
+def log_once(message: str, level: int = logging.INFO) -> None:
     """Log a line, but not again in this process."""
     if message not in _logged:
         _logged.add(message)
-        logging.getLogger("mnm_rl").info(message)
+        logging.getLogger("mnm_rl").log(level, message)
