@@ -82,6 +82,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     """
 
     core_class: type[RecurrentCore[Any]]
+    _last_like: tuple[tuple[Any, ...], State] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -529,10 +530,11 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return observation
 
     def _checked_state(self, state: tuple[NDArray[Any], ...] | None, n_envs: int) -> State:
-        with torch.no_grad():
-            like: State = self.actor_core.initial_state(n_envs if state is None else 1)
+        core = self.actor_core
         if state is None:
-            return like
+            with torch.no_grad():
+                return cast(State, core.initial_state(n_envs))
+        like = self._state_like()
         arrays = [np.asarray(part) for part in (state if isinstance(state, tuple | list) else [state])]
         wanted = [(n_envs, *part.shape[1:]) for part in like]
         if [array.shape for array in arrays] != wanted or any(array.dtype.kind != "f" for array in arrays):
@@ -543,7 +545,19 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             )
         if any(not_finite(array) is not None for array in arrays):
             raise ValueError("state holds a NaN or an infinity")
-        return make_state(like, (torch.as_tensor(a, dtype=s.dtype, device=s.device) for a, s in zip(arrays, like, strict=True)))
+        parts = (torch.from_numpy(array) for array in arrays)
+        return make_state(like, (p if p.dtype == s.dtype and s.is_cpu else p.to(s) for p, s in zip(parts, like, strict=True)))
+
+    def _state_like(self) -> State:
+        """A state of no environments, made anew only if the actor's core or its numbers are of another kind than before."""
+        core = self.actor_core
+        first = next(core.parameters(), None)
+        kind = (core,) if first is None else (core, first.dtype, first.device)
+        if self._last_like is None or self._last_like[0] != kind:
+            with torch.no_grad():
+                one = core.initial_state(1)
+            self._last_like = kind, make_state(one, (part.new_empty((0, *part.shape[1:])) for part in one))
+        return self._last_like[1]
 
 
 _METHODS = {

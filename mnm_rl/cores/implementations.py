@@ -168,13 +168,17 @@ _OF_EVERY_MODULE = {*vars(nn.Module), *vars(object)} - {"forward", "__call__"}
 
 def hooked(module: nn.Module) -> bool:
     """Whether a call of this module runs more than its ``forward``, or another one than that of its class."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
-        or not _methods(type(module)).isdisjoint(vars(module))  # type: ignore[arg-type]
+    return bool(_hooked(module) or torch_module._has_any_global_hook())  # type: ignore[no-untyped-call]
+
+
+def _hooked(module: nn.Module) -> Any:
+    own = vars(module)
+    return (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or not _methods(type(module)).isdisjoint(own)  # type: ignore[arg-type]
     )
 
 
@@ -185,9 +189,11 @@ def changed(core: nn.Module) -> str | None:
     """What of a core's equations has been replaced from outside, in words, or None: other implementations would not see it."""
     if any(getattr(type(core), name) != method for name, method in _equations.get(type(core), {}).items()):
         return f"a method of {type(core).__name__} was replaced"
+    if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
+        return "a hook hangs on all modules"
     for part in parts(core):
         kind = type(part)
-        if hooked(part):
+        if _hooked(part):
             return f"a hook or a method of its {kind.__name__} was set from outside"
         if kind not in _KNOWN and not kind.__module__.startswith("mnm_rl."):
             return f"its {kind.__name__} is none of the library's"

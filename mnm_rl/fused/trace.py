@@ -38,10 +38,10 @@ class FusedCore(Implementation[StateT]):
 
     @classmethod
     def refusal(cls, core: Any) -> str | None:
-        first, *others = tensors(core)
-        if first.device.type != "cpu" or any(tensor.device != first.device for tensor in others):
+        kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors(core)}
+        if any(device != "cpu" for device, _ in kinds):
             return "the fused path is for CPUs"
-        if first.dtype not in (torch.float32, torch.float64) or any(tensor.dtype != first.dtype for tensor in others):
+        if not kinds <= {("cpu", torch.float32)} and not kinds <= {("cpu", torch.float64)}:
             return "the fused path is for float32 and float64"
         return None
 
