@@ -162,7 +162,7 @@ def test_steps_leave_nothing_behind_for_one_another() -> None:
         assert torch.equal(again[0], kept)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")
 def test_what_is_traced_or_exported_is_no_constant() -> None:
     core = LstmCore(3, 5)
 

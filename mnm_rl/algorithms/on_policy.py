@@ -7,6 +7,8 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
+from numbers import Number
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, Self, cast
@@ -106,12 +108,19 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         check_spaces(env.observation_space, env.action_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name in self.policy_aliases:
+            return self.policy_aliases[policy_name]
+        lower = {name.lower(): name for name in self.policy_aliases}
+        near = [lower[name] for name in get_close_matches(policy_name.lower(), lower, n=1)]
+        meant = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"there is no policy {policy_name!r}{meant} There are {', '.join(self.policy_aliases)}, and classes")
+
     def _setup_model(self) -> None:
         if not issubclass(self.policy_class, RecurrentActorCriticPolicy):
             names = ", ".join(self.policy_aliases)
-            raise ValueError(
-                f"{type(self).__name__} needs a recurrent policy ({names}, or your own), not {self.policy_class.__name__}"
-            )
+            other = f"{self.policy_class.__module__}.{self.policy_class.__qualname__}"
+            raise ValueError(f"{type(self).__name__} needs a recurrent policy of mnm_rl ({names}, or your own), not {other}")
         is_dict = isinstance(self.observation_space, spaces.Dict)
         self.rollout_buffer_class = RecurrentDictRolloutBuffer if is_dict else RecurrentRolloutBuffer
         super()._setup_model()
@@ -152,6 +161,11 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         saved: dict[str, Any] = {}
         try:
             saved = _saved_attributes(path)
+            if (library := _other_library(saved)) is not None:
+                raise ValueError(
+                    f"{library} saved it, whose networks have other parts: load it there, or train a model here, where arguments "
+                    "and policies of the same names mean the same"
+                )
             if env is not None:
                 both = json.dumps({name: saved[name] for name in ("observation_space", "action_space")})
                 check_same_spaces(env, **json_to_data(both, kwargs.get("custom_objects")))
@@ -173,7 +187,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 raise  # there is no such file, or it must not be read
             reason = shorten(str(error), 300) or type(error).__name__
             version = saved.get("mnm_rl_version", "0.1.0, or another library")
-            by = f" (saved by version {version})" if saved and version != __version__ else ""
+            told = not saved or version == __version__ or _other_library(saved) is not None
+            by = "" if told else f" (saved by version {version})"
             raise ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}{by}") from error
 
     @property
@@ -491,6 +506,9 @@ def _check_observation(
 
 
 def _check_finite(array: NDArray[Any], what: str, step: int, first_env: int = 0) -> None:
+    if array.dtype == object:  # of what is no number, such as None
+        row = next((i for i, part in enumerate(array) if not isinstance(part, Number)), 0)
+        raise ValueError(f"the {what} of environment {first_env + row} is no number at step {step:,}: {array[row]!r}")
     if (row := not_finite(array)) is not None:
         raise TrainingDivergedError(f"the {what} of environment {first_env + row} is NaN or infinite at step {step:,}")
 
@@ -506,6 +524,13 @@ def _saved_attributes(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
     finally:
         if isinstance(path, str | Path):
             file.close()
+
+
+def _other_library(saved: dict[str, Any]) -> str | None:
+    """Which of the libraries whose files look like ours has saved these attributes, or None if that was this one."""
+    policy_class = saved.get("policy_class")
+    library = str(policy_class.get("__module__")).split(".")[0] if isinstance(policy_class, dict) else None
+    return library if library in ("stable_baselines3", "sb3_contrib") else None
 
 
 def _find_classes_of_version_0_1_0() -> None:
