@@ -507,8 +507,8 @@ def _check_observation(
 
 def _check_finite(array: NDArray[Any], what: str, step: int, first_env: int = 0) -> None:
     if array.dtype == object:  # of what is no number, such as None
-        row = next((i for i, part in enumerate(array) if not isinstance(part, Number)), 0)
-        raise ValueError(f"the {what} of environment {first_env + row} is no number at step {step:,}: {array[row]!r}")
+        i = next((i for i, part in enumerate(array) if not isinstance(part, Number)), 0)
+        raise ValueError(f"the {what} of environment {first_env + i} is no number at step {step:,}: {array[i]!r}")
     if (row := not_finite(array)) is not None:
         raise TrainingDivergedError(f"the {what} of environment {first_env + row} is NaN or infinite at step {step:,}")
 

@@ -497,12 +497,13 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if any(part.training for part in parts(self)):
             self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(self._checked_observation(observation))
-        B = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
+        any_obs = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        B = len(any_obs)
         starts = np.zeros(B, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(-1)
         if len(starts) != B:
             raise ValueError(f"episode_start must have one entry for each of the {B} observations, got {len(starts)}")
         with torch.no_grad():
-            starts_tensor = torch.as_tensor(starts, device=self.device)
+            starts_tensor = torch.from_numpy(starts).to(any_obs.device)
             actions, new_state = self._predict(obs, self._checked_state(state, B), starts_tensor, deterministic)
         shape = cast(tuple[int, ...], self.action_space.shape)
         out: NDArray[Any] = actions.cpu().numpy().reshape((-1, *shape))

@@ -26,9 +26,11 @@ class Implementation(ABC, Generic[StateT]):
     Attributes:
         name: what :attr:`RecurrentCore.path` calls it.
         core: the core.
+        situation: that of the core (see :func:`situation`) when it was last found to serve.
     """
 
     name: ClassVar[str]
+    situation: list[Any] | None = None
 
     def __init__(self, core: Any) -> None:
         self.core = core
@@ -109,8 +111,9 @@ class Plain(Implementation[StateT]):
 _registered: dict[type[Any], dict[str, Callable[[], type[Implementation[Any]]]]] = {}
 
 
+_EQUATIONS = "__call__", "forward", "initial_state", "step", "scan", "reset"
 _equations: dict[type[Any], dict[str, Any]] = {}
-"""The methods of the classes that have implementations, as they were when these were made known."""
+"""These methods of the classes that have implementations, as they were when these were made known."""
 
 
 def register(core_class: type[nn.Module], name: str, load: Callable[[], type[Implementation[Any]]]) -> None:
@@ -122,7 +125,7 @@ def register(core_class: type[nn.Module], name: str, load: Callable[[], type[Imp
         load: gives it; called when it is first needed. If it raises ImportError, its message is the reason why it is not to be had.
     """
     _registered.setdefault(core_class, {})[name] = load
-    _equations.setdefault(core_class, {key: getattr(core_class, key) for key in _methods(core_class)})  # type: ignore[arg-type]
+    _equations.setdefault(core_class, {key: getattr(core_class, key) for key in _EQUATIONS})
 
 
 def why_not(core: Any, name: str) -> str | None:
@@ -187,7 +190,7 @@ _KNOWN = {nn.Linear, nn.LSTMCell, nn.GRUCell}
 
 def changed(core: nn.Module) -> str | None:
     """What of a core's equations has been replaced from outside, in words, or None: other implementations would not see it."""
-    if any(getattr(type(core), name) != method for name, method in _equations.get(type(core), {}).items()):
+    if any(getattr(type(core), name) is not method for name, method in _equations.get(type(core), {}).items()):
         return f"a method of {type(core).__name__} was replaced"
     if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return "a hook hangs on all modules"
@@ -200,6 +203,36 @@ def changed(core: nn.Module) -> str | None:
     return None
 
 
+def situation(core: nn.Module) -> list[Any]:
+    """All that implementations look at beside the numbers in the tensors: where two are equal, they serve or refuse alike, and
+    have read the same settings. It takes a fraction of the time of asking them."""
+    found: list[Any] = [
+        torch_module._has_any_global_hook(),  # type: ignore[no-untyped-call]
+        torch._C._get_tracing_state() is not None or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export(),
+    ]
+    found += [getattr(type(core), name) for name in _equations.get(type(core), ())]
+    for part in parts(core):
+        own, kind = vars(part), type(part)
+        found += kind, bool(_hooked(part))
+        if not kind.__module__.startswith("torch."):
+            found += [value for value in own.values() if type(value) in (int, float, bool, str)]
+        found += [
+            (tensor.dtype, tensor.device)
+            for table in (own["_parameters"], own["_buffers"])
+            for tensor in table.values()
+            if tensor is not None
+        ]
+    return found
+
+
+def _loads(core_class: type[Any], name: str) -> bool:
+    try:
+        _registered[core_class][name]()
+    except ImportError:
+        return False
+    return True
+
+
 def chosen(core: Any) -> Implementation[Any]:
     """The implementation that a core's ``path`` asks for, which keeps its caches from call to call.
 
@@ -207,12 +240,16 @@ def chosen(core: Any) -> Implementation[Any]:
         RuntimeError: if there is none.
     """
     running: dict[str, Implementation[Any]] = core._implementations
+    now = situation(core)
     names = [*_registered.get(type(core), {})] if core.path == "auto" else [core.path] if core.path != "plain" else []
     reason = None
     for name in names:
+        if name in running and running[name].situation == now and _loads(type(core), name):
+            return running[name]
         if (reason := why_not(core, name)) is None:
             if name not in running:
                 running[name] = _registered[type(core)][name]()(core)
+            running[name].situation = now
             return running[name]
     if names and core.path != "auto":
         raise RuntimeError(f"path={core.path!r} is not possible: {reason}")

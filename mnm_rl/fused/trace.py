@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mnm_rl.cores.core import RecurrentCore, StateT, make_state
-from mnm_rl.cores.implementations import Implementation, Trace, chosen, log_once, parts, tensors
+from mnm_rl.cores.implementations import Implementation, Trace, chosen, log_once, tensors
 from mnm_rl.fused.arena import Arena, Array
 
 
@@ -80,7 +80,7 @@ class _SingleStep:
     """One step without gradient, in the same memory each time: to make that anew takes longer than the step."""
 
     def __init__(self, implementation: FusedCore[Any], state: Any) -> None:
-        self.settings = _settings(implementation.core)
+        self.situation = implementation.situation
         self.trace = implementation.trace_class(implementation, state, 1)
         _, self.meta_loss, *rows = self.trace.results()
         self.rows = [(i, cast(Tensor, row)) for i, row in enumerate(rows) if row is not state[i]]
@@ -88,11 +88,10 @@ class _SingleStep:
 
     def serves(self, state: Any) -> bool:
         """Whether it would give what a new one gives."""
-        core = self.trace.core
         return (
-            all(state[i].shape == row.shape and state[i].dtype == row.dtype for i, row in self.rows)
-            and _settings(core) == self.settings
-            and same(self.trace._copies, tensors(core))
+            self.situation == self.trace.implementation.situation
+            and all(state[i].shape == row.shape and state[i].dtype == row.dtype for i, row in self.rows)
+            and same(self.trace._copies, tensors(self.trace.core))
         )
 
     def __call__(self, inputs: Tensor, state: Any, episode_starts: Tensor) -> tuple[Tensor, Any, Tensor]:
@@ -107,16 +106,6 @@ class _SingleStep:
         for i, row in self.rows:
             after[i] = row.clone(memory_format=torch.contiguous_format)
         return outputs, make_state(state, after), meta_loss
-
-
-def _settings(core: Any) -> list[Any]:
-    """What a trace may have read of a core beside its tensors: all numbers, texts and truths in our modules, and what they are."""
-    found: list[Any] = []
-    for part in parts(core):
-        if not type(part).__module__.startswith("torch."):
-            found.append(part)
-            found += [value for value in vars(part).values() if type(value) in (int, float, bool, str)]
-    return found
 
 
 _memcmp = (ctypes.cdll.msvcrt if os.name == "nt" else ctypes.CDLL(None)).memcmp  # type: ignore[attr-defined,unused-ignore]
