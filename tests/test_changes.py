@@ -102,6 +102,7 @@ def test_the_next_step_sees_a_change(name: str, how: str) -> None:
         for t in range(6):
             if t == 3:
                 CHANGES[how](tensors(core)[k], core)
+                trace.look()
             plain = copy.deepcopy(core)
             plain.path = "plain"
             with torch.no_grad():

@@ -130,8 +130,9 @@ def test_a_copy_in_the_middle_of_a_rollout_is_of_one_moment(make: Any) -> None:
         torch.testing.assert_close(tuple(state), tuple(expected), **ROUNDING)
 
 
+@pytest.mark.parametrize("how", ["set_parameters", "load_from_vector", ".data"])
 @pytest.mark.parametrize("name", ["lstm", "mnm-p", "mnm-g, another for the critic", "salu", "retroactive", "rnn"])
-def test_parameters_that_a_callback_sets_act_from_the_next_step_on(make: Any, name: str) -> None:
+def test_parameters_that_a_callback_sets_act_from_the_next_step_on(make: Any, name: str, how: str) -> None:
     model = make(name, Recorder(), n_steps=N_STEPS, learning_rate=0.0)
     other = make(name, Recorder(), seed=1)
     before = {key: part.clone() for key, part in model.policy.state_dict().items()}
@@ -139,7 +140,13 @@ def test_parameters_that_a_callback_sets_act_from_the_next_step_on(make: Any, na
     class Set(BaseCallback):
         def _on_step(self) -> bool:
             if self.n_calls == 3:
-                self.model.set_parameters(other.get_parameters(), device="cpu")
+                if how == "set_parameters":
+                    self.model.set_parameters(other.get_parameters(), device="cpu")
+                elif how == "load_from_vector":
+                    self.model.policy.load_from_vector(other.policy.parameters_to_vector())
+                else:
+                    for p, q in zip(self.model.policy.parameters(), other.policy.parameters(), strict=True):
+                        p.data.copy_(q.data)
             return True
 
         def _on_rollout_end(self) -> None:

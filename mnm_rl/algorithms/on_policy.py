@@ -20,7 +20,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import json_to_data, open_path
@@ -298,6 +298,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 callback.update_locals(locals())
                 if not callback.on_step():
                     return False
+                if not _does_nothing(callback):
+                    trace.look()
                 self._update_info_buffer(infos, dones)
 
                 rewards = self._bootstrap_truncated(rewards, dones, infos, trace)
@@ -471,6 +473,13 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         """
         name = tb_log_name or type(self).__name__
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+
+def _does_nothing(callback: BaseCallback) -> bool:
+    """Whether a callback is what Stable-Baselines3 makes of none."""
+    return (isinstance(callback, ConvertCallback) and callback.callback is None) or (
+        type(callback) is CallbackList and all(map(_does_nothing, callback.callbacks))
+    )
 
 
 class _Moment:

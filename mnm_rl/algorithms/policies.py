@@ -263,7 +263,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             return self._act(trace.step(self._features(obs, len(episode_starts)), episode_starts))
         what = "actions, values, log-probabilities and the new state"
         actions, values, log_prob, state = self._returned("forward", self(obs, trace.state(), episode_starts), 4, what)
-        trace.go_to(state)
+        trace.go_to(make_state(trace.initial_state, state))
         return actions, values, log_prob
 
     def _returned(self, method: str, results: Any, n: int, what: str) -> Any:

@@ -109,6 +109,10 @@ class CompositeTrace(Trace[States]):
     def state_after(self, steps: int) -> States:
         return States(*chain.from_iterable(trace.state_after(steps) for trace in self.traces))
 
+    def look(self) -> None:
+        for trace in self.traces:
+            trace.look()
+
     def go_to(self, state: States) -> None:
         for trace, part in zip(self.traces, self.core.parts(state), strict=True):
             trace.go_to(part)

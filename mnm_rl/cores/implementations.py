@@ -80,6 +80,9 @@ class Trace(Generic[StateT]):
         self.go_to(state)
         return cast(Tensor, outputs[0])
 
+    def look(self) -> None:
+        """Look for changes of the core to the last bit, after code of others has run; a step sees those that PyTorch counts."""
+
     def go_to(self, state: StateT) -> None:
         """Take a step that was made elsewhere, and led to this state."""
         self._before, self._state, self.t = self._state, state, self.t + 1

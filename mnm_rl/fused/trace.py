@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mnm_rl.cores.core import RecurrentCore, StateT, make_state
-from mnm_rl.cores.implementations import Implementation, Trace, chosen, log_once, tensors
+from mnm_rl.cores.implementations import Implementation, Trace, chosen, hooked, log_once, parts, tensors
 from mnm_rl.fused.arena import Arena, Array
 
 
@@ -108,6 +108,15 @@ class _SingleStep:
         return outputs, make_state(state, after), meta_loss
 
 
+def _watched(core: Any) -> list[Any]:
+    """What changes with nearly all that may happen to a core, in microseconds: which tensors it has, where they are and how often
+    PyTorch has changed them; and the hooks on its modules."""
+    found: list[Any] = [core.path, hooked(core)]
+    found += [x for tensor in tensors(core) for x in (id(tensor), tensor._version, tensor.data_ptr())]
+    found += [bool(part._forward_hooks or part._forward_pre_hooks) for part in parts(core)]
+    return found
+
+
 _memcmp = (ctypes.cdll.msvcrt if os.name == "nt" else ctypes.CDLL(None)).memcmp  # type: ignore[attr-defined,unused-ignore]
 _memcmp.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 
@@ -155,7 +164,7 @@ class FusedTrace(Trace[StateT]):
         if any(tensor.dtype != self.parameters[0].dtype for tensor in state):
             raise ValueError(f"the state must be in {self.parameters[0].dtype}, as the core is, not {state[0].dtype}")
         self._copies, self.weights = implementation.packed(self.parameters)
-        self._left = False
+        self._left, self._watched = False, _watched(self.core)
         self.D, self.B = self.core.hidden_size, len(state[0])
         self.dtype = state[0].detach().numpy().dtype
         self.episode_starts = np.zeros((steps, self.B), dtype=bool)
@@ -234,13 +243,20 @@ class FusedTrace(Trace[StateT]):
         self.episode_starts[self.t - T : self.t] = episode_starts.numpy()
         return self.run_kernels(self.t - T, self.t)
 
-    @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
-        if not self._left and self._changed():
-            self._leave()
+        if not self._left and _watched(self.core) != self._watched:
+            self.look()
         if self._left:
             return super().step(x, episode_starts)
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.step(x, episode_starts)
         return self.outputs(self.run(x.unsqueeze(0), episode_starts.unsqueeze(0)))[0]
+
+    def look(self) -> None:
+        if not self._left and self._changed():
+            self._leave()
+        self._watched = _watched(self.core)
 
     def go_to(self, state: StateT) -> None:
         if not self._left:
