@@ -203,7 +203,11 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def _own(self, *methods: str) -> bool:
         """Whether these methods are the library's own, and overridden neither in a class nor on this policy."""
-        return all(name not in self.__dict__ and getattr(type(self), name) is _METHODS[name] for name in methods)
+        own, kind = self.__dict__, type(self)
+        for name in methods:  # noqa: SIM110  (at every step: all(...) takes twice as long)
+            if name in own or getattr(kind, name) is not _METHODS[name]:
+                return False
+        return True
 
     @property
     def _acts_as_built(self) -> bool:
