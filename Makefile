@@ -1,5 +1,6 @@
 # make train   train an agent on the maze, evaluate it, show the result   (make train ARGS="mnm-g --env mnm/MazeSmall-v0 --seed 1")
 # make test    formatter, linter, type checker, tests, documentation
+# make browser   installs Chromium, as root on Debian or Ubuntu, for those tests of reports that look at one
 # make docs    the documentation with the API reference, in site/
 # make bench   throughput and memory beside the alternatives, for about half an hour (make bench ARGS="--json FILE --plot FILE")
 # All make the virtual environment .venv first, with the versions of constraints.txt.
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test docs bench format clean
+.PHONY: train test browser docs bench format clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py $(or $(ARGS),mnm-p --env mnm/MazeSmall-v0 --total-timesteps 5e5)
@@ -20,12 +21,15 @@ test: $(VENV)/installed
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 	$(MAKE) docs
 
+browser:
+	apt-get update --quiet --quiet
+	apt-get install --quiet --quiet --yes --no-install-recommends chromium
+
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open site/index.html; its search works when served: python -m http.server --directory site"
 
 bench: $(VENV)/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
 format: $(VENV)/installed

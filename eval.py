@@ -20,9 +20,10 @@ import tyro
 
 from experiments.animation import record_gif
 from experiments.command_line import UsageError, check_range, parse, run_main
+from experiments.episode import check_playable
 from experiments.figures import learning_curves
-from experiments.probes import probe_memory
-from experiments.readout import goal_readout
+from experiments.probes import check_memory_to_probe, probe_memory
+from experiments.readout import check_maze, goal_readout
 from experiments.report import print_table
 from experiments.run import MAX_SEED, Run
 from experiments.scores import FINAL_EPISODES, FINAL_SEED, Evaluation, agent_rows, evaluate
@@ -63,21 +64,33 @@ def main(args: Sequence[str]) -> None:
     check_output("goal-readout", options.goal_readout, ".png", ".svg", ".pdf")
     if options.probe is not None and len(options.runs) > 1:
         raise UsageError(f"--probe looks into the memory of one run, got {len(options.runs)}")
+    check_output("probe", options.probe and options.probe.with_suffix(".npz"))
     runs = [(directory, Run.load(directory)) for directory in options.runs]
+    if options.probe is not None:
+        check_memory_to_probe(*runs[0])
+    for _, run in runs if options.gif is not None else ():
+        check_playable(run, pictures=True)
+    for _, run in runs if options.goal_readout is not None else ():
+        check_maze(run)
     evaluations = [evaluate(d, run, options.episodes, options.seed, options.deterministic) for d, run in runs]
     print_table(evaluations)
     print_warnings(evaluations)
     if options.json is not None:
         rows = {"runs": [e.row() for e in evaluations], "agents": agent_rows(evaluations)}
         options.json.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
+        print(f"figures:         {options.json}")
     if options.plot is not None:
         learning_curves(runs, options.plot)
+        print(f"learning curves: {options.plot}")
     if options.gif is not None:
         record_gif(runs, options.gif, options.seed, options.deterministic)
+        print(f"an episode:      {options.gif}")
     if options.probe is not None:
         probe_memory(*runs[0], options.probe, options.seed, options.deterministic)
+        print(f"the memory:      {options.probe}\nits data:        {options.probe.with_suffix('.npz')}")
     if options.goal_readout is not None:
         goal_readout(runs, options.goal_readout, options.seed)
+        print(f"goal read-out:   {options.goal_readout}")
 
 
 def check_output(option: str, path: Path | None, *endings: str) -> None:

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # the imports take seconds: until run_main takes ove
         signal.signal(number, lambda *_: os._exit(130))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads wait asleep: ten times as fast on a busy core
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from agents import AGENTS, Agent
 from experiments.command_line import InterruptedRun, UsageError, check_range, key_values, parse, run_main
 from experiments.logs import EventFile, ProgressTable
 from experiments.report import report
-from experiments.run import MAX_SEED, Run, check_unchanged, load_model, new_directory
+from experiments.run import MAX_SEED, Run, check_unchanged, load_to_go_on, new_directory, reopen
 from mnm_rl import TrainingDivergedError
 from mnm_rl.algorithms import distributed
 from mnm_rl.callbacks import (
@@ -47,8 +48,8 @@ class Options(Generic[AgentT]):
     """Gymnasium id of the environment; module:Id imports the module first."""
     env_kwargs: tuple[str, ...] = ()
     """Arguments of the environment, such as size=13 layout=perfect."""
-    total_timesteps: int = 2_000_000
-    """Environment steps to train for."""
+    total_timesteps: int | None = None
+    """Environment steps to train for (default: 2,000,000)."""
     n_envs: int = 64
     """Environments at once."""
     seed: int = 0
@@ -56,7 +57,8 @@ class Options(Generic[AgentT]):
     out: Path | None = None
     """Run directory (default: runs/<env>/<agent>/seed<S>-<date>)."""
     resume: Path | None = None
-    """Go on with an unfinished run from its last checkpoint, with its own settings."""
+    """Go on with an unfinished run from its last checkpoint, with its own settings, or with a finished one for more
+    --total-timesteps."""
     checkpoint_interval: int | None = None
     """Environment steps between two checkpoints; at each, all environments begin new episodes (default: 250,000)."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
@@ -85,13 +87,13 @@ def main(args: Sequence[str]) -> None:
             hyperparameters=options.hyperparameters,
             env=options.env,
             env_kwargs=key_values(options.env_kwargs),
-            total_timesteps=options.total_timesteps,
+            total_timesteps=options.total_timesteps or 2_000_000,
             n_envs=options.n_envs,
             seed=options.seed,
             checkpoint_interval=options.checkpoint_interval or Run.checkpoint_interval,
         )
     else:
-        run = Run.load_unfinished(options.resume, agent)
+        run = Run.load_to_resume(options.resume, agent, options.total_timesteps)
         run = replace(run, checkpoint_interval=options.checkpoint_interval or run.checkpoint_interval)
     run.check_memory()
     env = run.make_env(run.own_envs, run.hyperparameters.reward_scale)
@@ -102,10 +104,11 @@ def main(args: Sequence[str]) -> None:
             run.save(directory)
     else:
         directory = options.resume
-        configured, model = model, load_model(run, checkpoints(directory / "checkpoints")[-1], env, options.device)
+        configured, model = model, load_to_go_on(run, directory, env, options.device)
         check_unchanged(model, configured, directory)
-        if options.checkpoint_interval is not None and distributed.is_first():
-            run.save(directory)
+        distributed.any_process(False)  # all have loaded it
+        if distributed.is_first() and (options.checkpoint_interval or options.total_timesteps):
+            reopen(run, directory, model.num_timesteps)
     if distributed.is_first():
         size = f"{sum(p.numel() for p in model.policy.parameters()):,} parameters"
         print(f"{agent} on {run.env}, {size}, in {directory}", file=sys.stderr)
@@ -118,8 +121,9 @@ def main(args: Sequence[str]) -> None:
     model.set_logger(logger)
 
     # Train.
-    same = [f" --{name} {getattr(options, name)}" for name in ("device", "threads") if getattr(options, name) not in (None, "cpu")]
-    again = f"go on with: {distributed.launcher()} train.py {agent} --resume {directory}{''.join(same)}"
+    same = {name: getattr(options, name) for name in ("device", "threads") if getattr(options, name) not in (None, "cpu")}
+    flags = [part for name, value in {"resume": directory, **same}.items() for part in (f"--{name}", str(value))]
+    again = f"go on with: {distributed.launcher()} {shlex.join(['train.py', agent, *flags])}"
     goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
     progress, stop = ProgressBar(goals), StopOnSignal()
     saver = AtomicCheckpoints(directory / "checkpoints", run.checkpoint_interval)
@@ -177,7 +181,7 @@ def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this machine has no GPU that PyTorch can use; take cpu or auto")
     if options.resume is not None:
-        changed = {"hyperparameters", "env", "env_kwargs", "total_timesteps", "n_envs", "seed", "out"}
+        changed = {"hyperparameters", "env", "env_kwargs", "n_envs", "seed", "out"}
         default = Options(hyperparameters=AGENTS[agent]())
         if given := sorted(name for name in changed if getattr(options, name) != getattr(default, name)):
             raise UsageError(f"--resume goes on with the settings of the run: leave out the flags for {', '.join(given)}")

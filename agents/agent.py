@@ -86,6 +86,8 @@ class Agent:
             "adam_eps": (1e-30, 1),
             "max_grad_norm": (1e-30, 1e30),
             "reward_scale": (1e-30, 1e30),
+            "write_bias": (-100, 100),
+            "read_bias": (-100, 100),
         }
         for field in fields(self):
             value = getattr(self, field.name)

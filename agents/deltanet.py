@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agents.agent import Agent
+from mnm_rl.cores.mnm import ReadGateName, VariantName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,17 @@ class DeltaNet(Agent):
     memory_layers: ClassVar[int] = 1
 
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
+
+    variant: VariantName = "paper"
+    """Whether what is read passes a gate, and how strongly the first writes are (docs/mathematics.md)."""
+    read_gate: ReadGateName | None = None
+    """Gate of what is read; that of the variant if None."""
+    write_bias: float | None = None
+    """Where the write strength begins, before its sigmoid; that of the variant if None."""
+    read_bias: float | None = None
+    """Where the gate of the read begins, before its sigmoid; that of the variant if None."""
+    gain: float | None = None
+    """Size of the weights that keys and values begin with; that of the variant if None."""
     heads: int = 1
     """Writes and reads in a step."""
     memory_size: int | None = None

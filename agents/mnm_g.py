@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agents.agent import Agent
+from mnm_rl.cores.mnm import ReadGateName, VariantName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,16 @@ class MnmG(Agent):
 
     learning_rate: float = 1e-3
     """Step size of Adam (tuned, see docs/results.md)."""
+    variant: VariantName = "bounded"
+    """Bounded writes and a gated read, or writes and reads as the paper has them (docs/mathematics.md)."""
+    read_gate: ReadGateName | None = None
+    """Gate of what is read; that of the variant if None."""
+    write_bias: float | None = None
+    """Where the write strength begins, before its sigmoid; that of the variant if None."""
+    read_bias: float | None = None
+    """Where the gate of the read begins, before its sigmoid; that of the variant if None."""
+    gain: float | None = None
+    """Size of the weights that keys and values begin with; that of the variant if None."""
     memory_layers: int = 3
     """Layers of the memory (the paper's)."""
     heads: int = 1

@@ -35,19 +35,34 @@ class Episode(NamedTuple):
     """Before the first action and after each, ``[height, width, 3]``; none if they were not asked for."""
 
 
+def check_playable(run: Run, pictures: bool = False) -> None:
+    """Check that an episode can be played alone.
+
+    Raises:
+        UsageError: as for :func:`play`.
+    """
+    env, *_ = _begin(run, 0, pictures)
+    env.close()
+
+
+def _begin(run: Run, seed: int, pictures: bool) -> tuple[gym.Env[Any, Any], Any, list[Any]]:
+    """The environment, its first observation, and its first picture, if any is asked for."""
+    try:
+        env = gym.make(run.env, render_mode="rgb_array" if pictures else None, **run.env_kwargs)
+        obs, _ = env.reset(seed=seed)
+        return env, obs, [np.asarray(env.render(), dtype=np.uint8)] if pictures else []
+    except Exception as error:
+        complaint = f"--gif: {run.env} cannot be drawn as pictures" if pictures else f"cannot make {run.environment}"
+        raise UsageError(f"{complaint}: {first_line(error)}") from error
+
+
 def play(directory: Path, run: Run, seed: int, deterministic: bool, pictures: bool = False) -> Episode:
     """Play an episode.
 
     Raises:
         UsageError: if there is no such environment, or it cannot be drawn although that is asked for.
     """
-    try:
-        env = gym.make(run.env, render_mode="rgb_array" if pictures else None, **run.env_kwargs)
-        obs, _ = env.reset(seed=seed)
-        seen: list[Any] = [env.render()] if pictures else []
-    except Exception as error:
-        complaint = f"--gif: {run.env} cannot be drawn as pictures" if pictures else f"cannot make {run.environment}"
-        raise UsageError(f"{complaint}: {first_line(error)}") from error
+    env, obs, seen = _begin(run, seed, pictures)
     model = load_model(run, newest_model(directory), None, "cpu")
     core = model.policy.actor_core
     inputs: list[Tensor] = []

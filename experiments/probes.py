@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.command_line import UsageError
-from experiments.episode import Episode, play
+from experiments.episode import Episode, check_playable, play
 from experiments.figures import save_figure
-from experiments.run import Run
-from mnm_rl.cores import MnmCore, PlasticCore
+from experiments.run import Run, load_model, newest_model
+from mnm_rl.cores import MnmCore, PlasticCore, RecurrentCore
 from mnm_rl.memory import PlainMemory
 
 Array = NDArray[np.float32]
@@ -27,6 +27,23 @@ SIMILAR = "PuOr"
 GOOD, BAD = "#009e73", "#d55e00"
 LINES = ("#000000", "#0072b2", "#cc79a7", "#e69f00", "#56b4e9")
 """Colors of Okabe and Ito (2008), for the same reason."""
+
+
+def check_memory_to_probe(directory: Path, run: Run) -> None:
+    """Check that there is something to probe, before any episode is played.
+
+    Raises:
+        UsageError: if the agent has no fast weights, or there is no such environment.
+        RunError: if its model is damaged.
+    """
+    core = load_model(run, newest_model(directory), None, "cpu").policy.actor_core
+    if not isinstance(core, MnmCore | PlasticCore):
+        raise _no_fast_weights(run, core)
+    check_playable(run)
+
+
+def _no_fast_weights(run: Run, core: RecurrentCore[Any]) -> UsageError:
+    return UsageError(f"there are no fast weights to look into: {run.agent} has a {type(core).__name__}, not MNM or plastic")
 
 
 def probe_memory(directory: Path, run: Run, path: Path, seed: int, deterministic: bool) -> None:
@@ -61,7 +78,7 @@ def look_into_memory(episode: Episode) -> dict[str, Array]:
             return _look_into_mnm(core, episode.inputs)
         if isinstance(core, PlasticCore):
             return _look_into_plastic(core, episode.inputs)
-    raise UsageError(f"there are no fast weights to look into: {episode.run.agent} has a {type(core).__name__}, not MNM or plastic")
+    raise _no_fast_weights(episode.run, core)
 
 
 def _look_into_mnm(core: MnmCore, inputs: Tensor) -> dict[str, Array]:

@@ -26,6 +26,8 @@ def goal_readout(runs: Sequence[tuple[Path, Run]], path: Path, seed: int, episod
     Raises:
         UsageError: if an environment is not a maze.
     """
+    for _, run in runs:
+        check_maze(run)
     fits: dict[str, list[tuple[Scores, Scores]]] = {}
     for directory, run in runs:
         outputs, goals = _outputs_and_goals(directory, run, 2 * episodes, seed)
@@ -39,12 +41,23 @@ def goal_readout(runs: Sequence[tuple[Path, Run]], path: Path, seed: int, episod
     save_figure(figure, path)
 
 
+def check_maze(run: Run) -> None:
+    """Check that a run's environment has a goal to read out.
+
+    Raises:
+        UsageError: if it is not a maze.
+    """
+    env = run.make_env(1)
+    env.close()
+    if not isinstance(env.env.unwrapped, MazeVectorEnv):
+        raise UsageError(f"--goal-readout looks for the goal of a maze; {run.env} has none")
+
+
 def _outputs_and_goals(directory: Path, run: Run, episodes: int, seed: int) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
     """The core's outputs at each step ``[T][episodes, D]`` and the goals ``[episodes, 2]`` of one episode in each maze."""
     env = run.make_env(episodes)
     maze = env.env.unwrapped
-    if not isinstance(maze, MazeVectorEnv):
-        raise UsageError(f"--goal-readout looks for the goal of a maze; {run.env} has none")
+    assert isinstance(maze, MazeVectorEnv)
     model = load_model(run, newest_model(directory), env, "cpu")
     set_random_seed(seed)
     env.seed(seed)

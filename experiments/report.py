@@ -1,5 +1,6 @@
 """What is said in the terminal about runs: how their training went, and how well they do beside the reference policies."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def report(directory: Path) -> None:
     print_training(directory)
     print_table([final_evaluation(directory, run)])
     learning_curves([(directory, run)], directory / "learning_curve.png")
-    print(f"learning curve: {directory / 'learning_curve.png'}\nan episode:     python eval.py {directory} --gif episode.gif")
+    gif = shlex.join(["python", "eval.py", str(directory), "--gif", "episode.gif"])
+    print(f"learning curve: {directory / 'learning_curve.png'}\nan episode:     {gif}")
 
 
 def print_training(directory: Path, rows: int = 5) -> None:

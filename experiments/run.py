@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
+import sys
 import time
 import zipfile
 import zlib
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, SupportsFloat, Union, cast, get_args, get_origin, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -28,7 +30,8 @@ from experiments.logs import read_rows
 from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
-from mnm_rl.callbacks import UNFINISHED, checkpoints, replacing
+from mnm_rl.algorithms.pretrained import without_numbers
+from mnm_rl.callbacks import AT_BOUNDARY, UNFINISHED, checkpoint, checkpoints, replacing
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy takes."""
@@ -39,7 +42,7 @@ CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 OF_0_1_0 = {"init": "pytorch", "popart": False}
 """Arguments of the policy that version 0.1.0 did not write down, since it left no choice."""
 
-UNWRITTEN = OF_0_1_0 | {"algorithm": "a2c", "target_kl": None}
+UNWRITTEN = OF_0_1_0 | {"algorithm": "a2c", "target_kl": None, "variant": "paper"}
 """Hyperparameters of runs that did not write them down."""
 
 ALGORITHMS: dict[str, type[RecurrentOnPolicyAlgorithm]] = {"ppo": RecurrentPPO, "a2c": RecurrentA2C}
@@ -106,7 +109,8 @@ class Run:
                 env = TransformReward(RecordEpisodeStatistics(env), lambda reward: reward * reward_scale)
             return GymnasiumVecEnv(env)
         except (Exception, SystemExit) as error:
-            raise UsageError(f"cannot make the environment {self.environment}: {first_line(error)}") from error
+            advice = f"; {how_to_register(self.env)}" if isinstance(error, gym.error.UnregisteredEnv) else ""
+            raise UsageError(f"cannot make the environment {self.environment}: {first_line(error)}{advice}") from error
 
     def build(self, env: GymnasiumVecEnv, device: str) -> RecurrentOnPolicyAlgorithm:
         """A new model for the run.
@@ -154,7 +158,7 @@ class Run:
         algorithm, arguments, of_policy = self._arguments(env, self.n_envs)
         of_policy |= {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
         try:
-            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            with without_numbers():
                 policy_class: Any = algorithm.policy_aliases[self.hyperparameters.policy]
                 policy = policy_class(env.observation_space, env.action_space, lambda _: 0.0, **of_policy)
                 state = sum(part.numel() for part in policy.initial_state(1))
@@ -200,7 +204,9 @@ class Run:
         try:
             config = json.loads((directory / "config.json").read_text())
             config.pop("versions")
-            config["hyperparameters"] = AGENTS[config.pop("agent")](**UNWRITTEN | config["hyperparameters"])
+            agent = AGENTS[config.pop("agent")]
+            unwritten = {name: value for name, value in UNWRITTEN.items() if name in get_type_hints(agent)}
+            config["hyperparameters"] = agent(**unwritten | config["hyperparameters"])
             return cls(**config)
         except FileNotFoundError:
             raise UsageError(f"{directory} is not a run directory: it has no config.json") from None
@@ -208,25 +214,44 @@ class Run:
             raise UsageError(f"{directory / 'config.json'} is damaged or of another version: {first_line(error)}") from None
 
     @classmethod
-    def load_unfinished(cls, directory: Path, agent: str) -> "Run":
+    def load_to_resume(cls, directory: Path, agent: str, total_timesteps: int | None = None) -> "Run":
         """Read the ``config.json`` of a run that is to go on.
 
+        Args:
+            directory: the run's.
+            agent: whose run it must be.
+            total_timesteps: environment steps to train for in all, more than before; None for as many.
+
         Raises:
-            UsageError: if there is no such run, or it is finished, another agent's, or without a checkpoint.
+            UsageError: if there is no such run, or it is another agent's, without a checkpoint, or finished, and no
+                more steps are asked for.
         """
         run = cls.load(directory)
         if run.agent != agent:
-            raise UsageError(
-                f"{directory} holds a run of {run.agent}, not {agent}: python train.py {run.agent} --resume {directory}"
-            )
+            again = shlex.join(["python", "train.py", run.agent, "--resume", str(directory)])
+            raise UsageError(f"{directory} holds a run of {run.agent}, not {agent}: {again}")
         if (directory / "model.zip").exists():
-            raise UsageError(f"{directory} holds a finished run: there is nothing to resume")
-        if not checkpoints(directory / "checkpoints"):
+            if total_timesteps is None:
+                raise UsageError(
+                    f"{directory} holds a finished run of {run.total_timesteps:,} steps: there is nothing to resume; "
+                    "with more --total-timesteps, it goes on"
+                )
+            if total_timesteps <= run.total_timesteps:
+                raise UsageError(
+                    f"{directory} holds a finished run: --total-timesteps must be more than its {run.total_timesteps:,}, "
+                    f"got {total_timesteps:,}"
+                )
+        elif not checkpoints(directory / "checkpoints"):
+            out = shlex.join(["--out", str(directory)])
             raise UsageError(
                 f"{directory} has no checkpoint to resume from: its training was stopped before the first one; start it again, "
-                f"with --out {directory} and the options that it had"
+                f"with {out} and the options that it had"
             )
-        return run
+        elif total_timesteps is not None and total_timesteps < run.total_timesteps:
+            raise UsageError(
+                f"--total-timesteps must be at least the {run.total_timesteps:,} of the run in {directory}, got {total_timesteps:,}"
+            )
+        return dataclasses.replace(run, total_timesteps=total_timesteps or run.total_timesteps)
 
 
 def _share(total: int, what: str) -> int:
@@ -244,6 +269,8 @@ class _CheckedSteps(gym.Wrapper[Any, Any, Any, Any]):
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
             if flag not in (True, False):
                 raise TypeError(f"{name} must be True or False, got {flag!r}")
+        if not isinstance(reward, SupportsFloat) or np.size(cast(Any, reward)) != 1:
+            raise TypeError(f"a reward must be a number, got {reward!r}")
         space = self.observation_space
         if isinstance(space, gym.spaces.Box) and np.shape(observation) != space.shape:
             raise ValueError(f"an observation must have the shape {space.shape}, got {np.shape(observation)}")
@@ -273,7 +300,8 @@ def new_directory(out: Path | None, run: Run) -> Path:
         if (out / "model.zip").exists():
             raise UsageError(f"{out} holds a finished run; give --out another name")
         if checkpoints(out / "checkpoints"):
-            raise UsageError(f"{out} holds an unfinished run; continue it with --resume {out}, or give --out another name")
+            resume = shlex.join(["--resume", str(out)])
+            raise UsageError(f"{out} holds an unfinished run; continue it with {resume}, or give --out another name")
         out.mkdir(parents=True, exist_ok=True)
         left = [path for path in out.iterdir() if not _is_of_a_run(path)]
         if left:
@@ -307,6 +335,50 @@ def newest_model(directory: Path) -> Path:
     if not saved:
         raise UsageError(f"{directory} has no model yet: its training was stopped before the first checkpoint")
     return saved[-1]
+
+
+def how_to_register(env: str) -> str:
+    """How an environment that Gymnasium does not know becomes known."""
+    return f"if a module registers it, name the module as well: --env MODULE:{env.rpartition(':')[2]}"
+
+
+def load_to_go_on(run: Run, directory: Path, env: GymnasiumVecEnv, device: str) -> RecurrentOnPolicyAlgorithm:
+    """Load the newest of what a run can go on from as if it had never ended: the end of its training, where going
+    on begins new episodes, or a checkpoint. If there is neither, the end of its training, with a note.
+
+    Raises:
+        RunError, UsageError: as for :func:`load_model`.
+    """
+    end, before = directory / "model.zip", checkpoints(directory / "checkpoints")
+    if end.exists():
+        model = load_model(run, end, env, device)
+        if vars(model).get(AT_BOUNDARY) or not before:
+            if not vars(model).get(AT_BOUNDARY) and distributed.is_first():
+                at = f"after {model.num_timesteps:,} steps"
+                print(
+                    f"note: {directory} has no checkpoint, and goes on with new episodes {at}: had so many steps been asked "
+                    "for from the start, it would have stayed in those that it was in",
+                    file=sys.stderr,
+                )
+            return model
+    return load_model(run, before[-1], env, device)
+
+
+def reopen(run: Run, directory: Path, steps: int) -> None:
+    """Make a finished run one that goes on after so many steps: what its end had left gives way, and what it goes
+    on from is a checkpoint.
+
+    Raises:
+        NotSavedError: if ``config.json`` cannot be written.
+    """
+    end, start = directory / "model.zip", checkpoint(directory / "checkpoints", steps)
+    start.parent.mkdir(exist_ok=True)
+    run.save(directory)
+    (directory / "evaluation.json").unlink(missing_ok=True)
+    if start.exists():
+        end.unlink(missing_ok=True)
+    elif end.exists():
+        os.replace(end, start)
 
 
 def load_model(run: Run, path: Path, env: GymnasiumVecEnv | None, device: str) -> RecurrentOnPolicyAlgorithm:
@@ -344,7 +416,7 @@ def check_unchanged(model: RecurrentOnPolicyAlgorithm, configured: RecurrentOnPo
             continue
         before, now = getattr(model, name), getattr(configured, name)
         if name == "policy_kwargs":
-            before = OF_0_1_0 | before
+            before = dict.fromkeys(now) | OF_0_1_0 | before
         if before != now:
             raise UsageError(f"{directory / 'config.json'} was changed: the run was trained with {name} {before}, not {now}")
 

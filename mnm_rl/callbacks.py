@@ -30,6 +30,10 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 UNFINISHED = ".unfinished"
 """What the name of a file ends in while it is written."""
 
+AT_BOUNDARY = "_at_boundary"
+"""The attribute of a model in which :class:`AtomicCheckpoints` keeps whether its training ended where going on
+would begin new episodes, so that it can go on from what was saved then, to the bit."""
+
 EPISODE_VALUES = "_episode_values"
 """The attribute of a model in which :class:`EpisodeMeans` keeps its numbers, by key."""
 
@@ -125,6 +129,7 @@ class AtomicCheckpoints(BaseCallback):
         for unfinished in self.directory.glob(f"*{UNFINISHED}"):  # of a process that was killed
             unfinished.unlink(missing_ok=True)
         self._boundary = self.num_timesteps
+        vars(self.model)[AT_BOUNDARY] = False
         self._remember_episodes()
         if self.num_timesteps > 0:
             if isinstance(self.model, RecurrentOnPolicyAlgorithm):
@@ -132,10 +137,9 @@ class AtomicCheckpoints(BaseCallback):
             self._begin_episodes()
 
     def _on_rollout_start(self) -> None:
-        due = self.num_timesteps // self.interval > self._boundary // self.interval
-        if due:
+        if self._is_due():
             self.save()
-        if due or (self.num_timesteps > self._boundary and np.all(self.model._last_episode_starts)):
+        if self._is_boundary():
             self._begin_episodes()
         self._boundary, self._collecting = self.num_timesteps, True
         self._remember_episodes()
@@ -145,6 +149,17 @@ class AtomicCheckpoints(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self._collecting = False
+
+    def _on_training_end(self) -> None:
+        vars(self.model)[AT_BOUNDARY] = self._is_boundary()
+
+    def _is_due(self) -> bool:
+        return self.num_timesteps // self.interval > self._boundary // self.interval
+
+    def _is_boundary(self) -> bool:
+        """Whether the next rollout, if there is one, begins new episodes."""
+        ended = self.num_timesteps > self._boundary and np.all(self.model._last_episode_starts)
+        return self._is_due() or bool(ended)
 
     def _begin_episodes(self) -> None:
         if isinstance(self.model, RecurrentOnPolicyAlgorithm) and self.model.seed is not None:
@@ -163,7 +178,7 @@ class AtomicCheckpoints(BaseCallback):
         """
         if not distributed.is_first():
             return
-        save_atomically(self.model, self.directory / f"step-{self.model.num_timesteps:012d}.zip")
+        save_atomically(self.model, checkpoint(self.directory, self.model.num_timesteps))
         for old in checkpoints(self.directory)[: -self.keep]:
             old.unlink()
 
@@ -183,6 +198,11 @@ class AtomicCheckpoints(BaseCallback):
         return self._collecting
 
 
+def checkpoint(directory: Path, steps: int) -> Path:
+    """The name of the checkpoint after so many steps."""
+    return directory / f"step-{steps:012d}.zip"
+
+
 def checkpoints(directory: Path) -> list[Path]:
     """The checkpoints in a directory, oldest first."""
     return sorted(directory.glob("step-*.zip"))
@@ -196,6 +216,9 @@ class StopOnSignal(BaseCallback):
     """End the training on Ctrl-C or SIGTERM with a :class:`StoppedTraining`, after the update that follows the current rollout.
 
     Another signal, a second or more after the first, interrupts at once with a KeyboardInterrupt.
+
+    Signals are caught while ``learn`` runs in the main thread, the only one that they reach: what they did
+    before, they do again after it, and beside a training in another thread.
 
     Several processes that share a training stop together, whichever the signal reaches.
 
@@ -211,14 +234,30 @@ class StopOnSignal(BaseCallback):
         self._before: dict[signal.Signals, Any] = {}
 
     def _on_training_start(self) -> None:
-        self._before = {number: signal.signal(number, self._stop) for number in STOPPING}
+        self.restore()  # where an error ended the training before
+        self.stopped = self.at_once = False
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._stop) for number in STOPPING}
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if not self.stopped:
+        if self.stopped and time.monotonic() - self._since < 1:
+            return  # the same wish: Ctrl-C in a shell that passes SIGTERM on
+        if not self._learns(frame):
+            self.restore()
+            signal.raise_signal(number)
+        elif not self.stopped:
             self.stopped, self._since = True, time.monotonic()
-        elif time.monotonic() - self._since >= 1:  # else it is the same wish: Ctrl-C in a shell that passes SIGTERM on
+        else:
             self.at_once = True
             raise KeyboardInterrupt
+
+    def _learns(self, frame: FrameType | None) -> bool:
+        """Whether the training still runs: callbacks are not told of one that an exception has ended."""
+        while frame is not None:
+            if frame.f_code.co_name == "learn" and frame.f_locals.get("self") is self.model:
+                return True
+            frame = frame.f_back
+        return False
 
     def _on_rollout_start(self) -> None:
         if distributed.any_process(self.stopped):
@@ -227,10 +266,16 @@ class StopOnSignal(BaseCallback):
     def _on_step(self) -> bool:
         return True
 
+    def _on_training_end(self) -> None:
+        self.restore()
+
     def restore(self) -> None:
-        """Put the signal handlers back that were there before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        """Put the signal handlers back that were there before; the end of ``learn`` does so by itself."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._before.items():
+                if signal.getsignal(number) == self._stop and handler is not None:
+                    signal.signal(number, handler)
+            self._before = {}
 
 
 class EpisodeMeans(BaseCallback):

@@ -1,18 +1,26 @@
 """Gymnasium vector environments as Stable-Baselines3 ``VecEnv``s."""
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from multiprocessing import connection
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from mnm_rl.gymnasium_vector import arrays, at, autoreset_mode, columns, split, takes_masks_unseen
+
+_NO_FINAL_OBS = (
+    "cuts episodes short and begins new ones in the same step, but gives no infos['final_obs']; "
+    "the value of what would have followed is taken to be 0"
+)
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -22,12 +30,14 @@ class GymnasiumVecEnv(VecEnv):
     ``info["terminal_observation"]``. Every autoreset mode of Gymnasium is brought to that form:
 
     - *same step*: as it is.
-    - *disabled*, and *next step* for ``SyncVectorEnv`` and ``AsyncVectorEnv``: finished environments are reset at once,
-      with ``reset(options={"reset_mask": ...})``. No step is wasted.
-    - *next step* for other vector environments, which can only be reset by one more step: that step becomes the last of
-      the episode, with reward 0 and an action that does nothing. For episodes that terminate this changes no return. Where
-      an episode is truncated, the value of its final observation is discounted once more than it should be, and a recurrent
-      policy sees that observation twice.
+    - *disabled*: finished environments are reset at once, with ``reset(options={"reset_mask": ...})``.
+    - *next step*: the same for ``SyncVectorEnv`` and ``AsyncVectorEnv``, if no wrapper would notice. A wrapper that steps or
+      resets in its own way, such as ``NormalizeReward``, would; and other environments may know of no masks. Then the environment
+      is left to reset in its next step, which becomes the last of the episode here, with reward 0 and an action that does nothing.
+
+    A resetting step is nothing to learn from: ``info["reset_step"]`` marks it, and ``info["reset_follows"]`` the step before it,
+    in which the episode ended. The algorithms of this library take an episode to end there, and leave the resetting step out of
+    their losses. Others discount the value of the final observation of a truncated episode once more than they should.
 
     ``info["episode"]`` holds the return ``r`` and the length ``l`` of an episode that ended, as with Stable-Baselines3's
     ``Monitor``, and the seconds ``t`` that it took; statistics from ``RecordEpisodeStatistics`` are kept where there are any.
@@ -38,24 +48,22 @@ class GymnasiumVecEnv(VecEnv):
 
     Raises:
         TypeError: if ``env`` is not a ``gymnasium.vector.VectorEnv``.
-        ValueError: if it does not say what its autoreset mode is in a way that Gymnasium knows.
+        ValueError: if its metadata does not name its autoreset mode; from ``step``, if rewards or flags are not one per
+            environment, or ``infos`` cannot be told apart.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         if not isinstance(env, VectorEnv):
             raise TypeError(f"env must be a gymnasium.vector.VectorEnv, such as gymnasium.make_vec gives; got {type(env).__name__}")
         self.env = env
-        mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        if not isinstance(mode, AutoresetMode):
-            raise ValueError(f"metadata['autoreset_mode'] of {env} must be a gymnasium.vector.AutoresetMode, got {mode!r}")
-        resets_by_mask = mode is AutoresetMode.DISABLED or isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
+        mode = autoreset_mode(env)
         self._same_step = mode is AutoresetMode.SAME_STEP
-        self._mask_reset = not self._same_step and resets_by_mask
+        self._in_own_way = mode is AutoresetMode.NEXT_STEP and not takes_masks_unseen(env)
         self._actions: Any = None
+        self._tensors = False  # whether it speaks in tensors
         n = env.num_envs
         self._returns, self._lengths, self._started = np.zeros(n), np.zeros(n, int), np.full(n, time.perf_counter())
-        # For next-step environments without masked resets: episodes whose last, empty step is still to come.
-        self._ending: dict[int, dict[str, Any]] = {}
+        self._ending: dict[int, dict[str, Any]] = {}  # the infos of episodes whose resetting step is still to come
         super().__init__(n, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> VecEnvObs:
@@ -63,83 +71,78 @@ class GymnasiumVecEnv(VecEnv):
         if any(other != self._options[0] for other in self._options):
             raise ValueError("a Gymnasium vector environment takes one set of reset options for all its environments")
         observations, infos = self.env.reset(seed=self._seeds[0], options=options)
-        self.reset_infos = self._split(infos)
+        self._tensors = isinstance(observations, torch.Tensor)
+        self.reset_infos = split(infos, self.num_envs)
         self._returns[:], self._lengths[:], self._started[:] = 0, 0, time.perf_counter()
         self._ending.clear()
         self._reset_seeds()
         self._reset_options()
-        return deepcopy(observations)  # type: ignore[no-any-return]
+        return arrays(observations)  # type: ignore[no-any-return]
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        self._actions = actions
+        self._actions = self._spoken(np.array(actions))  # a copy: wrappers may change actions in place
 
     def step_wait(self) -> VecEnvStepReturn:
-        observations, rewards, terminations, truncations, vector_infos = self.env.step(self._actions)
+        given, rewards, terminations, truncations, given_infos = self.env.step(self._actions)
+        observations, infos = arrays(given), split(given_infos, self.num_envs)
+        rewards, terminations, truncations = columns(self.env, rewards, terminations, truncations)
         dones: NDArray[np.bool_] = terminations | truncations
-        infos = self._split(vector_infos)
+        done: list[int] = np.flatnonzero(dones).tolist()
+
+        resetting, self._ending = self._ending, {}
+        resets = np.zeros_like(dones)
+        for i, info in resetting.items():
+            resets[i], self.reset_infos[i], infos[i] = True, infos[i], info
+        rewards[resets] = 0
         self._returns += rewards
         self._lengths += 1
+        self._forget(resets)
 
-        if self._ending:
-            ended = np.zeros(self.num_envs, bool)
-            for i, info in self._ending.items():
-                ended[i] = True
-                self.reset_infos[i], infos[i] = infos[i], info
-            self._forget(ended)
-            self._ending = {}
-        else:
-            ended = np.zeros_like(dones)
-
-        if dones.any():
-            done: list[int] = np.flatnonzero(dones).tolist()
-            final = self._final_infos(vector_infos, infos, done) if self._same_step else [infos[i] for i in done]
-            final_obs = vector_infos["final_obs"][done] if self._same_step else [_at(observations, i) for i in done]
-            for i, info, last in zip(done, final, final_obs, strict=True):
-                seconds = round(time.perf_counter() - self._started[i], 6)
-                info.setdefault("episode", {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds})
-                info["terminal_observation"] = last
-                info["TimeLimit.truncated"] = bool(truncations[i] and not terminations[i])
-                infos[i] = info
-            if self._same_step:
-                self._forget(dones)
-            elif self._mask_reset:
-                observations, reset_infos = self.env.reset(options=_ResetMask(dones))
-                for i, info in zip(done, np.array(self._split(reset_infos), dtype=object)[done], strict=True):
-                    self.reset_infos[i] = info
-                self._forget(dones)
-            else:
+        finals = self._finals(infos, done) if self._same_step and done else [arrays(at(observations, i)) for i in done]
+        for i, final in zip(done, finals, strict=True):
+            seconds = round(time.perf_counter() - self._started[i], 6)
+            infos[i].setdefault("episode", {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds})
+            infos[i]["TimeLimit.truncated"] = bool(truncations[i] and not terminations[i])
+            if final is not None:
+                infos[i]["terminal_observation"] = final
+            elif infos[i]["TimeLimit.truncated"]:
+                warnings.warn(f"{self.env} {_NO_FINAL_OBS}", stacklevel=2)
+        if self._in_own_way:
+            for i in done:
+                marks = {"reset_follows": True, "TimeLimit.truncated": infos[i]["TimeLimit.truncated"]}
+                self._ending[i], infos[i] = infos[i] | {"reset_step": True}, marks
+            dones = resets
+        elif done:
+            if not self._same_step:
+                given, given_infos = self.env.reset(options=_ResetMask(reset_mask=self._spoken(dones.copy())))
+                observations, reset_infos = arrays(given), split(given_infos, self.num_envs)
                 for i in done:
-                    self._ending[i], infos[i] = infos[i], {}
-        if not self._same_step and not self._mask_reset:
-            dones = ended
+                    self.reset_infos[i] = reset_infos[i]
+            self._forget(dones)
         with np.errstate(over="ignore"):
-            return deepcopy(observations), np.array(rewards, dtype=np.float32), dones, infos
+            return observations, rewards.astype(np.float32), dones, infos
 
-    def _final_infos(self, vector_infos: dict[str, Any], infos: list[dict[str, Any]], done: list[int]) -> list[dict[str, Any]]:
-        """Same-step mode: the infos of the episodes that ended; those of the new episodes go to ``reset_infos``."""
-        final = self._split(vector_infos.get("final_info", {}))
+    def _finals(self, infos: list[dict[str, Any]], done: list[int]) -> list[Any]:
+        """Same-step mode: the final observations of the episodes that ended, None where there are none.
+
+        Their infos stay in ``infos``; those of the new episodes go to ``reset_infos``.
+        """
+        finals = [info.pop("final_obs", None) for info in infos]
+        final_infos = [info.pop("final_info", None) for info in infos]
         for i in done:
-            infos[i].pop("final_obs", None)
-            infos[i].pop("final_info", None)
-            if "episode" in infos[i]:
-                final[i]["episode"] = infos[i].pop("episode")
-            self.reset_infos[i] = infos[i]
-        return [final[i] for i in done]
+            self.reset_infos[i], ended = infos[i], final_infos[i]
+            if ended is None:
+                infos[i] = dict(infos[i])  # it does not say which episode it is of
+            else:
+                infos[i] = ended | {key: infos[i].pop(key) for key in ["episode"] if key in infos[i]}
+        return [None if finals[i] is None else arrays(finals[i]) for i in done]
+
+    def _spoken(self, array: NDArray[Any]) -> Any:
+        """An array in the form in which the environment gives its observations."""
+        return torch.as_tensor(array) if self._tensors else array
 
     def _forget(self, mask: NDArray[np.bool_]) -> None:
         self._returns[mask], self._lengths[mask], self._started[mask] = 0, 0, time.perf_counter()
-
-    def _split(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
-        """One info per environment, from Gymnasium's arrays and masks."""
-        split: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for key, values in infos.items():
-            if key.startswith("_"):
-                continue
-            mask = infos.get(f"_{key}", np.ones(self.num_envs, bool))
-            columns = self._split(values) if isinstance(values, dict) else values
-            for i in np.flatnonzero(mask).tolist():
-                split[i][key] = columns[i]
-        return split
 
     def close(self) -> None:
         self.env.close()
@@ -186,23 +189,24 @@ class GymnasiumVecEnv(VecEnv):
 
 
 class _ResetMask(dict[str, Any]):
-    """Reset options that hold a mask, however often it is popped, and are otherwise empty.
+    """Reset options that hold a mask, however often it is popped, and are then empty.
 
     ``SyncVectorEnv`` pops the mask and hands the rest to the environments; wrappers around it look for the mask afterwards.
     """
 
-    def __init__(self, mask: NDArray[np.bool_]) -> None:
-        super().__init__()
-        self.mask = mask
+    def __init__(self, reset_mask: Any) -> None:
+        super().__init__(reset_mask=reset_mask)
+        self.mask = reset_mask
 
     def __contains__(self, key: object) -> bool:
         return key == "reset_mask"
 
     def __getitem__(self, key: str) -> Any:
-        return self.mask.copy()
+        return self.mask
 
     def pop(self, key: str, *default: Any) -> Any:
-        return self.mask.copy()
+        self.clear()
+        return self.mask
 
 
 def _is_wrapped(env: Any, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
@@ -211,13 +215,6 @@ def _is_wrapped(env: Any, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) 
             return True
         env = env.env
     return False
-
-
-def _at(observations: Any, i: int) -> Any:
-    """The observation of one environment, copied: vector environments may use the batch again."""
-    if isinstance(observations, dict):
-        return {key: _at(value, i) for key, value in observations.items()}
-    return np.array(observations[i])
 
 
 @contextmanager

@@ -32,6 +32,8 @@ class Breaking(Counting):
                 raise BrokenPipeError(32, "the simulator is gone")
             if self.what == "done is None":
                 return obs, reward, None, False, info  # type: ignore[return-value]
+            if self.what == "reward is None":
+                return obs, None, False, False, info  # type: ignore[return-value]
             if self.what == "short observation":
                 return obs[:1], reward, False, False, info
             if self.what == "exits":
@@ -102,5 +104,6 @@ gym.register("mnm-test/Raises-v0", Breaking, kwargs={"what": "raises"})
 gym.register("mnm-test/OSError-v0", Breaking, kwargs={"what": "OS error"})
 gym.register("mnm-test/BrokenPipe-v0", Breaking, kwargs={"what": "broken pipe"})
 gym.register("mnm-test/DoneIsNone-v0", Breaking, kwargs={"what": "done is None"})
+gym.register("mnm-test/RewardIsNone-v0", Breaking, kwargs={"what": "reward is None"})
 gym.register("mnm-test/ShortObservation-v0", Breaking, kwargs={"what": "short observation"})
 gym.register("mnm-test/Exits-v0", Breaking, kwargs={"what": "exits"})

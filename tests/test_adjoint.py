@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from mnm_rl import MnmCore, NeuralMemory
+from mnm_rl.cores.mnm import VARIANTS, VariantName
 from mnm_rl.memory import PlainMemory, ReversibleMemory, RunningMemory
 from mnm_rl.memory.adjoint import write_and_read, write_and_read_backward
 
@@ -27,9 +28,12 @@ def random_step(memory: NeuralMemory, heads: int, reads: int, B: int = B) -> lis
 
 @pytest.mark.parametrize(("rule", "layers"), RULES_AND_LAYERS)
 @pytest.mark.parametrize("heads", [1, 3])
-def test_the_adjoint_is_what_autograd_gives(rule: Any, layers: int, heads: int) -> None:
-    memory = NeuralMemory(D, layers, rule, init="pytorch").double()
+@pytest.mark.parametrize("bounded", [True, False])
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_the_adjoint_is_what_autograd_gives(rule: Any, layers: int, heads: int, bounded: bool, scale: float) -> None:
+    memory = NeuralMemory(D, layers, rule, bounded=bounded, init="pytorch").double()
     keys, values, beta, read_keys, theta_before = (x.detach() for x in random_step(memory, heads, reads=2))
+    theta_before *= scale  # activations of a norm below and above one
     given = [x.detach().requires_grad_() for x in (*memory.prepare_write(keys, values, beta), read_keys, theta_before)]
     theta, read, kept = write_and_read(memory.rule, given[-1].unbind(1), *given[:-1])
     G, g_read = torch.randn_like(theta_before), torch.randn_like(read)
@@ -42,8 +46,9 @@ def test_the_adjoint_is_what_autograd_gives(rule: Any, layers: int, heads: int) 
 
 
 @pytest.mark.parametrize(("rule", "layers"), RULES_AND_LAYERS)
-def test_a_reversible_write_and_read_passes_gradcheck(rule: Any, layers: int) -> None:
-    memory = NeuralMemory(3, layers, rule).double()
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_reversible_write_and_read_passes_gradcheck(rule: Any, layers: int, bounded: bool) -> None:
+    memory = NeuralMemory(3, layers, rule, bounded=bounded).double()
     starts = torch.tensor([False, True])
 
     def write_reset_write(keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor, theta: Tensor, *_: Tensor) -> Any:
@@ -69,8 +74,11 @@ def sequence(core: MnmCore, dtype: torch.dtype, T: int = T) -> tuple[Tensor, Any
 @pytest.mark.parametrize(("rule", "layers"), RULES_AND_LAYERS)
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("replay", [0, 2])
-def test_a_reversible_sequence_equals_the_plain_one(rule: Any, layers: int, heads: int, replay: int, dtype: torch.dtype) -> None:
-    core = MnmCore(F, D, rule, layers, heads, replay, feedback_inputs="key_value")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_reversible_sequence_equals_the_plain_one(
+    rule: Any, layers: int, heads: int, replay: int, dtype: torch.dtype, variant: VariantName
+) -> None:
+    core = MnmCore(F, D, rule, layers, heads, replay, feedback_inputs="key_value", variant=variant)
     inputs, first, starts = sequence(core, dtype)
 
     def everything(running_memory: type[RunningMemory]) -> dict[str, Tensor | None]:
@@ -123,7 +131,7 @@ def test_a_second_backward_pass_gives_the_same_gradients_wherever_the_first_one_
 
 
 def test_a_tensor_that_is_changed_before_the_backward_pass_is_noticed() -> None:
-    memory = NeuralMemory(D).double()
+    memory = NeuralMemory(D, bounded=False).double()  # keys as they are
     keys, values, beta, read_keys, theta = (x.detach() for x in random_step(memory, heads=1, reads=1))
     running = ReversibleMemory(memory, theta)
     read = running.write_and_read(keys, values.requires_grad_(), beta, read_keys)

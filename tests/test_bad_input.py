@@ -1,6 +1,9 @@
 """What users get wrong, and what goes wrong in their environments: said in their words, with the training's state kept."""
 
 import os
+import subprocess
+import sys
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from mnm_rl import RecurrentA2C, TrainingDivergedError
+from mnm_rl.algorithms import pretrained
+from mnm_rl.algorithms.checks import checked_rewards
 from mnm_rl.callbacks import AtomicCheckpoints, checkpoints
 from tests.counting import Counting, Random, Recall
 from tests.policies import ROUNDING
@@ -193,14 +198,77 @@ def test_a_file_of_another_library_is_named(tmp_path: Path) -> None:
         RecurrentA2C.load(tmp_path / "model")
 
 
-@pytest.mark.parametrize("vector", [DummyVecEnv, SubprocVecEnv])
-def test_a_reward_that_is_no_number(vector: Any) -> None:
-    class Unpaid(Counting):
-        def step(self, action: Any) -> Any:
-            obs, _, *rest = super().step(action)
-            return obs, None, *rest
+class Paying(Recall):
+    """Pays something else than a number in its third step."""
 
-    env = vector([Counting, Unpaid])
-    with pytest.raises((ValueError, TrainingDivergedError), match=r"the reward of environment 1 is .* at step 2"):
-        lstm(env).learn(20)
-    env.close()
+    def __init__(self, reward: Any) -> None:
+        super().__init__()
+        self.reward, self.steps = reward, 0
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.steps += 1
+        return obs, self.reward if self.steps == 3 else reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (None, "the reward of environment 1 is None at step 6, and must be a number"),
+        ("much", "the reward of environment 1 is 'much' at step 6, and must be a number"),
+        ([1.0, 2.0], r"a reward each, \[2\], and gave \[2, 2\] at step 6"),
+        (float("nan"), "the reward of environment 1 is NaN or infinite at step 6"),
+        (-np.inf, "the reward of environment 1 is NaN or infinite at step 6"),
+    ],
+)
+def test_a_reward_that_is_no_number_is_named_with_its_environment(reward: Any, message: str) -> None:
+    """As vector environments that gather what their environments give hand it on, such as SubprocVecEnv."""
+
+    class Gathering(DummyVecEnv):
+        def step_wait(self) -> Any:
+            steps = [env.step(action) for env, action in zip(self.envs, self.actions, strict=True)]
+            obs, rewards, terminated, _, infos = zip(*steps, strict=True)
+            if isinstance(rewards[1], list):
+                rewards = tuple(np.broadcast_to(part, 2) for part in rewards)
+            return np.stack(obs), np.stack(rewards), np.array(terminated), list(infos)
+
+    model = lstm(Gathering([Recall, lambda: Paying(reward)]), n_steps=4)
+    before = model.policy.parameters_to_vector()
+    with pytest.raises((ValueError, TrainingDivergedError), match=message):
+        model.learn(100)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), before)
+
+
+def test_rewards_that_are_numbers_of_any_kind_are_taken() -> None:
+    assert checked_rewards([np.float64(1), 2, True], 3, 0).tolist() == [1, 2, 1]
+    assert checked_rewards(np.array([Fraction(1, 2), 3], dtype=object), 2, 0).tolist() == [0.5, 3]
+
+
+def test_an_id_that_is_not_registered_says_what_to_import() -> None:
+    with pytest.raises(gym.error.NameNotFound, match=r"import envs first, or name the module in the id, MODULE:mnm/Nothing-v0"):
+        lstm("mnm/Nothing-v0")
+    with pytest.raises(gym.error.NamespaceNotFound, match="import the module that registers it first, or name the module"):
+        lstm("elsewhere/Maze-v0")
+
+
+def test_mazes_are_to_be_imported_first() -> None:
+    """In a process of its own, since the tests import them."""
+    code = "from mnm_rl import RecurrentPPO; RecurrentPPO('MnmPolicy', 'mnm/Maze-v0')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "NamespaceNotFound" in done.stderr
+    assert "import envs first" in done.stderr
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_a_gpu_that_auto_picks_is_announced_once(verbose: int, monkeypatch: Any, caplog: Any, capsys: Any) -> None:
+    monkeypatch.setattr("stable_baselines3.common.utils.th.cuda.is_available", lambda: True)
+    monkeypatch.setattr("mnm_rl.cores.implementations._logged", set())
+    pretrained._announce_gpu.cache_clear()
+    arguments: dict[str, Any] = {"policy_kwargs": {"hidden_size": 4}, "verbose": verbose, "_init_setup_model": False}
+    with caplog.at_level("INFO", logger="mnm_rl"):
+        for device in ("auto", "auto", "cuda", "cpu"):
+            RecurrentA2C("LstmPolicy", make_vec_env(Recall), device=device, **arguments)
+    hint = "device='auto' has picked cuda"
+    assert caplog.text.count(hint) == 1
+    assert "set device='cpu'" in caplog.text
+    assert capsys.readouterr().out.count(hint) == verbose

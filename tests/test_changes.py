@@ -161,20 +161,3 @@ def test_steps_leave_nothing_behind_for_one_another() -> None:
             core(torch.rand(1, 2, 3), again[1], starts)
         torch.testing.assert_close(again, fresh)
         assert torch.equal(again[0], kept)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_what_is_traced_or_exported_is_no_constant() -> None:
-    core = LstmCore(3, 5)
-
-    class Step(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.core = core
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.core(x, core.initial_state(x.shape[1]), torch.zeros(x.shape[:2], dtype=torch.bool))[0]
-
-    traced = torch.jit.trace(Step(), torch.zeros(1, 2, 3), check_trace=False)  # type: ignore[no-untyped-call]
-    x = torch.rand(1, 2, 3)
-    torch.testing.assert_close(traced(x), Step()(x), **CLOSE)

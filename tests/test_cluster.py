@@ -1,4 +1,4 @@
-"""A grid on a cluster of two machines, one of which goes away; skipped where Ray is not installed."""
+"""A grid on a cluster of two machines, one of which goes away."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

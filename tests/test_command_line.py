@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -271,7 +272,27 @@ def test_a_finished_run_is_never_overwritten(finished: Path) -> None:
     before = (finished / "model.zip").read_bytes()
     assert "finished run" in fails(2, "train.py", "mnm-p", *SMALL, "--out", finished)
     assert "finished run" in fails(2, "train.py", "mnm-p", "--resume", finished)
+    assert "must be more than its 2,000" in fails(2, "train.py", "mnm-p", "--resume", finished, "--total-timesteps", "2e3")
     assert (finished / "model.zip").read_bytes() == before
+
+
+def test_every_printed_command_can_be_typed(tmp_path: Path) -> None:
+    """In a directory whose name has a space and a quote."""
+    run = tmp_path / "it's mine"
+    done = command("train.py", "lstm", *SMALL, "--total-timesteps", 200, "--checkpoint-interval", 100, "--out", run)
+    assert shlex.join(["python", "eval.py", str(run), "--gif", "episode.gif"]) in done.stdout
+    assert shlex.join(["python", "train.py", "lstm", "--resume", str(run)]) in fails(2, "train.py", "rnn", "--resume", run)
+    (run / "model.zip").unlink()
+    assert f"continue it with {shlex.join(['--resume', str(run)])}," in fails(2, "train.py", "lstm", *SMALL, "--out", run)
+    for checkpoint in checkpoints(run / "checkpoints"):
+        checkpoint.unlink()
+    assert f"with {shlex.join(['--out', str(run)])} and" in fails(2, "train.py", "lstm", "--resume", run)
+
+
+def test_an_environment_that_is_not_registered_says_how_it_would_be() -> None:
+    for env in ("nowhere/Maze-v0", "Nowhere-v0"):
+        error = fails(2, "train.py", "lstm", "--env", env)
+        assert f"if a module registers it, name the module as well: --env MODULE:{env}" in error
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(unfinished: Path) -> None:
@@ -406,7 +427,7 @@ def wait_for_checkpoint(run: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_exits_with_130(number: signal.Signals, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+    run = tmp_path / "a run's directory"
     process = start("mnm-p", *SMALL, "--total-timesteps", "1e8", "--checkpoint-interval", "100", "--out", run)
     wait_for_checkpoint(run)
     process.send_signal(number)
@@ -414,7 +435,7 @@ def test_ctrl_c_saves_and_exits_with_130(number: signal.Signals, tmp_path: Path)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith("stopped: saved at")
-    assert f"python train.py mnm-p --resume {run}" in stderr
+    assert shlex.join(["python", "train.py", "mnm-p", "--resume", str(run)]) in stderr
     steps = RecurrentPPO.load(checkpoints(run / "checkpoints")[-1], device="cpu").num_timesteps
     assert f"{steps:,}" in stderr.splitlines()[-1]
 
@@ -515,6 +536,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(unfinished: Path) -> None:
         ("OSError-v0", "OSError: [Errno 5] the camera is gone"),
         ("BrokenPipe-v0", "BrokenPipeError: [Errno 32] the simulator is gone"),
         ("DoneIsNone-v0", "TypeError: terminated must be True or False, got None"),
+        ("RewardIsNone-v0", "TypeError: a reward must be a number, got None"),
         ("ShortObservation-v0", "ValueError: an observation must have the shape"),
         ("Exits-v0", "RuntimeError: an environment called sys.exit(3) at step 18"),
     ],
@@ -590,6 +612,7 @@ def test_eval_writes_json_plot_gif_and_goal_readout(finished: Path, tmp_path: Pa
     assert agent["return_iqm"] == run["return_mean"]
     assert agent["normalized_iqm"] == run["normalized_score"]
     assert all(path.stat().st_size > 500 for path in paths.values())
+    assert all(str(path) in done.stdout for path in paths.values())
 
 
 def test_evaluation_is_repeatable(finished: Path, tmp_path: Path) -> None:
@@ -600,7 +623,7 @@ def test_evaluation_is_repeatable(finished: Path, tmp_path: Path) -> None:
     assert reports[0] == reports[1]
 
 
-def test_figures_that_do_not_apply_are_null(tmp_path: Path) -> None:
+def test_figures_that_do_not_apply_are_null_or_refused_before_an_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     args = ["--env", "tests.command_line_envs:mnm-test/Counting-v0", "--n-envs", "2", "--n-steps", "4", "--total-timesteps", "40"]
     assert command("train.py", "rnn", *args, "--out", run).returncode == 0
@@ -610,8 +633,13 @@ def test_figures_that_do_not_apply_are_null(tmp_path: Path) -> None:
         assert report["runs"][0][key] is None
     assert report["agents"][0]["normalized_iqm"] is None
     assert report["agents"][0]["return_iqm_ci95"] is None
-    assert "has none" in fails(2, "eval.py", run, "--episodes", "1", "--goal-readout", tmp_path / "readout.png")
-    assert "no fast weights" in fails(2, "eval.py", run, "--episodes", "1", "--probe", tmp_path / "probe.png")
+    monkeypatch.setattr(eval_, "evaluate", lambda *_: pytest.fail("episodes are played"))
+    assert "has none" in fails(2, "eval.py", run, "--goal-readout", tmp_path / "readout.png")
+    assert "no fast weights" in fails(2, "eval.py", run, "--probe", tmp_path / "probe.png")
+    monkeypatch.setattr("tests.counting.Counting.render", lambda self: None)
+    assert "--gif: tests.command_line_envs:mnm-test/Counting-v0 cannot be drawn" in fails(
+        2, "eval.py", run, "--gif", tmp_path / "episode.gif"
+    )
 
 
 def test_eval_writes_what_a_memory_does_as_a_figure_and_as_data(finished: Path, tmp_path: Path) -> None:
@@ -619,4 +647,6 @@ def test_eval_writes_what_a_memory_does_as_a_figure_and_as_data(finished: Path, 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "probe.svg").stat().st_size > 500
     assert (tmp_path / "probe.npz").stat().st_size > 500
+    assert str(tmp_path / "probe.svg") in done.stdout
+    assert str(tmp_path / "probe.npz") in done.stdout
     assert "one run, got 2" in fails(2, "eval.py", finished, finished, "--probe", tmp_path / "probe.svg")

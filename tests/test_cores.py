@@ -18,8 +18,12 @@ from mnm_rl.memory import recall_loss
 F, D, T, B = 4, 6, 7, 3
 
 REPLAY = "mnm-p with heads, replay and key feedback"
+VECTOR_GATE = "mnm-p with a gate of its own for every number that is read"
 CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "mnm-g": lambda: MnmCore(F, D, write_rule="g"),
+    "mnm-g-paper": lambda: MnmCore(F, D, write_rule="g", variant="paper"),
+    "mnm-p-paper": lambda: MnmCore(F, D, write_rule="p", variant="paper"),
+    VECTOR_GATE: lambda: MnmCore(F, D, read_gate="vector"),
     "mnm-p": lambda: MnmCore(F, D, write_rule="p"),
     REPLAY: lambda: MnmCore(F, D, heads=4, replay=3, feedback_inputs="key_value", memory_size=5),
     "mnm-g of one layer, fixed start": lambda: MnmCore(F, D, write_rule="g", memory_layers=1, learn_initial_memory=False),
@@ -35,7 +39,7 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "salu of three slots": lambda: SaluCore(F, D, slots=3),
     "ntm": lambda: NtmCore(F, D, slots=5, width=3),
 }
-ONLY_PLAIN = ("rnn", REPLAY, "salu", "salu of three slots", "ntm")
+ONLY_PLAIN = ("rnn", REPLAY, VECTOR_GATE, "salu", "salu of three slots", "ntm")
 
 
 PATHS = [(name, path) for name in CORES for path in ("plain", "fused") if path == "plain" or name not in ONLY_PLAIN]

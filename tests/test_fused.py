@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,29 @@ def plastic(rule: PlasticRule) -> PlasticCore:
     return core
 
 
+def large(core: MnmCore) -> MnmCore:
+    """A core whose activations have norms above one, and whose gate moves."""
+    core.memory.theta_0.data *= 3
+    assert core.read_gate is not None
+    core.read_gate.weight.data.normal_()
+    return core
+
+
 CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     **{
-        f"mnm-{rule}, {heads} heads, {layers} layers": lambda rule=rule, heads=heads, layers=layers: MnmCore(
-            F, D, write_rule=rule, heads=heads, memory_layers=layers
-        )
+        f"mnm-{rule}, {heads} heads, {layers} layers": partial(MnmCore, F, D, write_rule=rule, heads=heads, memory_layers=layers)
         for rule in "gp"
         for heads in (1, 4)
         for layers in (1, 3)
     },
+    **{
+        f"mnm-{rule}-paper, {heads} heads": partial(MnmCore, F, D, write_rule=rule, heads=heads, variant="paper")
+        for rule in "gp"
+        for heads in (1, 4)
+    },
+    "mnm-p, large activations": lambda: large(MnmCore(F, D, heads=2)),
+    "mnm-g, large activations": lambda: large(MnmCore(F, D, write_rule="g", heads=2)),
+    "deltanet, a gate": lambda: MnmCore(F, D, write_rule="delta", memory_layers=1, read_gate="scalar"),
     **{
         f"deltanet, {heads} heads": lambda heads=heads: MnmCore(F, D, write_rule="delta", heads=heads, memory_layers=1)
         for heads in (1, 4)
@@ -99,6 +114,25 @@ def test_the_fused_path_equals_the_plain_path(core: RecurrentCore[Any], dtype: t
     for core.path in ("plain", "fused"):
         results[core.path] = everything(core, lambda x, state: core(x, state, starts), inputs, first)
     assert_close(results["fused"], results["plain"], dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("scale", [1e-30, 1e4, 1e8])
+def test_the_paths_are_equal_at_inputs_of_any_size(core: RecurrentCore[Any], scale: float, dtype: torch.dtype) -> None:
+    """An input of 1e8 is what the derivative of a saturated gate is multiplied by, which therefore is zero."""
+    inputs, first, starts = sequence(core, dtype)
+    inputs, starts = scale * inputs[:10], starts[:10]
+    results = {}
+    for core.path in ("plain", "fused"):
+        results[core.path] = everything(core, lambda x, state: core(x, state, starts), inputs, first)
+    # A gate that happens not to be saturated sees its sum rounded by so much; by more than a gate's range, there is none.
+    rounding = 4 * scale * torch.finfo(dtype).eps
+    tolerance = TOLERANCE[dtype] + (rounding if rounding < 1 else 0)
+    zero = torch.zeros(())
+    for name in results["plain"].keys() | results["fused"].keys():
+        actual, expected = (results[path].get(name, zero) for path in ("fused", "plain"))
+        if expected.numel():
+            assert (actual - expected).abs().max() <= tolerance * max(1.0, expected.abs().max().item()), name
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -314,7 +348,7 @@ def test_the_path_can_be_chosen_and_seen(monkeypatch: pytest.MonkeyPatch) -> Non
         core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
     assert "replay" in repr(MnmCore(F, D, replay=2))
     assert "no fused path" in repr(RnnCore(F, D))
-    monkeypatch.setattr("mnm_rl.fused._numba_problem", lambda: "Numba cannot be used here")
+    monkeypatch.setattr("mnm_rl.fused.numba_problem", lambda: "Numba cannot be used here")
     assert "Numba cannot be used here" in repr(LstmCore(F, D))
 
 

@@ -34,7 +34,7 @@ def test_every_rule_can_be_named() -> None:
 @given(heads=st.sampled_from([1, 4]), layers=st.sampled_from([1, 2, 3]), seed=st.integers(0, 1000))
 def test_write_g_is_a_gradient_step_on_the_recall_loss(heads: int, layers: int, seed: int) -> None:
     keys, values, beta = random_write(heads, seed)
-    net = memory("g", layers)
+    net = memory("g", layers, bounded=False)
     theta = tuple(W.clone().requires_grad_() for W in net.initial_memory(B))
     loss = recall_loss(net.read(theta, keys), values).sum()  # environments are independent: the sum's gradient is each one's own
     expected = [W - beta.view(-1, 1, 1) * gradient for W, gradient in zip(theta, torch.autograd.grad(loss, theta), strict=True)]
@@ -44,7 +44,7 @@ def test_write_g_is_a_gradient_step_on_the_recall_loss(heads: int, layers: int, 
 @given(heads=st.sampled_from([1, 4]), layers=st.sampled_from([1, 3]), seed=st.integers(0, 1000))
 def test_write_p_is_the_perceptron_rule_of_every_layer(heads: int, layers: int, seed: int) -> None:
     keys, values, beta = random_write(heads, seed)
-    net = memory("p", layers)
+    net = memory("p", layers, bounded=False)
     theta = net.initial_memory(B)
     written = net.write(theta, keys, values, beta)
     feedback = net.rule.get_submodule("feedback")
@@ -60,6 +60,59 @@ def test_write_p_is_the_perceptron_rule_of_every_layer(heads: int, layers: int, 
                 z = above
         for l in range(layers):
             torch.testing.assert_close(written[l][b], theta[l][b] - beta[b] * 2 / (heads * D) * update[l])
+
+
+@given(
+    rule=st.sampled_from(RULES),
+    layers=st.integers(1, 3),
+    heads=st.integers(1, 4),
+    log_scale=st.floats(-4, 4),
+    seed=st.integers(0, 1000),
+)
+def test_a_bounded_write_never_goes_past_its_target(rule: str, layers: int, heads: int, log_scale: float, seed: int) -> None:
+    """Whatever the size of the fast weights, of keys and of values."""
+    keys, values, beta = random_write(heads, seed)
+    net = memory(rule, layers)
+    theta = tuple(10**log_scale * W for W in net.initial_memory(B))
+    keys, targets, beta = net.prepare_write(10**-log_scale * keys, 10**log_scale * values, beta)
+    z = activations(theta, keys)
+    deltas = net.rule.deltas(theta, z, targets)
+    step_sizes = net.rule.step_sizes(beta, z, deltas)
+    s = step_sizes.view(B, -1, 1, 1).unbind(1)
+    if rule == "g":  # to first order, at most the share beta of the error is removed, by all layers together
+        squares = [(s_l * (d.mT @ x)).square().sum(dim=(1, 2)) / step_sizes[:, 0] for s_l, d, x in zip(s, deltas, z, strict=False)]
+        assert (sum(squares) <= beta * deltas[-1].square().sum(dim=(1, 2)) * (1 + 1e-9)).all()
+        return
+    for s_l, delta, x in zip(s, deltas, z, strict=False):
+        left = delta - s_l * (x @ x.mT) @ delta
+        assert (left.square().sum(dim=(1, 2)) <= delta.square().sum(dim=(1, 2)) * (1 + 1e-9)).all()
+        assert (torch.linalg.matrix_norm(s_l * (x @ x.mT), 2) <= beta * (1 + 1e-9)).all()
+
+
+@given(rule=st.sampled_from(RULES), size=st.integers(1, 30), log_scale=st.floats(-4, 4), seed=st.integers(0, 1000))
+def test_beta_is_the_share_of_its_error_that_a_bounded_write_of_one_layer_removes(
+    rule: str, size: int, log_scale: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    keys, values = 10**log_scale * torch.randn(2, B, 1, size, generator=generator, dtype=torch.float64)
+    beta = torch.rand(B, generator=generator, dtype=torch.float64)
+    net = NeuralMemory(size, 1, rule).double()  # type: ignore[arg-type]
+    before = net.initial_memory(B)
+    after = net.write(before, keys, values, beta)
+    missed, misses = (net.read(theta, keys) - values for theta in (before, after))
+    torch.testing.assert_close(misses, (1 - beta.view(-1, 1, 1)) * missed)
+
+
+@given(layers=st.integers(1, 3), seed=st.integers(0, 1000))
+def test_a_bounded_gradient_write_removes_the_share_beta_to_first_order(layers: int, seed: int) -> None:
+    """The smaller the share, the nearer; where no activation is smaller than a key."""
+    keys, values, _ = random_write(heads=1, seed=seed)
+    net = memory("g", layers)
+    theta = tuple(2 * W for W in net.initial_memory(B))
+    beta = torch.full((B,), 1e-5, dtype=torch.float64)
+    after, before = (net.read(at, keys) - values for at in (net.write(theta, keys, values, beta), theta))
+    removed = 1 - after.square().sum(dim=(1, 2)).sqrt() / before.square().sum(dim=(1, 2)).sqrt()
+    torch.testing.assert_close(removed, beta, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("rule", ["g", "p"])
@@ -97,11 +150,12 @@ def test_a_write_can_be_undone(rule: str) -> None:
     keys, values, beta = random_write(heads=3)
     net = memory(rule)
     before = net.initial_memory(B)
-    keys, targets, step_size = net.prepare_write(keys, values, beta)
+    keys, targets, beta = net.prepare_write(keys, values, beta)
     z = activations(before, keys)
-    factors = z, net.rule.deltas(before, z, targets), step_size
+    deltas = net.rule.deltas(before, z, targets)
+    factors = z, deltas, net.rule.step_sizes(beta, z, deltas)
     after = write(before, *factors)
-    torch.testing.assert_close(after, net.write(before, keys, values, beta))
+    assert all((new != old).any() for new, old in zip(after, before, strict=True))
     torch.testing.assert_close(undo(after, *factors), before, rtol=1e-14, atol=1e-14)
 
 
@@ -196,8 +250,8 @@ def test_a_rule_without_kernels_never_takes_those_of_another(monkeypatch: pytest
     class Halved(GradientRule):
         """A third rule: half a gradient step."""
 
-        def step_size(self, beta: Tensor, heads: int) -> Tensor:
-            return super().step_size(beta, heads) / 2
+        def step_sizes(self, beta: Tensor, z: list[Tensor], deltas: list[Tensor]) -> Tensor:
+            return super().step_sizes(beta, z, deltas) / 2
 
     monkeypatch.setitem(WRITE_RULES, "halved", Halved)
     core = MnmCore(4, D, write_rule="halved")  # type: ignore[arg-type]

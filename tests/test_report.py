@@ -24,7 +24,7 @@ from tests.results import result, results, three_agents
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = sorted((ROOT / "docs" / "results").glob("*.json"))
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
 
 # Machado, Oliveira and Fernandes (2009): linear RGB as it is seen with normal sight and without one kind of cones.
 SIGHT = {
@@ -194,7 +194,7 @@ class Visit:
 @pytest.fixture
 def visit(tmp_path: Path) -> Any:
     if BROWSER is None:
-        pytest.skip("there is no Chromium or Chrome on this machine")
+        pytest.skip("there is no Chromium or Chrome on this machine (make browser)")
     return lambda page: Visit(page, tmp_path)
 
 

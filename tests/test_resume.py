@@ -127,6 +127,36 @@ def test_a_run_that_is_stopped_between_its_checkpoints_is_the_same_run_where_epi
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+@pytest.mark.parametrize(
+    ("env", "interval"),
+    [(SMALL, 10_000), (SMALL, 250), (UNALIGNED, 250)],
+    ids=["ends of episodes", "checkpoints too", "checkpoints alone"],
+)
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
+def test_a_finished_run_that_goes_on_for_more_steps_is_the_longer_run(
+    algorithm: str, env: list[str], interval: int, tmp_path: Path
+) -> None:
+    args: list[Any] = ["lstm", "--algorithm", algorithm, *env, "--checkpoint-interval", interval]
+    run(*args, "--total-timesteps", 1200, "--out", tmp_path / "whole")
+    run(*args, "--total-timesteps", 650, "--out", tmp_path / "longer")
+    (tmp_path / "longer" / "evaluation.json").write_text("of the shorter run")
+    with pytest.raises(Killed):
+        run_until(900, kill, "lstm", "--resume", tmp_path / "longer", "--total-timesteps", 1200, "--threads", 1)
+    assert not (tmp_path / "longer" / "model.zip").exists()
+    assert not (tmp_path / "longer" / "evaluation.json").exists()
+    run("lstm", "--resume", tmp_path / "longer", "--threads", 1)
+    assert Run.load(tmp_path / "longer") == Run.load(tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "longer")
+
+
+def test_a_finished_run_without_a_checkpoint_goes_on_and_says_what_differs(tmp_path: Path, capsys: Any) -> None:
+    run("lstm", *UNALIGNED, "--total-timesteps", 300, "--out", tmp_path / "run")
+    assert not checkpoints(tmp_path / "run" / "checkpoints")
+    train.main(["lstm", "--resume", str(tmp_path / "run"), "--total-timesteps", "500"])
+    assert "has no checkpoint, and goes on with new episodes after 300 steps" in capsys.readouterr().err
+    assert load_model(Run.load(tmp_path / "run"), tmp_path / "run" / "model.zip", None, "cpu").num_timesteps == 500
+
+
 def test_rows_stay_as_they_were_written(tmp_path: Path) -> None:
     """``7`` stays ``7`` and ``7.0`` stays ``7.0``; a column that comes later is empty above; a torn row goes."""
     table = ProgressTable(tmp_path / "progress.csv", up_to=0)

@@ -110,8 +110,8 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
         rollout = self._begin_update()
         values, log_prob, entropy, meta_loss = self._evaluate(rollout)
         losses = {
-            "policy_loss": -(self._scaled(rollout.advantages) * log_prob).mean(),
-            "value_loss": self._value_loss(rollout.returns, values),
+            "policy_loss": -(self._scaled(rollout.to_learn(rollout.advantages)) * log_prob).mean(),
+            "value_loss": self._value_loss(rollout.to_learn(rollout.returns), values),
             "entropy_loss": -entropy.mean(),
             "meta_loss": meta_loss.mean(),
         }

@@ -29,6 +29,8 @@ class RolloutSequence(NamedTuple):
     """TD(lambda) targets of the value function, ``[T, B]``."""
     episode_starts: Tensor
     """``[T, B]`` bool."""
+    learned: Tensor | None
+    """``[T, B]`` bool, false where an environment only reset; None if there is something to learn from every step."""
     states: dict[int, State]
     """Recurrent states before some steps, batch first; before step 0 in any case."""
     trace: Trace[Any] | None
@@ -38,6 +40,10 @@ class RolloutSequence(NamedTuple):
     def initial_state(self) -> State:
         """Recurrent state before the first step, batch first."""
         return self.states[0]
+
+    def to_learn(self, steps: Tensor) -> Tensor:
+        """Those of ``[T, B]`` numbers that belong to steps to learn from: as they are if all do, else ``[n]``."""
+        return steps if self.learned is None else steps[self.learned]
 
     def minibatches(self, size: int | None) -> Iterator[list[Self]]:
         """Part the rollout into minibatches in a new random order, without padding.
@@ -57,7 +63,9 @@ class RolloutSequence(NamedTuple):
         envs = torch.as_tensor(np.random.permutation(B), device=self.episode_starts.device)  # noqa: NPY002  (SB3 seeds this one)
         for k in np.random.permutation(-(-T * B // size)).tolist():  # noqa: NPY002
             strip = _pieces(k * size, min((k + 1) * size, T * B), T)
-            yield [self._piece(envs[first:last], t0, t1) for first, last, t0, t1 in strip]
+            pieces = [self._piece(envs[first:last], t0, t1) for first, last, t0, t1 in strip]
+            nothing = self.learned is not None and not any(piece.learned.any() for piece in pieces)  # type: ignore[union-attr]
+            yield [piece._replace(learned=None) for piece in pieces] if nothing else pieces
 
     def _piece(self, envs: Tensor, t0: int, t1: int) -> Self:
         """Steps t0 to t1 of some environments."""
@@ -75,6 +83,7 @@ class RolloutSequence(NamedTuple):
             advantages=part(self.advantages),
             returns=part(self.returns),
             episode_starts=part(self.episode_starts),
+            learned=None if self.learned is None else part(self.learned),
             states={0: type(state)(*(tensor[envs] for tensor in state))},
             trace=None,
         )
@@ -110,6 +119,11 @@ class RecurrentRolloutBuffer(RolloutBuffer):
         steps = self.buffer_size * self.n_envs
         self._cuts = {start % self.buffer_size for start in range(0, steps, self.batch_size or steps)}
         self._states: dict[int, State] = {}
+        self._resets = np.zeros((self.buffer_size, self.n_envs), bool)
+
+    def mark_resets(self, envs: list[int]) -> None:
+        """In the step that is added next, these environments only reset: there is nothing to learn from it."""
+        self._resets[self.pos, envs] = True
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         """Add a step of every environment, which the trace has already gone."""
@@ -132,6 +146,7 @@ class RecurrentRolloutBuffer(RolloutBuffer):
             self.to_torch(self.advantages),
             self.to_torch(self.returns),
             self.to_torch(self.episode_starts).to(torch.bool),
+            self.to_torch(~self._resets) if self._resets.any() and not self._resets.all() else None,
             {0: self.trace.initial_state} | self._states,
             self.trace,
         )

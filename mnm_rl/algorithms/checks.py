@@ -1,6 +1,8 @@
 """What can be wrong with an environment, said in words: its spaces, and what it gives in them."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +11,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import FlattenObservation
 from gymnasium.wrappers.vector import FlattenObservation as FlattenVectorObservation
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.vec_env import VecEnv
+from torch.distributions import Distribution
+
+from mnm_rl.gymnasium_vector import autoreset_mode
 
 
 class TrainingDivergedError(RuntimeError):
@@ -37,8 +43,8 @@ def flattened(env: Any) -> Any:
     Not those of vector environments that reset in the same step: Gymnasium's wrapper would leave the final ones as they are.
     """
     if isinstance(env, VectorEnv):
-        same_step = env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP
-        return FlattenVectorObservation(env) if _to_be_flattened(env.single_observation_space) and not same_step else env
+        nested = _to_be_flattened(env.single_observation_space)
+        return FlattenVectorObservation(env) if nested and autoreset_mode(env) is not AutoresetMode.SAME_STEP else env
     return FlattenObservation(env) if isinstance(env, gym.Env) and _to_be_flattened(env.observation_space) else env
 
 
@@ -123,6 +129,44 @@ def check_same_spaces(env: VecEnv, observation_space: spaces.Space[Any], action_
             raise OtherSpacesError(f"{what} spaces do not match: {trained} != {given}")
 
 
+def made(env: Any, verbose: int = 0) -> Any:
+    """The environment of an id, or what it is given.
+
+    Raises:
+        gymnasium.error.UnregisteredEnv: if there is none of this id; the message says what may be missing.
+    """
+    try:
+        return maybe_make_env(env, verbose)
+    except gym.error.UnregisteredEnv as error:
+        first = "import envs" if str(env).startswith("mnm/") else "import the module that registers it"
+        raise type(error)(f"{error} If it was not registered: {first} first, or name the module in the id, MODULE:{env}") from None
+
+
+def checked_rewards(rewards: Any, n_envs: int, step: int) -> NDArray[Any]:
+    """The rewards of a step as an array of numbers ``[n_envs]``.
+
+    Raises:
+        TrainingDivergedError: if one is NaN or infinite; the message names the environment.
+        ValueError: if one is no number, or they are not one for each environment.
+    """
+    array = np.asarray(rewards)
+    if array.shape != (n_envs,):
+        raise ValueError(
+            f"the environments must give a reward each, [{n_envs}], and gave {list(array.shape)} at step {step:,}: {rewards!r}"
+        )
+    if array.dtype.kind not in "biuf":
+        wrong = [not isinstance(reward, SupportsFloat) for reward in array.tolist()]
+        if all(wrong):  # a text makes texts of all
+            wrong = [not str(reward).replace(".", "", 1).lstrip("-").isdecimal() for reward in array.tolist()]
+        if any(wrong) or array.dtype.kind != "O":
+            i = wrong.index(True) if any(wrong) else 0
+            raise ValueError(f"the reward of environment {i} is {array.tolist()[i]!r} at step {step:,}, and must be a number")
+        array = array.astype(np.float32)
+    if (row := not_finite(array)) is not None:
+        raise TrainingDivergedError(f"the reward of environment {row} is NaN or infinite at step {step:,}")
+    return array
+
+
 def not_finite(array: NDArray[Any]) -> int | None:
     """The first row that holds a NaN or an infinity, None if there is none."""
     if array.dtype.kind != "f" or np.isfinite(array).all():
@@ -144,3 +188,14 @@ def outside(observations: NDArray[Any], space: spaces.Space[Any]) -> int | None:
     else:
         return None
     return int(np.argwhere(wrong)[0][0]) if wrong.any() else None
+
+
+@contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Let torch's distributions not look at their numbers, where there are none to see."""
+    checked = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checked)

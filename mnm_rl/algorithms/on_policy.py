@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from numbers import Number
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, Self, cast
@@ -18,7 +17,6 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -40,13 +38,17 @@ from mnm_rl.algorithms.checks import (
     TrainingDivergedError,
     check_same_spaces,
     check_spaces,
+    checked_rewards,
     flattened,
+    made,
     not_finite,
     outside,
 )
+from mnm_rl.algorithms.earlier import policy_kwargs_of
 from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, State
 from mnm_rl.algorithms.pretrained import ExportableAlgorithm
 from mnm_rl.cores.implementations import Trace
+from mnm_rl.fused.announcement import announce_aloud
 from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
 
@@ -123,6 +125,10 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             raise ValueError(f"{type(self).__name__} needs a recurrent policy of mnm_rl ({names}, or your own), not {other}")
         is_dict = isinstance(self.observation_space, spaces.Dict)
         self.rollout_buffer_class = RecurrentDictRolloutBuffer if is_dict else RecurrentRolloutBuffer
+        if self.verbose >= 1:
+            announce_aloud()
+        written_by = getattr(self, "mnm_rl_version", __version__)  # load has set it
+        self.policy_kwargs = policy_kwargs_of(written_by, self.policy_class, self.policy_kwargs)
         super()._setup_model()
         self._last_state = None
         self.mnm_rl_version = __version__  # goes into the file that save writes
@@ -157,7 +163,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         if isinstance(path, str | Path) and Path(path).is_dir():
             raise ValueError(f"{path} is a directory: what export wrote is read by from_pretrained")
         if env is not None:
-            env = cls._wrap_env(maybe_make_env(cast(GymEnv, env), 0))
+            env = cls._wrap_env(made(env))
         saved: dict[str, Any] = {}
         try:
             saved = _saved_attributes(path)
@@ -172,6 +178,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             of_0_1_0 = "mnm_rl_version" not in saved
             if of_0_1_0:
                 _find_classes_of_version_0_1_0()
+                kwargs = {"mnm_rl_version": "0.1.0"} | kwargs
             model = super().load(path, env, device, **kwargs)
             if of_0_1_0:  # it goes on as it began
                 model.policy_kwargs = {**model.policy_kwargs, "popart": False}
@@ -289,7 +296,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                     new_obs, rewards, dones, infos = env.step(clipped_actions)
                 now = new_obs, dones, _Moment(trace, n_steps + 1)
                 self.num_timesteps += env.num_envs * distributed.world_size()
-                _check_finite(rewards, "reward", self.num_timesteps)
+                rewards = checked_rewards(rewards, env.num_envs, self.num_timesteps)
                 _check_observation(new_obs, self.observation_space, self.num_timesteps)
                 for i in dones.nonzero()[0].tolist():
                     if (final := infos[i].get("terminal_observation")) is not None:
@@ -303,6 +310,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 self._update_info_buffer(infos, dones)
 
                 rewards = self._bootstrap_truncated(rewards, dones, infos, trace)
+                self._leave_out_resets(rewards, values, dones, infos)
                 rollout_buffer.add(
                     cast(Any, self._last_obs),
                     actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
@@ -319,6 +327,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         state = self._last_state
         with torch.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, self._episode_starts_tensor())  # type: ignore[arg-type]
+            for i, info in enumerate(infos):
+                if info.get("reset_follows") and not info["TimeLimit.truncated"]:
+                    values[i] = 0
         with np.errstate(all="ignore"):  # what overflows is named when it reaches the loss
             rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
@@ -348,7 +359,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         cut = [
             i
             for i in dones.nonzero()[0]
-            if infos[i].get("TimeLimit.truncated") and infos[i].get("terminal_observation") is not None
+            if infos[i].get("TimeLimit.truncated")
+            and infos[i].get("terminal_observation") is not None
+            and not infos[i].get("reset_step")
         ]
         if not cut:
             return rewards
@@ -362,9 +375,23 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
         return rewards
 
+    def _leave_out_resets(
+        self, rewards: NDArray[Any], values: Tensor, dones: NDArray[np.bool_], infos: list[dict[str, Any]]
+    ) -> None:
+        """Where an environment only reset (see :class:`GymnasiumVecEnv`), let the episode end in the step before, with the value of
+        the final observation, which the policy saw in this one, if it was cut short, and with none if not."""
+        resets = [i for i in dones.nonzero()[0].tolist() if infos[i].get("reset_step")]
+        for i in resets:  # this step's own advantage is 0
+            if infos[i]["TimeLimit.truncated"]:
+                rewards[i] = values[i].item()
+            else:
+                rewards[i] = values[i] = 0
+        if resets:
+            self.rollout_buffer.mark_resets(resets)
+
     def _evaluate(self, rollout: RolloutSequence) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values, log-probabilities, entropies and meta-loss with gradient, ``[T, B]``, see ``evaluate_actions``; an entropy that
-        has no closed form is estimated by the action that was taken."""
+        """Values, log-probabilities, entropies and meta-loss of the steps to learn from, with gradient, ``[T, B]`` or ``[n]``, see
+        ``evaluate_actions``; an entropy that has no closed form is estimated by the action that was taken."""
         actions = rollout.actions
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().squeeze(-1)
@@ -375,14 +402,15 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         if self._is_first_evaluation:
             self._is_first_evaluation = False
             self.policy.compare(rollout.log_prob, log_prob)
-        return values, log_prob, -log_prob if entropy is None else entropy, meta_loss
+        values, log_prob, meta_loss = map(rollout.to_learn, (values, log_prob, meta_loss))
+        return values, log_prob, -log_prob if entropy is None else rollout.to_learn(entropy), meta_loss
 
     def _begin_update(self) -> RolloutSequence:
         """The rollout to learn from, after the learning rate and the scale of the values have been brought up to date."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         rollout = self.rollout_buffer.sequence()
-        self.policy.take_in_returns(rollout.returns)
+        self.policy.take_in_returns(rollout.to_learn(rollout.returns))
         self._is_first_evaluation = True
         return rollout
 
@@ -471,6 +499,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         Raises:
             TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
         """
+        if progress_bar:
+            announce_aloud()
         name = tb_log_name or type(self).__name__
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
@@ -515,9 +545,6 @@ def _check_observation(
 
 
 def _check_finite(array: NDArray[Any], what: str, step: int, first_env: int = 0) -> None:
-    if array.dtype == object:  # of what is no number, such as None
-        i = next((i for i, part in enumerate(array) if not isinstance(part, Number)), 0)
-        raise ValueError(f"the {what} of environment {first_env + i} is no number at step {step:,}: {array[i]!r}")
     if (row := not_finite(array)) is not None:
         raise TrainingDivergedError(f"the {what} of environment {first_env + row} is NaN or infinite at step {step:,}")
 

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import math
+from copy import copy
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
@@ -29,12 +30,12 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside
+from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside, unchecked_distributions
 from mnm_rl.algorithms.popart import PopArt
 from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
-from mnm_rl.cores.implementations import Plain, Trace, hooked, log_once, parts
+from mnm_rl.cores.implementations import Plain, Trace, hooked, log_once, parts, recorded
 
 State = tuple[Tensor, ...]
 CriticCore = Literal["shared", "detached", "own", "none"]
@@ -192,6 +193,14 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         own = {} if hasattr(type(self), "core_class") else {"core_class": self.core_class}
         return data | own | {"core_kwargs": self.core_kwargs}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The distribution that was asked for last holds a graph, which cannot be copied; the noise of exploration is kept.
+        dist = copy(self.action_dist)
+        for name, part in vars(dist).items():
+            setattr(dist, name, part.detach() if isinstance(part, Tensor) else part)
+        vars(dist).update({name: None for name in ("distribution", "weights_dist") if name in vars(dist)})
+        return self.__dict__ | {"action_dist": dist}
+
     def initial_state(self, n_envs: int) -> State:
         """The recurrent state of ``n_envs`` environments at the start of an episode, without gradient."""
         with torch.no_grad():
@@ -335,29 +344,28 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         """Logits or means of the action distributions, ``[B, ...]``; torch would refuse those that are not finite."""
         parameters = self.action_net(latent_pi)
         # A sum takes a fraction of isfinite's time at every step, and misses nothing; it may be too large where no part is.
-        if isinstance(parameters, Tensor) and not math.isfinite(parameters.detach().sum()) and not parameters.isfinite().all():
+        # What is recorded has no numbers to look at.
+        known = not recorded() and isinstance(parameters, Tensor)
+        if known and not math.isfinite(parameters.detach().sum()) and not parameters.isfinite().all():
             raise NotFiniteError("the policy's outputs became NaN or infinite")
         return cast(Tensor, parameters)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
-        parameters, dist = self._action_parameters(latent_pi), self.action_dist
-        if isinstance(dist, CategoricalDistribution | MultiCategoricalDistribution | BernoulliDistribution):
-            return dist.proba_distribution(action_logits=parameters)
-        if isinstance(dist, StateDependentNoiseDistribution):
+        parameters, dist = [self._action_parameters(latent_pi)], self.action_dist
+        if isinstance(dist, DiagGaussianDistribution | StateDependentNoiseDistribution):
             self._check_spread()
-            return dist.proba_distribution(parameters, self.log_std, latent_pi)
-        if isinstance(dist, DiagGaussianDistribution):
-            self._check_spread()
-            return dist.proba_distribution(parameters, self.log_std)
-        raise ValueError(
-            f"the distribution {type(dist).__name__} is none of Stable-Baselines3's: override _get_action_dist_from_latent, which "
-            "makes it from the actor's latents"
-        )
+            parameters += [self.log_std, latent_pi] if isinstance(dist, StateDependentNoiseDistribution) else [self.log_std]
+        elif not isinstance(dist, CategoricalDistribution | MultiCategoricalDistribution | BernoulliDistribution):
+            raise ValueError(
+                f"the distribution {type(dist).__name__} is none of Stable-Baselines3's: override _get_action_dist_from_latent, "
+                "which makes it from the actor's latents"
+            )
+        return _unchecked(dist, *parameters) if recorded() else dist.proba_distribution(*parameters)
 
     def _check_spread(self) -> None:
         dist = self.action_dist
         std = dist.get_std(self.log_std) if isinstance(dist, StateDependentNoiseDistribution) else self.log_std.exp()
-        if not (std.isfinite() & (std > 0)).all():
+        if not recorded() and not (std.isfinite() & (std > 0)).all():
             raise NotFiniteError("the standard deviation of the policy's actions became zero or infinite")
 
     def reset_noise(self, n_envs: int = 1) -> None:
@@ -581,6 +589,16 @@ _CATEGORICAL = {
 def _chosen(logits: Tensor, deterministic: bool) -> Tensor:
     """Actions ``[B]`` of logits ``[B, n]``: what torch's Categorical gives, which takes most of its time for checks."""
     return logits.argmax(dim=1) if deterministic else torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
+
+
+def _unchecked(dist: Distribution, *parameters: Tensor) -> Distribution:
+    """The distribution with these parameters, for a record: without checks of the numbers, which it has not."""
+    with unchecked_distributions():
+        dist = dist.proba_distribution(*parameters)
+    of_torch: Any = dist.distribution
+    for part in of_torch if isinstance(of_torch, list) else [of_torch]:
+        part._validate_args = False
+    return dist
 
 
 def _too_small_for_cnn(space: spaces.Space[Any]) -> bool:

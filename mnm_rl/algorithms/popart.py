@@ -59,10 +59,12 @@ class PopArt(nn.Module):
         the loss to name.
         """
         returns = returns.double()
-        new = distributed.mean(torch.stack([returns.mean(), returns.square().mean(), torch.ones_like(returns.mean())]))
+        one = torch.ones_like(returns.mean())
+        new = distributed.mean(torch.stack([returns.mean(), returns.square().mean(), one, one * returns.numel()]))
         if not new.isfinite().all():
             return
-        self.moments.lerp_(new, 1 - (1 - self.rate) ** (returns.numel() * distributed.world_size()))
+        count = new[3].item() * distributed.world_size()
+        self.moments.lerp_(new[:3], 1 - (1 - self.rate) ** count)
         mean, square = self.moments[:2] / self.moments[2]
         std = (square - mean.square()).clamp(min=self.least_std**2).sqrt()
         head.weight.mul_(self.std / std)

@@ -175,8 +175,12 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses of a minibatch, and how far the policy has gone from that of the rollout: scalars by name."""
         values, log_prob, entropy, meta_loss = map(_joined, zip(*map(self._evaluate, minibatch), strict=True))
-        old_values, old_log_prob = (_joined(getattr(part, name) for part in minibatch) for name in ("values", "log_prob"))
-        advantages, returns = (_joined(getattr(part, name) for part in minibatch) for name in ("advantages", "returns"))
+        old_values, old_log_prob = (
+            _joined(part.to_learn(getattr(part, name)) for part in minibatch) for name in ("values", "log_prob")
+        )
+        advantages, returns = (
+            _joined(part.to_learn(getattr(part, name)) for part in minibatch) for name in ("advantages", "returns")
+        )
         advantages = self._scaled(advantages)
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()

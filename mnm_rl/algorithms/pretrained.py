@@ -8,6 +8,9 @@ known by its name (:data:`mnm_rl.algorithms.policies.POLICIES`).
 import inspect
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -19,13 +22,18 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from stable_baselines3.common import torch_layers
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
+from mnm_rl import cores
 from mnm_rl._version import __version__
-from mnm_rl.algorithms.checks import check_same_spaces, check_spaces
+from mnm_rl.algorithms.checks import check_same_spaces, check_spaces, made, unchecked_distributions
+from mnm_rl.algorithms.copies import state_of_copy, state_to_copy
+from mnm_rl.algorithms.earlier import policy_kwargs_of
+from mnm_rl.cores.implementations import log_once
 
 FORMAT = 1
 
@@ -35,11 +43,15 @@ _CLASSES: dict[str, type[Any]] = {
         ("torch.nn", torch.nn, torch.nn.Module),
         ("torch.optim", torch.optim, torch.optim.Optimizer),
         ("stable_baselines3", torch_layers, BaseFeaturesExtractor),
+        ("stable_baselines3", rmsprop_tf_like, torch.optim.Optimizer),
+        ("mnm_rl", cores, cores.RecurrentCore),
     )
     for name, value in vars(module).items()
     if inspect.isclass(value) and issubclass(value, base)
 }
-_NAMES = {value: name for name, value in _CLASSES.items()}
+_NAMES = {value: name for name, value in reversed(_CLASSES.items())}
+_TAGS = ({"class"}, {"float"})
+"""The keys of what stands for a value that JSON does not have: a class, and an infinity or NaN."""
 
 # The arguments of every algorithm that an export writes apart, or that are not the model's but the machine's or the session's.
 _NOT_OF_THE_MODEL = {
@@ -57,6 +69,11 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
     A subclass has every hyperparameter as an argument of its constructor, and keeps it as an attribute of the same name.
     """
 
+    def __init__(self, policy: Any, env: GymEnv | str | None, *, device: torch.device | str = "auto", **arguments: Any) -> None:
+        super().__init__(policy, made(env, arguments.get("verbose", 0)), device=device, **arguments)
+        if device == "auto" and self.device.type != "cpu":
+            _announce_gpu(str(self.device), aloud=self.verbose >= 1)
+
     @classmethod
     def hyperparameters(cls) -> list[str]:
         """The arguments of the constructor that make the model what it is: all but where and how it runs."""
@@ -69,6 +86,13 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
             if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
                 break  # what a constructor passes on as **kwargs are its base class's arguments
         return [name for name in names if name not in _NOT_OF_THE_MODEL]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return state_to_copy(vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state_of_copy(state))
+        self._vec_normalize_env = unwrap_vec_normalize(self.env) if self.env is not None else None
 
     def export(self, directory: str | Path) -> None:
         """Write the policy's parameters and a description of the model, for :meth:`from_pretrained`.
@@ -176,11 +200,13 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
             names = ", ".join(own.get(name, name) for name in sorted(missing))
             raise ValueError(f"{names} of the exported model could not be described without code; give them again")
         if env is not None:
-            env = cls._wrap_env(maybe_make_env(cast(GymEnv, env), 0))
+            env = cls._wrap_env(made(env))
             check_same_spaces(env, observation_space, action_space)
         try:
             check_spaces(observation_space, action_space)
-            arguments = algorithm | arguments | {"policy_kwargs": policy_kwargs | given}
+            written_by = str(config.get("mnm_rl"))
+            policy_kwargs = policy_kwargs_of(written_by, cls.policy_aliases[policy], policy_kwargs | given)
+            arguments = algorithm | arguments | {"policy_kwargs": policy_kwargs}
             model = cls(policy, cast(Any, env), **arguments, _init_setup_model=False)
             if env is None:
                 model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
@@ -200,6 +226,18 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         if not torch.isfinite(torch.nn.utils.parameters_to_vector(model.policy.parameters())).all():
             raise ValueError(f"{directory / 'model.safetensors'} holds weights that are NaN or infinite")
         return model
+
+
+@cache
+def _announce_gpu(device: str, aloud: bool) -> None:
+    """Say, once a process, what the choice of a GPU may cost: the user has not made it."""
+    message = (
+        f"device='auto' has picked {device}: small recurrent models with few environments are faster on the CPU, "
+        "some of them ten times; set device='cpu' to use it"
+    )
+    log_once(message)
+    if aloud:
+        print(message)
 
 
 class _DoesNotFit(ValueError):
@@ -255,7 +293,7 @@ def _wanted_shapes(model: ExportableAlgorithm, may_fail: bool) -> dict[str, tupl
     Classes of the user, which may fail without memory, give none."""
     arguments = {**model.policy_kwargs, "optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with without_numbers():
             policy = model.policy_class(
                 model.observation_space, model.action_space, lambda _: 0.0, use_sde=model.use_sde, **arguments
             )
@@ -265,6 +303,13 @@ def _wanted_shapes(model: ExportableAlgorithm, may_fail: bool) -> dict[str, tupl
         raise
     unique = {id(tensor): name for name, tensor in reversed(policy.state_dict(keep_vars=True).items())}
     return {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items() if name in unique.values()}
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Tensors made here have shapes, but neither memory nor numbers, and nothing that is random outside is drawn."""
+    with unchecked_distributions(), torch.device("meta"), torch.random.fork_rng(devices=[]):
+        yield
 
 
 def _misfit(shapes: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str | None:
@@ -293,9 +338,11 @@ def _describable(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def _describe(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value) and value.keys() not in _TAGS:
         return {key: _describe(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_describe(part) for part in value]
@@ -310,6 +357,8 @@ def _read(value: Any) -> Any:
             if value["class"] not in _CLASSES:
                 raise ValueError(f"there is no class {value['class']!r}")
             return _CLASSES[value["class"]]
+        if value.keys() == {"float"}:
+            return float(value["float"])
         return {key: _read(part) for key, part in value.items()}
     return [_read(part) for part in value] if isinstance(value, list) else value
 
@@ -321,11 +370,17 @@ def _describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
         low, high = _describe_bound(space.low), _describe_bound(space.high)
         return {"kind": "Box", "shape": list(space.shape), "dtype": str(space.dtype), "low": low, "high": high}
     if isinstance(space, spaces.Discrete):
-        return {"kind": "Discrete", "n": int(space.n)}
+        return {"kind": "Discrete", "n": int(space.n)} | _describe_dtype(space)
     if isinstance(space, spaces.MultiDiscrete):
-        return {"kind": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        of_each = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"kind": "MultiDiscrete"} | of_each | _describe_dtype(space)
     assert isinstance(space, spaces.MultiBinary)
     return {"kind": "MultiBinary", "n": space.n if isinstance(space.n, int) else [int(n) for n in space.n]}
+
+
+def _describe_dtype(space: spaces.Space[Any]) -> dict[str, str]:
+    """The type of the numbers, where it is not the usual one; older versions of Gymnasium have no other for Discrete."""
+    return {} if space.dtype == np.int64 else {"dtype": str(space.dtype)}
 
 
 def _describe_bound(bound: NDArray[Any]) -> Any:
@@ -342,17 +397,19 @@ def _read_space(space: dict[str, Any], most: int) -> spaces.Space[Any]:
         n = math.prod(np.atleast_1d(space["shape" if space["kind"] == "Box" else "n"]).tolist())
         if not 0 <= n <= most:
             raise ValueError(f"a space of {n:,} numbers does not fit the weights")
+    dtype = np.dtype(space.get("dtype", np.int64))
+    if dtype.kind not in "biuf":
+        raise ValueError(f"a space of {dtype} is not one of numbers")
+    of_type = {"dtype": dtype.type} if "dtype" in space else {}
     if space["kind"] == "Box":
-        shape, dtype = tuple(space["shape"]), np.dtype(space["dtype"])
-        if dtype.kind not in "biuf":
-            raise ValueError(f"a space of {dtype} is not one of numbers")
+        shape = tuple(space["shape"])
         low, high = (np.array(space[bound], dtype=object).astype(dtype) for bound in ("low", "high"))
         low, high = (np.full(shape, bound) if bound.ndim == 0 else bound.reshape(shape) for bound in (low, high))
         return spaces.Box(low, high, shape, dtype.type)
     if space["kind"] == "Discrete":
-        return spaces.Discrete(space["n"])
+        return spaces.Discrete(space["n"], **of_type)
     if space["kind"] == "MultiDiscrete":
-        return spaces.MultiDiscrete(np.array(space["nvec"]), start=np.array(space["start"]))
+        return spaces.MultiDiscrete(np.array(space["nvec"]), start=np.array(space["start"]), **of_type)
     if space["kind"] == "MultiBinary":
         return spaces.MultiBinary(space["n"])
     raise ValueError(f"there is no space {space['kind']!r}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import RecurrentCore
-from mnm_rl.cores.implementations import PathName, Plain, Trace, hooked
+from mnm_rl.cores.implementations import PathName, Plain, Trace, hooked, recorded
 
 Run = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """Runs the core of this number on inputs ``[..., F]``: outputs ``[..., output_size]`` and meta-loss."""
@@ -66,7 +66,8 @@ class CompositeCore(RecurrentCore[States]):
             return outputs, meta_loss
 
         outputs, meta_loss = self.wire(run, inputs)
-        self.diagnostics = cores[0].diagnostics
+        if not recorded():
+            self.diagnostics = cores[0].diagnostics
         return outputs, States(*chain.from_iterable(after)), meta_loss
 
     def trace(self, state: States, steps: int) -> Trace[States]:
@@ -114,11 +115,13 @@ class CompositeTrace(Trace[States]):
             trace.look()
 
     def go_to(self, state: States) -> None:
+        self.t += 1
         for trace, part in zip(self.traces, self.core.parts(state), strict=True):
             trace.go_to(part)
 
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
+        self.t += 1
         return self.core.wire(lambda k, x: (self.traces[k].step(x, episode_starts), x.new_zeros(len(x))), x)[0]
 
     def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:

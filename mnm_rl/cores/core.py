@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from mnm_rl.cores.implementations import Implementation, PathName, Trace, chosen, why_not
+from mnm_rl.cores.implementations import Implementation, PathName, Trace, chosen, has_kernels, recorded, why_not
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
 
@@ -67,7 +67,11 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         """
         if len(inputs) == 0:
             raise ValueError("inputs must have at least one step, [T, B, F] with T > 0")
-        return chosen(self).sequence(inputs, state, episode_starts)
+        if not recorded():
+            return chosen(self).sequence(inputs, state, episode_starts)
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and has_kernels(self):
+            return cast(tuple[Tensor, StateT, Tensor], _outside(self, inputs, state, episode_starts))
+        return self.scan(inputs, state, episode_starts)
 
     def scan(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
         """What :meth:`forward` gives, in plain PyTorch: the reference of every implementation."""
@@ -98,6 +102,8 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         """Why the fused implementation does not run, in words, or None if it runs."""
         if chosen(self).name == "fused":
             return None
+        if recorded():
+            return "what runs is being recorded"
         return "asked for" if self.path != "auto" else why_not(self, "fused")
 
     def extra_repr(self) -> str:
@@ -121,9 +127,22 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         )
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _outside(core: Any, inputs: Tensor, state: Any, episode_starts: Tensor) -> Any:
+    """Run a core by its kernels between two compiled parts: they are faster than its compiled equations."""
+    return chosen(core).sequence(inputs, state, episode_starts)
+
+
+def some_start(episode_starts: Tensor) -> list[bool]:
+    """Whether an episode starts, for each step of ``[T, B]``: any may, where the steps are recorded."""
+    if recorded():
+        return [True] * len(episode_starts)
+    return episode_starts.any(dim=1).tolist()
+
+
 def segments(episode_starts: Tensor) -> Iterator[tuple[int, int, bool]]:
     """Cut a sequence ``[T, B]`` at its episode starts: yields ``(t0, t1, reset)``, where only ``t0`` can hold a start."""
-    any_start: list[bool] = episode_starts.any(dim=1).tolist()
+    any_start = some_start(episode_starts)
     cuts = [0, *(t for t in range(1, len(any_start)) if any_start[t]), len(any_start)]
     for t0, t1 in pairwise(cuts):
         yield t0, t1, any_start[t0]

@@ -35,6 +35,9 @@ class Implementation(ABC, Generic[StateT]):
     def __init__(self, core: Any) -> None:
         self.core = core
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.core,)  # a copy has caches of its own
+
     @classmethod
     def refusal(cls, core: Any) -> str | None:
         """Why it does not serve this core, in words, or None if it does."""
@@ -64,6 +67,9 @@ class Trace(Generic[StateT]):
         self.initial_state = initial_state
         self.t = 0
         self._state = self._before = initial_state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _resumed, (self.implementation, self.initial_state, self.state_after(max(self.t - 1, 0)), self.state(), self.t)
 
     def state(self, rows: Tensor | None = None) -> StateT:
         """The state after the last step, of all environments or of those in ``rows``; a value, which later steps do not change."""
@@ -101,6 +107,13 @@ class Trace(Generic[StateT]):
         return outputs, meta_loss
 
 
+def _resumed(implementation: Implementation[StateT], initial_state: StateT, before: StateT, state: StateT, t: int) -> Trace[StateT]:
+    """A copy of a trace of any kind: it goes on from the same state, and runs all steps again for their gradient."""
+    trace = Trace(implementation, initial_state)
+    trace._before, trace._state, trace.t = before, state, t
+    return trace
+
+
 class Plain(Implementation[StateT]):
     """The core's own equations."""
 
@@ -136,8 +149,6 @@ def why_not(core: Any, name: str) -> str | None:
     load = _registered.get(type(core), {}).get(name)
     if load is None:
         return f"there is no {name} path for {type(core).__name__}"
-    if torch._C._get_tracing_state() is not None or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
-        return "the core is being traced or exported"
     try:
         return changed(core) or load().refusal(core)
     except ImportError as error:
@@ -209,10 +220,7 @@ def changed(core: nn.Module) -> str | None:
 def situation(core: nn.Module) -> list[Any]:
     """All that implementations look at beside the numbers in the tensors: where two are equal, they serve or refuse alike, and
     have read the same settings. It takes a fraction of the time of asking them."""
-    found: list[Any] = [
-        torch_module._has_any_global_hook(),  # type: ignore[no-untyped-call]
-        torch._C._get_tracing_state() is not None or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export(),
-    ]
+    found: list[Any] = [torch_module._has_any_global_hook()]  # type: ignore[no-untyped-call]
     found += [getattr(type(core), name) for name in _equations.get(type(core), ())]
     for part in parts(core):
         own, kind = vars(part), type(part)
@@ -236,13 +244,36 @@ def _loads(core_class: type[Any], name: str) -> bool:
     return True
 
 
+def recorded() -> bool:
+    """Whether PyTorch records what runs: ``torch.jit.trace``, ``torch.onnx.export``, ``torch.export``,
+    ``torch.compile``, ``make_fx``, a transform of ``torch.func``, or a mode that sees every operation.
+
+    The kernels are no operations of PyTorch, and neither is a look at a number in a tensor: in the record,
+    both would be constants.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def has_kernels(core: Any) -> bool:
+    """Whether anything but the equations of a core may run it."""
+    return type(core) in _registered and core.path != "plain"
+
+
 def chosen(core: Any) -> Implementation[Any]:
-    """The implementation that a core's ``path`` asks for, which keeps its caches from call to call.
+    """The implementation that a core's ``path`` asks for, which keeps its caches from call to call; while
+    PyTorch records what runs, the equations.
 
     Raises:
         RuntimeError: if there is none.
     """
     running: dict[str, Implementation[Any]] = core._implementations
+    if recorded():
+        return running.setdefault("plain", Plain(core))
     now = situation(core)
     names = [*_registered.get(type(core), {})] if core.path == "auto" else [core.path] if core.path != "plain" else []
     reason = None

@@ -1,12 +1,13 @@
 """Metalearned neural memory: an LSTM controller around a neural memory (Munkhdalai et al. 2019, section 3)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import RecurrentCore, make_state, segments
+from mnm_rl.cores.implementations import recorded
 from mnm_rl.initialization import Init, orthogonal_blocks_, scaled_inputs_
 from mnm_rl.memory import FeedbackInputs, NeuralMemory, PlainMemory, RunningMemory, WriteRuleName, recall_loss
 from mnm_rl.memory.function import write_size
@@ -31,17 +32,45 @@ class MnmState(NamedTuple):
     """1 where a replay slot holds a write of this episode, ``[B, R]``."""
 
 
+ReadGateName = Literal["none", "scalar", "vector"]
+
+
+class Variant(NamedTuple):
+    """How an MNM writes and reads, beside its write rule."""
+
+    bounded: bool
+    """Keys have norm one, and ``beta`` is the share of its error that a write removes."""
+    read_gate: ReadGateName
+    """What is read passes a gate, ``sigmoid(w . u_t[:D] + g_0)``: none, one number, or one for each of the M that are read."""
+    write_bias: float
+    """``b_0``, of one head."""
+    read_bias: float
+    """``g_0``."""
+    gain: float
+    """Norm of the rows of ``A`` that keys and values come from, at the beginning."""
+
+
+VariantName = Literal["bounded", "paper"]
+VARIANTS: dict[VariantName, Variant] = {
+    "bounded": Variant(bounded=True, read_gate="scalar", write_bias=-2, read_bias=-2, gain=1),
+    "paper": Variant(bounded=False, read_gate="none", write_bias=0, read_bias=0, gain=4),
+}
+"""``"bounded"``: bounded writes, which start weak, and a gated read; ``"paper"``: as Munkhdalai et al. (2019) have it."""
+
+
 class MnmCore(RecurrentCore[MnmState]):
     """LSTM controller with a neural memory that it writes, then reads, at every step.
 
     One step: ``h_t, c_t = LSTM([x_t; v^r_(t-1)])``; ``u_t = tanh(A h_t + a)`` gives the write strength
-    ``beta_t = sigmoid(b . u_t[:D] + b_0)`` and H triples ``(k^w, v^w, k^r)`` of width M; write, then read
-    ``v^r_t = mean_h f_(theta_t)(k^r_h)``; output ``o_t = C [h_t; v^r_t] + c``.
+    ``beta_t = sigmoid(b . u_t[:D] + b_0)``, the gate ``gamma_t = sigmoid(w . u_t[:D] + g_0)``, and H triples
+    ``(k^w, v^w, k^r)`` of width M; write, then read ``v^r_t = gamma_t mean_h f_(theta_t)(k^r_h)``; output
+    ``o_t = C [h_t; v^r_t] + c``.
 
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller and of the outputs.
-        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule) or ``"delta"`` (delta rule, with ``memory_layers=1``).
+        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule) or ``"delta"`` (delta rule,
+            with ``memory_layers=1``).
         memory_layers: layers L of the memory.
         heads: writes (and reads) H per step.
         replay: the meta-loss of a step also averages over the last ``replay`` writes of the episode.
@@ -49,8 +78,10 @@ class MnmCore(RecurrentCore[MnmState]):
         learn_initial_memory: train ``theta_0``, or keep a fixed random draw.
         writes: write at all; if False, the memory stays ``theta_0``: an ablation.
         memory_size: width M of the memory, of its keys and its values; ``hidden_size`` if None.
-        init: ``"scaled"`` (default), with which a write removes a good part of its error from the first update, or ``"pytorch"``.
-            ``b_0`` is then ``log H``, as a write is divided among the heads: one head writes with a strength of 0.5.
+        init: ``"scaled"`` (default), with which what a memory does reaches the loss from the first update, or ``"pytorch"``.
+            ``b_0`` is then that of the variant and ``log H``, as a write is divided among the heads.
+        variant: ``"bounded"`` (default) or ``"paper"``, see :data:`VARIANTS`.
+        read_gate, write_bias, read_bias, gain: instead of what the variant has, see :class:`Variant`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -69,23 +100,41 @@ class MnmCore(RecurrentCore[MnmState]):
         writes: bool = True,
         memory_size: int | None = None,
         init: Init = "scaled",
+        variant: VariantName = "bounded",
+        read_gate: ReadGateName | None = None,
+        write_bias: float | None = None,
+        read_bias: float | None = None,
+        gain: float | None = None,
     ) -> None:
         super().__init__(hidden_size)
         if heads < 1 or replay < 0:
             raise ValueError(f"a core needs heads >= 1 and replay >= 0, got heads={heads}, replay={replay}")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
+        if read_gate not in (None, *get_args(ReadGateName)):
+            raise ValueError(f"read_gate must be one of {', '.join(map(repr, get_args(ReadGateName)))}, got {read_gate!r}")
+        given: dict[str, Any] = dict(read_gate=read_gate, write_bias=write_bias, read_bias=read_bias, gain=gain)
+        self.variant = VARIANTS[variant]._replace(**{k: v for k, v in given.items() if v is not None})
         D, M = hidden_size, hidden_size if memory_size is None else memory_size
-        self.memory = NeuralMemory(M, memory_layers, write_rule, feedback_inputs, learn_initial_memory, writes, init)
+        self.memory = NeuralMemory(
+            M, memory_layers, write_rule, feedback_inputs, learn_initial_memory, writes, self.variant.bounded, init
+        )
         self.memory_size, self.heads, self.replay = M, int(heads), replay  # NumPy's shapes do not take True for 1
         self.controller = nn.LSTMCell(input_size + M, D)
         self.interaction = nn.Linear(D, D + 3 * heads * M)  # A, a
         self.write_strength = nn.Linear(D, 1)  # b, b_0
+        gates = {"none": 0, "scalar": 1, "vector": M}[self.variant.read_gate]
+        self.read_gate = nn.Linear(D, gates) if gates else None  # w, g_0
         self.output = nn.Linear(D + M, D)  # C, c
         if init == "scaled":
             scaled_inputs_(self.controller.weight_ih.data[:, :input_size], gain=2)
             orthogonal_blocks_(self.interaction.weight[:D], gain=4)
-            orthogonal_blocks_(self.interaction.weight[D:], gain=4, rows=M)
+            orthogonal_blocks_(self.interaction.weight[D:], gain=self.variant.gain, rows=M)
             nn.init.zeros_(self.interaction.bias)
-            nn.init.constant_(self.write_strength.bias, math.log(heads))
+            nn.init.constant_(self.write_strength.bias, self.variant.write_bias + math.log(heads))
+            if self.read_gate is not None:
+                nn.init.zeros_(self.read_gate.weight)
+                nn.init.constant_(self.read_gate.bias, self.variant.read_bias)
 
     def initial_state(self, batch_size: int) -> MnmState:
         theta = torch.stack(self.memory.initial_memory(batch_size), dim=1)
@@ -118,9 +167,10 @@ class MnmCore(RecurrentCore[MnmState]):
                     sample.append(written)
         outputs: Tensor = self.output(torch.cat([torch.stack(hidden), torch.stack(read)], dim=-1))
         state = state._replace(theta=memory.theta())
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not recorded():
             written = Written(*(torch.stack(parts) for parts in zip(*sample, strict=True)))
-            self.diagnostics = memory_diagnostics(written, write_size(*memory.last[:3]), state.theta)
+            change = write_size(memory.last.z, memory.last.deltas, memory.last.step_sizes)
+            self.diagnostics = memory_diagnostics(written, change, state.theta)
         return outputs, state, torch.stack(meta_loss)
 
     def _write_and_read(self, x: Tensor, state: MnmState, memory: RunningMemory) -> "tuple[MnmState, Tensor, Written]":
@@ -134,6 +184,8 @@ class MnmCore(RecurrentCore[MnmState]):
         # One pass over theta_t serves the read, the check of the write, and the replayed checks.
         recalled = memory.write_and_read(k_w, v_w, beta, torch.cat([k_r, k_w, state.replay_keys.flatten(1, 2)], dim=1))
         read, after = recalled[:, :H].mean(dim=1), recalled[:, H : 2 * H]
+        if self.read_gate is not None:
+            read = torch.sigmoid(self.read_gate(u[:, :D])) * read
         meta_loss = recall_loss(after, v_w)
         replay_keys, replay_values, mask = state.replay_keys, state.replay_values, state.replay_mask
         if self.replay:

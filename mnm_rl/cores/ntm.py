@@ -133,7 +133,7 @@ def address(memory: Tensor, weights: Tensor, heads: Heads) -> Tensor:
     """
     tiny = torch.finfo(memory.dtype).tiny
     lengths = heads.key.norm(dim=2, keepdim=True) * memory.norm(dim=2).unsqueeze(1)
-    cosine = torch.bmm(heads.key, memory.mT) / lengths.clamp(min=EMPTY)
+    cosine = torch.bmm(heads.key, memory.transpose(1, 2)) / lengths.clamp(min=EMPTY)
     found = torch.softmax(heads.strength * cosine, dim=2)
     weights = torch.lerp(weights, found, heads.gate)
     rolled = torch.stack([weights.roll(shift, dims=2) for shift in SHIFTS], dim=2)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnm_rl.cores.core import RecurrentCore
-from mnm_rl.cores.implementations import Plain, Trace, chosen, hooked
+from mnm_rl.cores.core import RecurrentCore, some_start
+from mnm_rl.cores.implementations import Plain, Trace, chosen, hooked, recorded
 from mnm_rl.initialization import Init, check_init, orthogonal_blocks_, scaled_inputs_
 
 
@@ -74,9 +74,8 @@ class SaluCore(RecurrentCore[SaluState]):
 
     def scan(self, inputs: Tensor, state: SaluState, episode_starts: Tensor) -> tuple[Tensor, SaluState, Tensor]:
         running = Running(self, state)
-        any_start: list[bool] = episode_starts.any(dim=1).tolist()
         read = []
-        for x, starts, reset in zip(inputs, episode_starts, any_start, strict=True):
+        for x, starts, reset in zip(inputs, episode_starts, some_start(episode_starts), strict=True):
             read.append(running.step(x, starts if reset else None))
         outputs: Tensor = self.output(torch.stack(read))
         return outputs, running.state(), inputs.new_zeros(inputs.shape[:2])
@@ -115,7 +114,7 @@ class SaluTrace(Trace[SaluState]):
             return super().step(x, episode_starts)
         self.t += 1
         self.steps.append((x, episode_starts))
-        outputs: Tensor = self.core.output(self.running.step(x, episode_starts if episode_starts.any() else None))
+        outputs: Tensor = self.core.output(self.running.step(x, episode_starts if some_start(episode_starts[None])[0] else None))
         return outputs
 
     def go_to(self, state: SaluState) -> None:
@@ -164,7 +163,7 @@ class Past:
     """Steps in a run of the full length, a power of two."""
 
     def __init__(self, keys: Tensor, values: Tensor, kept: Tensor) -> None:
-        self.slots = self.end = keys.shape[1]  # steps are counted from the oldest slot of the state
+        self.slots = self.end = int(keys.shape[1])  # steps are counted from the oldest slot of the state
         self.begin = self.slots - kept.long()  # of each environment's episode, or of what is left of it
         self.blocks = [*zip(*(torch.split(x, self.BLOCK, dim=1) for x in (keys, values)), strict=True)]
         self.open: list[tuple[Tensor, Tensor]] = []  # runs that are no blocks yet
@@ -216,7 +215,9 @@ class Past:
 
     def _drop(self) -> None:
         """Drop the blocks that no environment sees, but for the last run."""
-        seen = max(int(self.begin.min()), self.end - self.slots)
+        seen = self.end - self.slots
+        if not recorded():
+            seen = max(int(self.begin.min()), seen)
         oldest = self.end - sum(keys.shape[1] for keys, _ in self._runs())
         while len(self._runs()) > 1 and self.blocks and oldest + self.blocks[0][0].shape[1] <= seen:
             oldest += self.blocks.pop(0)[0].shape[1]

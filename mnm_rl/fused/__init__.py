@@ -3,28 +3,34 @@
 Importing this package makes them known to the cores; what they need is imported when they first run.
 """
 
+import logging
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
 from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore
-from mnm_rl.cores.implementations import Implementation, register
+from mnm_rl.cores.implementations import Implementation, log_once, register
 from mnm_rl.fused.reversible import Reversible
 
 
 @cache
-def _numba_problem() -> str | None:
+def numba_problem() -> str | None:
     """Why the kernels cannot be had on this machine, or None."""
     try:
-        import numba  # noqa: F401
-    except (ImportError, AttributeError, RuntimeError) as error:  # the latter two where its version does not fit NumPy's
-        return f"Numba cannot be used here ({error})"
+        import numba
+
+        if numba.config.DISABLE_JIT:
+            return "Numba's compiler is switched off (NUMBA_DISABLE_JIT)"
+        import_module("mnm_rl.fused.simd").check()
+    except Exception as error:  # of any kind: a version that does not fit NumPy's, a machine that LLVM does not know
+        return f"Numba cannot be used here ({type(error).__name__}: {error})"
     return None
 
 
 def _kernels(module: str) -> type[Implementation[Any]]:
     """The implementation in a module that needs Numba, which takes a second to import."""
-    if (problem := _numba_problem()) is not None:
+    if (problem := numba_problem()) is not None:
+        log_once(f"{problem}: cores run in plain PyTorch, which takes several times as long", logging.WARNING)
         raise ImportError(problem)
     return import_module(f"mnm_rl.fused.{module}").Fused  # type: ignore[no-any-return]
 

@@ -51,3 +51,6 @@ class Arena:
     def give(self, arrays: list[tuple[str, Array]]) -> None:
         """Give arrays back. The garbage collector may call this at any moment, even while an array is taken."""
         self._given.extend(arrays)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Arena, ()  # a copy has its own

@@ -5,7 +5,8 @@ rows of every array are padded with zeros to ``K`` numbers (and those of the fas
 :mod:`mnm_rl.fused.simd`.
 
 ``theta``: fast weights ``W^1 ... W^L``, ``[L, R, K]``, changed in place. ``G``: the gradient with respect to them, likewise.
-``scale``: the step size ``s`` of the write.
+``scales``: the step sizes ``s^1 ... s^L`` of the write, ``scale`` that of a layer. ``strength``: what they are computed of,
+``beta``, or unless writes are ``bounded`` the step size of all layers.
 
 A write is undone in the backward pass by adding what it subtracted, so no fast weights are kept from the forward pass.
 """
@@ -38,6 +39,9 @@ RULES: dict[type[WriteRule], int] = {GradientRule: GRADIENT, LocalRule: LOCAL, D
 """The write rules that these kernels know; not their subclasses."""
 
 
+LEAST_TOTAL = 1e-19
+"""What the step of rule g is divided by is not less: where there is no error, nothing is written."""
+
 BLOCK = LANES
 """Rows of a layer that all is done with, as far as the rule allows, before the next: they stay in the nearest cache, and to fetch
 and write back fast weights takes longer than the arithmetic."""
@@ -52,6 +56,8 @@ class Step(NamedTuple):
     """Of rule g: ``q^l = (W^(l+1))^T delta^(l+1)`` for l = 1 ... L-1, ``[H, L - 1, K]``."""
     delta: Any
     """Error signals ``delta^1 ... delta^L``, ``[H, L, K]``."""
+    scales: Any
+    """Step sizes ``s^1 ... s^L``, ``[L]``."""
 
 
 class Late(NamedTuple):
@@ -76,17 +82,17 @@ class StepGradient(NamedTuple):
 
 
 @inlined
-def set_key(rule: int, z: Any, key: Any) -> None:
-    """``z^0``, of a key: of the delta rule, scaled to norm one."""
-    scale = z.dtype.type(1) / _norm(key) if rule == DELTA else z.dtype.type(1)
+def set_key(bounded: bool, z: Any, key: Any) -> None:
+    """``z^0``, of a key: for bounded writes, scaled to norm one."""
+    scale = z.dtype.type(1) / _norm(key) if bounded else z.dtype.type(1)
     for i in range(z.shape[0]):
         z[i] = scale * key[i]
 
 
 @inlined
-def set_key_backward(rule: int, g: Any, key: Any) -> None:
+def set_key_backward(bounded: bool, g: Any, key: Any) -> None:
     """Back through :func:`set_key`; g is made the gradient with respect to the key."""
-    if rule == DELTA:
+    if bounded:
         norm, along = _norm(key), g.dtype.type(0)
         for i in range(key.shape[0]):
             along += g[i] * key[i]
@@ -116,11 +122,11 @@ def _add_outer_product(W: Any, factor: Any, x: Any, y: Any) -> None:
 
 
 @inlined
-def write(theta: Any, scale: Any, z: Any, delta: Any) -> None:
-    """``W^l -= scale * sum_h delta^l_h (z^(l-1)_h)^T`` for every layer: a write whose factors are known."""
+def write(theta: Any, scales: Any, z: Any, delta: Any) -> None:
+    """``W^l -= s^l * sum_h delta^l_h (z^(l-1)_h)^T`` for every layer: a write whose factors are known."""
     for l in range(theta.shape[0]):
         for h in range(z.shape[1]):
-            _add_outer_product(theta[l], -scale, delta[h, l], z[WRITTEN, h, l])
+            _add_outer_product(theta[l], -scales[l], delta[h, l], z[WRITTEN, h, l])
 
 
 @inlined
@@ -188,13 +194,71 @@ def _local_deltas(W: Any, i: int, l: int, step: Any, targets: Any) -> None:
 
 
 @inlined
-def write_and_read(theta: Any, rule: int, scale: Any, values: Any, targets: Any, step: Any) -> None:
+def _power(z: Any, l: int) -> Any:
+    """``N = max(H, sum_h |z_h|^2)`` of what goes into layer l; z is of the written keys, ``[H, L + 1, K]``."""
+    square, least = z.dtype.type(0), z.dtype.type(z.shape[0])
+    if l == 0:  # keys have norm one
+        return least
+    for h in range(z.shape[0]):
+        for i in range(z.shape[2]):
+            square += z[h, l, i] * z[h, l, i]
+    return max(square, least)
+
+
+@inlined
+def _energy(delta: Any, l: int) -> Any:
+    """``E = sum_h |delta_h|^2`` of layer l."""
+    square = delta.dtype.type(0)
+    for h in range(delta.shape[0]):
+        for i in range(delta.shape[2]):
+            square += delta[h, l, i] * delta[h, l, i]
+    return square
+
+
+@inlined
+def _total(step: Any) -> Any:
+    """``sum_l E^l N^l``, what a bounded step of rule g is divided by."""
+    total = step.delta.dtype.type(0)
+    for l in range(step.delta.shape[1]):
+        total += _energy(step.delta, l) * _power(step.z[WRITTEN], l)
+    return max(total, step.delta.dtype.type(LEAST_TOTAL))
+
+
+@inlined
+def _share_of_gradient_backward(g_share: Any, step: Any, g: Any) -> None:
+    """Back through ``E^L / sum_l E^l N^l``, to the error signals and what went into the layers."""
+    z, delta, L = step.z[WRITTEN], step.delta, step.delta.shape[1]
+    zero, two, least = delta.dtype.type(0), delta.dtype.type(2), delta.dtype.type(delta.shape[0])
+    total = _total(step)
+    g_total = -g_share * _energy(delta, L - 1) / (total * total)
+    for l in range(L):
+        N, E = _power(z, l), _energy(delta, l)
+        g_E = two * (g_total * N + (g_share / total if l == L - 1 else zero))
+        g_N = two * g_total * E if least < N else zero
+        for h in range(z.shape[0]):
+            for i in range(z.shape[2]):
+                g.delta[h, l, i] += g_E * delta[h, l, i]
+                g.z[WRITTEN, h, l, i] += g_N * z[h, l, i]
+
+
+@inlined
+def _power_backward(g_N: Any, l: int, z: Any, g_z: Any) -> None:
+    """Back through :func:`_power`."""
+    if _power(z, l) > z.dtype.type(z.shape[0]):
+        for h in range(z.shape[0]):
+            for i in range(z.shape[2]):
+                g_z[h, l, i] += z.dtype.type(2) * g_N * z[h, l, i]
+
+
+@inlined
+def write_and_read(theta: Any, rule: int, bounded: bool, strength: Any, values: Any, targets: Any, step: Any) -> None:
     """One step: ``f_theta`` of the written keys, the write, and ``f_theta`` of the read keys and the written keys after it.
 
     Args:
         theta: changed in place.
         rule: one of :data:`RULES`.
-        scale: step size.
+        bounded: whether the strength is a share of the error, or a step size.
+        strength: of the write.
         values: ``v^w``, ``[H, K]``, for rules g and delta.
         targets: ``zhat^1 ... zhat^L``, ``[H, L, K]``, for rule p.
         step: a :class:`Step` with ``z^0`` set; the rest is filled in.
@@ -208,12 +272,18 @@ def write_and_read(theta: Any, rule: int, scale: Any, values: Any, targets: Any,
     if rule != LOCAL:
         for h in range(H):
             _gradient_deltas(theta, h, step, values)
+    share = theta.dtype.type(1)
+    if bounded and rule == GRADIENT:
+        share = _energy(delta, L - 1) / _total(step)
     for l in range(L):
+        if bounded and rule != GRADIENT:
+            share = theta.dtype.type(1) / _power(z[WRITTEN], l)
+        step.scales[l] = strength * share
         for i in range(0, theta.shape[1], BLOCK):
             W = theta[l, i : i + BLOCK]
             if rule == LOCAL:
                 _local_deltas(W, i, l, step, targets)
-            _write_and_run(W, i, l, scale, z, delta)
+            _write_and_run(W, i, l, step.scales[l], z, delta)
         if l < L - 1:
             for h in range(H):
                 tanh_(z[READ, h, l + 1])
@@ -387,24 +457,24 @@ def _local_deltas_backward(W: Any, G: Any, i: int, l: int, step: Any, g: Any) ->
 
 
 @inlined
-def write_and_read_backward(theta: Any, G: Any, rule: int, scale: Any, step: Any, g: Any) -> Any:
+def write_and_read_backward(theta: Any, G: Any, rule: int, bounded: bool, strength: Any, step: Any, g: Any) -> Any:
     """Back through :func:`write_and_read`.
 
     Args:
         theta: ``theta_t``, made ``theta_(t-1)``.
         G: the gradient with respect to ``theta_t``, made that with respect to ``theta_(t-1)``, but for what is late.
-        rule, scale, step: as they were.
+        rule, bounded, strength, step: as they were.
         g: a :class:`StepGradient`: ``z`` holds those with respect to the outputs ``z^L`` of the reads, zeros elsewhere, and
             those with respect to the keys ``z^0`` are filled in; of rules g and delta, ``delta^L`` becomes minus the gradient with
             respect to the values, of rule p, ``delta`` minus that with respect to the targets; ``q`` is scratch;
             ``late`` is what G lacks, before and after.
 
     Returns:
-        The gradient with respect to ``scale``.
+        The gradient with respect to ``strength``.
     """
     z, gz = step.z, g.z
     L, H = theta.shape[0], z.shape[1]
-    gscale = theta.dtype.type(0)
+    g_strength, g_share = theta.dtype.type(0), theta.dtype.type(0)
     for h in range(H):
         for l in range(L):
             g.delta[h, l] = theta.dtype.type(0)
@@ -413,14 +483,26 @@ def write_and_read_backward(theta: Any, G: Any, rule: int, scale: Any, step: Any
             for h in range(H):
                 times_derivative(gz[READ, h, l + 1], z[READ, h, l + 1])
                 times_derivative(gz[CHECKED, h, l + 1], z[CHECKED, h, l + 1])
+        g_scale, scale = theta.dtype.type(0), step.scales[l]
         for i in range(0, theta.shape[1], BLOCK):
             W, own_G = theta[l, i : i + BLOCK], G[l, i : i + BLOCK]
             _read_and_write_backward(W, own_G, i, l, rule, scale, step, g)
-            gscale += _finish_deltas(i, l, scale, step, g)
+            g_scale += _finish_deltas(i, l, scale, step, g)
             if rule == LOCAL:
                 _local_deltas_backward(W, own_G, i, l, step, g)
+        if bounded and rule == GRADIENT:
+            g_share += g_scale
+        elif bounded:
+            N = _power(z[WRITTEN], l)
+            g_strength += g_scale / N
+            _power_backward(-g_scale * strength / (N * N), l, z[WRITTEN], gz[WRITTEN])
+        else:
+            g_strength += g_scale
+    if bounded and rule == GRADIENT:
+        g_strength = g_share * _energy(step.delta, L - 1) / _total(step)
+        _share_of_gradient_backward(g_share * strength, step, g)
     if rule != LOCAL:
         for h in range(H):
             _gradient_deltas_backward(theta, G, h, step, g)
     _keep_late(rule, z[WRITTEN, 0], step.delta[0], g)
-    return gscale
+    return g_strength

@@ -47,8 +47,12 @@ class Setting(NamedTuple):
     rule: int
     M: int
     """Width of the memory."""
+    bounded: bool
+    """Whether beta is a share of the error."""
+    gated: bool
+    """Whether what is read passes a gate."""
     step_size: float
-    """That of a write of strength 1."""
+    """What beta is multiplied by: 1 if it is a share, 0 if nothing is to be written."""
     starts: Array
     """Episode starts, ``[T, B]`` bool."""
 
@@ -67,6 +71,9 @@ class Weights(NamedTuple):
     a: Array
     b: Array
     b_0: Array
+    w: Array
+    """Of the gate; empty if there is none."""
+    g_0: Array
     Q: Array
     """Feedback maps of rule p, ``[K, L K]`` (``[2K, L K]`` for keys and values); empty for the other rules."""
     Q_back: Array
@@ -90,12 +97,16 @@ class Kept(NamedTuple):
     """Interaction vectors, ``[T, B, U]``."""
     beta: Array
     """``[T, B]``."""
+    gate: Array
+    """``[T, B]``."""
     z: Array
     """``[T, B, 3, H, L + 1, K]``, see :class:`~mnm_rl.fused.memory.Step`."""
     q: Array
     """``[T, B, H, L - 1, K]`` for rule g, nothing for the others."""
     delta: Array
     """``[T, B, H, L, K]``."""
+    scales: Array
+    """Step sizes, ``[T, B, L]``."""
     meta_loss: Array
     """``[T, B]``."""
 
@@ -118,6 +129,8 @@ class Gradients(NamedTuple):
     """With respect to ``A h + a``, ``[T, B, U]``."""
     strength: Array
     """With respect to ``b . u + b_0``, ``[T, B]``."""
+    gate: Array
+    """With respect to ``w . u + g_0``, ``[T, B]``."""
     targets: Array
     """With respect to the feedback targets of rule p, ``[T, B, H, L K]``."""
     h: Array
@@ -185,29 +198,40 @@ def _feedback(b0: int, t: int, weights: Any, u: Any, seen: Any, targets: Any) ->
 
 
 @inlined
+def _gate(out: Any, u: Any, w: Any, bias: Any) -> None:
+    """``out = sigmoid(w . u[:P] + bias)``, of one environment."""
+    total = bias[0]
+    for i in range(w.shape[0]):
+        total += w[i] * u[i]
+    out[0] = total
+    sigmoid_(out)
+
+
+@inlined
 def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, targets: Any) -> None:
     """``beta_t``, the write, ``v^r_t`` and the meta-loss of one environment."""
     P, K, L, H = state.h.shape[1], state.read.shape[1], trace.delta.shape[3], trace.delta.shape[2]
     dtype = trace.x.dtype
     zero, per = dtype.type(0), dtype.type(1 / (H * setting.M))
     u, z = trace.u[t, b], trace.z[t, b]
-    strength = trace.beta[t, b : b + 1]
-    strength[0] = weights.b_0[0]
-    for i in range(P):
-        strength[0] += weights.b[i] * u[i]
-    sigmoid_(strength)
+    beta, gate = trace.beta[t, b : b + 1], trace.gate[t, b : b + 1]
+    _gate(beta, u, weights.b, weights.b_0)
+    gate[0] = dtype.type(1)
+    if setting.gated:
+        _gate(gate, u, weights.w, weights.g_0)
     heads = u[P:].reshape(H, 3, K)
     for h in range(H):
-        set_key(setting.rule, z[WRITTEN, h, 0], heads[h, KEY])
+        set_key(setting.bounded, z[WRITTEN, h, 0], heads[h, KEY])
         copy_(z[CHECKED, h, 0], z[WRITTEN, h, 0])
-        set_key(setting.rule, z[READ, h, 0], heads[h, READ_KEY])
-    scale = dtype.type(setting.step_size) * strength[0]
-    write_and_read(state.theta[b], setting.rule, scale, heads[:, VALUE], targets, Step(z, trace.q[t, b], trace.delta[t, b]))
+        set_key(setting.bounded, z[READ, h, 0], heads[h, READ_KEY])
+    strength = dtype.type(setting.step_size) * beta[0]
+    step = Step(z, trace.q[t, b], trace.delta[t, b], trace.scales[t, b])
+    write_and_read(state.theta[b], setting.rule, setting.bounded, strength, heads[:, VALUE], targets, step)
     fill_(state.read[b], zero)
-    loss = zero
+    loss, share = zero, gate[0] * dtype.type(1 / H)
     for h in range(H):
         for i in range(K):
-            state.read[b, i] += z[READ, h, L, i] * dtype.type(1 / H)
+            state.read[b, i] += z[READ, h, L, i] * share
             miss = z[CHECKED, h, L, i] - heads[h, VALUE, i]
             loss += miss * miss
     trace.meta_loss[t, b] = loss * per
@@ -251,25 +275,28 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
         for h in range(H):
             for l in range(L + 1):
                 fill_(gz[group, h, l], dtype.type(0))
-    miss = two * per * given.meta_loss[t, b]
+    miss, gate, g_gate = two * per * given.meta_loss[t, b], trace.gate[t, b], dtype.type(0)
     for h in range(H):
         for i in range(K):
-            gz[READ, h, L, i] = (g.read[b, i] + given.out[t, b, P + i]) * dtype.type(1 / H)
+            g_read = (g.read[b, i] + given.out[t, b, P + i]) * dtype.type(1 / H)
+            gz[READ, h, L, i] = gate * g_read
+            g_gate += g_read * z[READ, h, L, i]
             gz[CHECKED, h, L, i] = miss * (z[CHECKED, h, L, i] - heads[h, VALUE, i])
             g_heads[h, VALUE, i] = -gz[CHECKED, h, L, i]
     beta = trace.beta[t, b]
-    step = Step(z, trace.q[t, b], trace.delta[t, b])
-    s = dtype.type(setting.step_size)
-    g_scale = write_and_read_backward(theta[b], g.theta[b], setting.rule, s * beta, step, gstep)
-    g.strength[t, b] = g_scale * s * beta * (dtype.type(1) - beta)
+    step = Step(z, trace.q[t, b], trace.delta[t, b], trace.scales[t, b])
+    s, one = dtype.type(setting.step_size), dtype.type(1)
+    g_strength = write_and_read_backward(theta[b], g.theta[b], setting.rule, setting.bounded, s * beta, step, gstep)
+    g.strength[t, b] = g_strength * s * beta * (one - beta)
+    g.gate[t, b] = g_gate * gate * (one - gate)
     for h in range(H):
         for i in range(K):
             g_heads[h, KEY, i] = gz[WRITTEN, h, 0, i] + gz[CHECKED, h, 0, i]
             g_heads[h, READ_KEY, i] = gz[READ, h, 0, i]
             if setting.rule != LOCAL:
                 g_heads[h, VALUE, i] -= gstep.delta[h, L - 1, i]
-        set_key_backward(setting.rule, g_heads[h, KEY], heads[h, KEY])
-        set_key_backward(setting.rule, g_heads[h, READ_KEY], heads[h, READ_KEY])
+        set_key_backward(setting.bounded, g_heads[h, KEY], heads[h, KEY])
+        set_key_backward(setting.bounded, g_heads[h, READ_KEY], heads[h, READ_KEY])
 
 
 @inlined
@@ -326,7 +353,7 @@ def _start_backward(b: int, t: int, setting: Any, weights: Any, undone: Any, tra
             s -= 1
         theta[b] = weights.theta_0 if starts[s, b] else undone.first[b]
         for k in range(s, t):
-            write(theta[b], dtype.type(setting.step_size) * trace.beta[k, b], trace.z[k, b], trace.delta[k, b])
+            write(theta[b], trace.scales[k, b], trace.z[k, b], trace.delta[k, b])
 
 
 @kernel
@@ -347,6 +374,8 @@ def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, tr
                 _memory_backward(b, t, setting, undone.theta, trace, given, g, gstep)
                 for i in range(P):
                     g.u[t, b, i] = g.strength[t, b] * weights.b[i]
+                for i in range(weights.w.shape[0]):
+                    g.u[t, b, i] += g.gate[t, b] * weights.w[i]
                 if setting.rule == LOCAL:
                     for h in range(H):
                         for l in range(L):
@@ -363,7 +392,8 @@ def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, tr
 
 
 class Parameters(NamedTuple):
-    """The parameters of an MNM core, as it has them. Those of the feedback maps are empty but for rule p."""
+    """The parameters of an MNM core, as it has them. Those of the feedback maps are empty but for rule p, those of the gate
+    if there is none."""
 
     weight_ih: Tensor
     weight_hh: Tensor
@@ -373,6 +403,8 @@ class Parameters(NamedTuple):
     a: Tensor
     b: Tensor
     b_0: Tensor
+    w: Tensor
+    g_0: Tensor
     Q: Tensor
     q: Tensor
     theta_0: Tensor
@@ -386,7 +418,7 @@ class MnmTrace(FusedTrace[MnmState]):
 
     @staticmethod
     def parameters_of(core: MnmCore) -> Parameters:
-        feedback = getattr(core.memory.rule, "feedback", None)
+        feedback, gate = getattr(core.memory.rule, "feedback", None), core.read_gate
         none = core.output.weight.new_zeros(0, 0)
         return Parameters(
             weight_ih=core.controller.weight_ih,
@@ -397,6 +429,8 @@ class MnmTrace(FusedTrace[MnmState]):
             a=core.interaction.bias,
             b=core.write_strength.weight,
             b_0=core.write_strength.bias,
+            w=none if gate is None else gate.weight,
+            g_0=none.flatten() if gate is None else gate.bias,
             Q=none if feedback is None else feedback.weight,
             q=none.flatten() if feedback is None else feedback.bias,
             theta_0=core.memory.theta_0,
@@ -413,7 +447,8 @@ class MnmTrace(FusedTrace[MnmState]):
         a = torch.cat([spread_rows(p.a[:D], 1, D), spread_rows(p.a[D:], n, M)])
         Q = spread(p.Q, len(p.Q) // M, M, p.Q.shape[1] // M, M)
         packed = [gates.T, before, spread_rows(p.bias_ih + p.bias_hh, 4, D), A.T, A, a]
-        packed += [spread_rows(p.b[0], 1, D), p.b_0.clone(), Q.T, Q, spread_rows(p.q, len(p.q) // M, M)]
+        w = spread_rows(p.w[0], 1, D) if len(p.w) else p.w.flatten()
+        packed += [spread_rows(p.b[0], 1, D), p.b_0.clone(), w, p.g_0.clone(), Q.T, Q, spread_rows(p.q, len(p.q) // M, M)]
         return Weights(*[tensor.contiguous().numpy() for tensor in packed], theta_0=pad_memory(p.theta_0))  # type: ignore[misc]
 
     def __init__(self, implementation: FusedCore[MnmState], state: MnmState, steps: int) -> None:
@@ -423,7 +458,12 @@ class MnmTrace(FusedTrace[MnmState]):
         self.F = F = core.controller.input_size - M
         rule = core.memory.rule
         self.setting = Setting(
-            RULES[type(rule)], M, core.memory.step_size(torch.ones(1, dtype=torch.float64), H).item(), self.episode_starts
+            rule=RULES[type(rule)],
+            M=M,
+            bounded=rule.bounded,
+            gated=core.read_gate is not None,
+            step_size=core.memory.writes * (1.0 if rule.bounded else 2 / (H * M)),
+            starts=self.episode_starts,
         )
         B, P, K, L = self.B, padded(D), padded(M), core.memory.layers
         self.kept = Kept(
@@ -433,9 +473,11 @@ class MnmTrace(FusedTrace[MnmState]):
             out=zeros((steps, B, P + K), self.dtype),  # others may have it
             u=self.room("u", steps, B, P + 3 * H * K),
             beta=self.room("beta", steps, B),
+            gate=self.room("gate", steps, B),
             z=self.room("z", steps, B, 3, H, L + 1, K),
             q=self.room("q", steps, B, H, 0 if self.setting.rule == LOCAL else L - 1, K),
             delta=self.room("delta", steps, B, H, L, K),
+            scales=self.room("scales", steps, B, L),
             meta_loss=zeros((steps, B), self.dtype),
         )
         self.x = self.kept.x
@@ -484,7 +526,7 @@ class MnmTrace(FusedTrace[MnmState]):
             beta=beta,
         )
         last_z, last_delta = z[-1, :, WRITTEN].unbind(2), torch.from_numpy(self.kept.delta[-1]).unbind(2)
-        change = write_size([*last_z], [*last_delta], self.core.memory.step_size(beta[-1], H))
+        change = write_size([*last_z], [*last_delta], torch.from_numpy(self.kept.scales[-1]))
         return memory_diagnostics(written, change, self.working_state()[3])
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -495,6 +537,7 @@ class MnmTrace(FusedTrace[MnmState]):
             gates=self.room("g_gates", *trace.gates.shape),
             u=self.room("g_u", *trace.u.shape),
             strength=self.room("g_strength", *trace.beta.shape),
+            gate=self.room("g_gate", *trace.gate.shape),
             targets=self.room("g_targets", T, B, H, weights.Q.shape[1]),
             h=array(g_h, (B, P), dtype),
             c=array(g_c, (B, P), dtype),
@@ -510,7 +553,8 @@ class MnmTrace(FusedTrace[MnmState]):
         x, out, u, g_gates, g_u, g_targets = (
             torch.from_numpy(a).flatten(0, 1) for a in (trace.x, trace.out, trace.u, g.gates, g.u, g.targets)
         )
-        g_targets, g_strength = g_targets.flatten(0, 1), torch.from_numpy(g.strength).flatten()
+        g_targets = g_targets.flatten(0, 1)
+        g_strength, g_gate = (torch.from_numpy(a).flatten() for a in (g.strength, g.gate))
         weight, bias = g_gates.T @ x, gather_rows(g_gates.sum(0), 4, D)
         g_A, g_a = g_u.T @ out[:, :P], g_u.sum(0)
         n, m = 3 * H, weights.Q.shape[0] // K  # the feedback maps see values, or values and keys; there are none but in rule p
@@ -525,6 +569,8 @@ class MnmTrace(FusedTrace[MnmState]):
             a=torch.cat([gather_rows(g_a[:P], 1, D), gather_rows(g_a[P:], n, M)]),
             b=gather_rows(g_strength @ u[:, :P], 1, D).unsqueeze(0),
             b_0=g_strength.sum().view(1),
+            w=gather_rows(g_gate @ u[:, :P], 1, D).unsqueeze(0),
+            g_0=g_gate.sum().view(1),
             Q=gather(g_targets.T @ seen, L if m else 0, M, m, M),
             q=gather_rows(g_targets.sum(0), L if m else 0, M),
             theta_0=torch.from_numpy(g.theta_0).sum(0)[:, :M, :M],
@@ -543,4 +589,6 @@ class Fused(FusedCore[MnmState]):
     def refusal(cls, core: Any) -> str | None:
         if type(core.memory) is not NeuralMemory or type(core.memory.rule) not in RULES:
             return f"there is no fused path for the memory {type(core.memory).__name__} with {type(core.memory.rule).__name__}"
+        if core.variant.read_gate == "vector":
+            return "there is no fused path for a gate of its own for every number that is read"
         return super().refusal(core) or ("there is no fused path for replay" if core.replay else None)

@@ -5,11 +5,8 @@ Numba leaves vectorization to LLVM, which gives up where it cannot prove that ro
 Rows are padded with zeros to a multiple of :data:`LANES`, so that there are no remainders.
 """
 
-import logging
 import math
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,34 +16,36 @@ from numba.core import cgutils
 from numba.core import event as numba_event
 from numba.extending import intrinsic, models, overload, register_model
 
+from mnm_rl.fused.announcement import compiling
+from mnm_rl.fused.cache import KernelCache
+
 LANES = 16
 ROWS = 4
 """Matrix products take rows in fours, and what is left in twos."""
 
 
-def _source_stamp() -> tuple[int, int]:
-    stats = [path.stat() for path in Path(__file__).parent.rglob("*.py")]
-    return max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats)
+class _Compilations(numba_event.Listener):
+    """Announces the kernels of each module when the first of them is compiled.
 
+    Attributes:
+        depth: how many are being compiled, each for the one before it.
+    """
 
-_SOURCE_STAMP = _source_stamp()
-
-
-class _Announcement(numba_event.Listener):
-    """Says that kernels are compiled, once a process: it takes so long that one would think the program hangs."""
-
-    made = False
+    depth = 0
 
     def on_start(self, event: Any) -> None:
-        if not self.made and event.data["dispatcher"].py_func.__module__.startswith("mnm_rl."):
-            self.made = True
-            logging.getLogger("mnm_rl").info("compiling kernels for this machine: half a minute, the first time")
+        package, _, module = event.data["dispatcher"].py_func.__module__.rpartition(".")
+        if self.depth == 0 and package == __package__ and module != __name__.rpartition(".")[2]:
+            compiling(module)
+        self.depth += 1
 
     def on_end(self, event: Any) -> None:
-        pass
+        self.depth -= 1
 
 
-numba_event.register("numba:compile", _Announcement())
+numba_event.register("numba:compile", _Compilations())
+kernels: list[Any] = []
+"""All of them."""
 
 
 def kernel(function: Callable[..., Any], inline: bool = False) -> Callable[..., Any]:
@@ -54,17 +53,10 @@ def kernel(function: Callable[..., Any], inline: bool = False) -> Callable[..., 
 
     NaN and infinity keep their meaning in kernels: a network that diverges must show.
     """
-    options = {"cache": True, "nogil": True, "error_model": "numpy", "forceinline": inline, "_nrt": not inline}
-    compiled = njit(**options, fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
-    with suppress(AttributeError):
-        file = compiled._cache._cache_file
-        # Numba compiles again when the file of a function has changed; this, when that of any kernel it may call has.
-        file._source_stamp = _SOURCE_STAMP
-        try:
-            file._load_index()
-        except Exception:  # of another version of this package: it names types that are no more
-            with suppress(OSError):
-                file.flush()
+    options = {"nogil": True, "error_model": "numpy", "forceinline": inline, "_nrt": not inline}
+    compiled: Any = njit(**options, fastmath={"reassoc", "contract", "nsz", "arcp"})(function)
+    compiled._cache = KernelCache(function)
+    kernels.append(compiled)
     return compiled  # type: ignore[no-any-return]
 
 
@@ -230,7 +222,11 @@ def add_totals(typingctx: Any, row: Any, i: Any, a: Any, b: Any, c: Any, d: Any)
 
 
 def tanh(x: float) -> float:
-    """tanh in kernels. In float32 a rational function that LLVM can vectorize, absolute error below 4e-7."""
+    """tanh in kernels. In float32 a rational function that LLVM can vectorize, absolute error below 4e-7.
+
+    A saturated value is exactly 1 or -1, so that what is made of it, as ``1 - y * y``, is exactly zero, as in PyTorch: a
+    derivative of 1e-7 that stays there, times an input of 1e8, is a gradient that nothing has.
+    """
     return math.tanh(x)
 
 
@@ -243,15 +239,14 @@ def _overload_tanh(x: Any) -> Any:
 
         return tanh64
     # Minimax fit on [-8, 8], beyond which tanh is within 3e-7 of 1: x P(x^2) / Q(x^2), both of degree 4.
-    limit = np.float32(8)
+    limit, one = np.float32(8), np.float32(1)
     p0, p1, p2, p3, p4 = (np.float32(p) for p in (0.9999999701, 0.13438223218, 3.5641941231e-3, 2.1773870618e-5, 1.5062679842e-8))
     q0, q1, q2, q3, q4 = (np.float32(q) for q in (1.0, 0.46771544027, 2.6136160447e-2, 3.3992414735e-4, 8.4540167537e-7))
 
     def tanh32(x: Any) -> Any:
-        x = limit if x > limit else x
-        x = -limit if x < -limit else x
         y = x * x
-        return x * (p0 + y * (p1 + y * (p2 + y * (p3 + y * p4)))) / (q0 + y * (q1 + y * (q2 + y * (q3 + y * q4))))
+        z = x * (p0 + y * (p1 + y * (p2 + y * (p3 + y * p4)))) / (q0 + y * (q1 + y * (q2 + y * (q3 + y * q4))))
+        return one if x >= limit else -one if x <= -limit else z  # beyond the limit z may be of any value; NaN stays
 
     return tanh32
 
@@ -387,3 +382,23 @@ def times_derivative(g: Any, z: Any) -> None:
     one = z.dtype.type(1)
     for i in range(z.shape[0]):
         g[i] *= one - z[i] * z[i]
+
+
+@kernel
+def _tanh_of_doubled(row: Any) -> None:
+    for i in range(0, row.shape[0], LANES):
+        store(row, i, fma(splat(row.dtype.type(1)), load(row, i), load(row, i)))
+    tanh_(row)
+
+
+def check() -> None:
+    """Compile and run a small kernel.
+
+    Raises:
+        Exception: of any kind, where kernels cannot be compiled on this machine or do not give what they should.
+    """
+    row = np.linspace(-1, 1, 2 * LANES, dtype=np.float32)
+    expected = np.tanh(2 * row)
+    _tanh_of_doubled(row)
+    if not np.allclose(row, expected, atol=1e-5):
+        raise RuntimeError("a compiled kernel gives wrong numbers")

@@ -19,14 +19,16 @@ class Kept(NamedTuple):
     """Activations ``z^0 ... z^L`` of the written keys under ``theta_(t-1)``, each ``[B, H, D]``."""
     deltas: list[Tensor]
     """Error signals ``delta^1 ... delta^L``, each ``[B, H, D]``."""
-    step_size: Tensor
-    """``s``, ``[B]``."""
+    beta: Tensor
+    """Write strength, ``[B]``."""
+    step_sizes: Tensor
+    """``s^1 ... s^L``, ``[B, L]``."""
     y: list[Tensor]
     """Activations ``y^0 ... y^L`` of the read keys under ``theta_t``, each ``[B, N, D]``."""
 
 
 def write_and_read(
-    rule: WriteRule, theta: FastWeights, keys: Tensor, targets: Tensor, step_size: Tensor, read_keys: Tensor
+    rule: WriteRule, theta: FastWeights, keys: Tensor, targets: Tensor, beta: Tensor, read_keys: Tensor
 ) -> tuple[FastWeights, Tensor, Kept]:
     """Write, then read.
 
@@ -35,7 +37,7 @@ def write_and_read(
         theta: ``theta_(t-1)``, each layer ``[B, D, D]``.
         keys: ``[B, H, D]``, normalized as the rule wants them.
         targets: those of the rule, ``[B, H, 1, D]`` or ``[B, H, L, D]``.
-        step_size: ``s``, ``[B]``.
+        beta: write strength, ``[B]``.
         read_keys: ``[B, N, D]``, normalized as the rule wants them.
 
     Returns:
@@ -43,9 +45,10 @@ def write_and_read(
     """
     z = activations(theta, keys)
     deltas = rule.deltas(theta, z, targets)
-    theta = write(theta, z, deltas, step_size)
+    step_sizes = rule.step_sizes(beta, z, deltas)
+    theta = write(theta, z, deltas, step_sizes)
     y = activations(theta, read_keys)
-    return theta, y[-1], Kept(z, deltas, step_size, y)
+    return theta, y[-1], Kept(z, deltas, beta, step_sizes, y)
 
 
 class Gradients(NamedTuple):
@@ -53,7 +56,7 @@ class Gradients(NamedTuple):
 
     keys: Tensor
     targets: Tensor
-    step_size: Tensor
+    beta: Tensor
     read_keys: Tensor
 
 
@@ -70,26 +73,27 @@ def write_and_read_backward(
         kept: from :func:`write_and_read`.
 
     Returns:
-        ``theta_(t-1)``, ``dL/dtheta_(t-1)``, and the gradients with respect to keys, targets, step size and read keys.
+        ``theta_(t-1)``, ``dL/dtheta_(t-1)``, and the gradients with respect to keys, targets, beta and read keys.
     """
-    z, deltas, step_size, y = kept
-    G, s = list(G_t), step_size.view(-1, 1, 1)
+    z, deltas, beta, step_sizes, y = kept
+    G, s = list(G_t), step_sizes.view(*step_sizes.shape, 1, 1).unbind(1)
 
     # The read: y^0 ... y^L under theta_t.
     g_y = [zeros_like(y_l) for y_l in y[:-1]]
     g_read_keys = _activations_backward(theta_t, G, y, [*g_y, g_values])
 
-    # The write, W_t = W_(t-1) - s sum_h delta_h z_h^T. It leaves G as it is: dW_t/dW_(t-1) is the identity.
+    # The write, W^l_t = W^l_(t-1) - s^l sum_h delta^l_h (z^(l-1)_h)^T. It leaves G as it is: dW_t/dW_(t-1) is the identity.
     a = [z_in @ G_l.mT for z_in, G_l in zip(z[:-1], G, strict=True)]  # a^l = G^l z^(l-1)
-    g_deltas = [-s * a_l for a_l in a]
-    g_z = [-s * (delta @ G_l) for delta, G_l in zip(deltas, G, strict=True)] + [zeros_like(z[-1])]
-    g_step_size = -torch.stack([(delta * a_l).sum(dim=(1, 2)) for delta, a_l in zip(deltas, a, strict=True)]).sum(0)
-    theta = undo(theta_t, z, deltas, step_size)
+    g_deltas = [-s_l * a_l for s_l, a_l in zip(s, a, strict=True)]
+    g_z = [-s_l * (delta @ G_l) for s_l, delta, G_l in zip(s, deltas, G, strict=True)] + [zeros_like(z[-1])]
+    g_step_sizes = -torch.stack([(delta * a_l).sum(dim=(1, 2)) for delta, a_l in zip(deltas, a, strict=True)], dim=1)
+    theta = undo(theta_t, z, deltas, step_sizes)
+    g_beta = rule.step_sizes_backward(beta, z, g_z, deltas, g_deltas, g_step_sizes)
 
     # The error signals, then z^0 ... z^L, both under theta_(t-1).
     g_targets = rule.deltas_backward(theta, G, z, g_z, deltas, g_deltas)
     g_keys = _activations_backward(theta, G, z, g_z)
-    return theta, tuple(G), Gradients(g_keys, g_targets, g_step_size, g_read_keys)
+    return theta, tuple(G), Gradients(g_keys, g_targets, g_beta, g_read_keys)
 
 
 def _activations_backward(theta: FastWeights, G: list[Tensor], z: list[Tensor], g_z: list[Tensor]) -> Tensor:

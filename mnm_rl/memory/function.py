@@ -28,32 +28,33 @@ def activations(theta: FastWeights, keys: Tensor) -> list[Tensor]:
     return z
 
 
-def write(theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_size: Tensor) -> FastWeights:
-    """The rank-H update of every layer: ``W^l - s * sum_h delta^l_h (z^(l-1)_h)^T``.
+def write(theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_sizes: Tensor) -> FastWeights:
+    """The rank-H update of every layer: ``W^l - s^l * sum_h delta^l_h (z^(l-1)_h)^T``.
 
     Args:
         theta: fast weights before the write, each ``[B, D, D]``.
         z: activations ``z^0 ... z^L`` of the written keys, each ``[B, H, D]``.
         deltas: error signals ``delta^1 ... delta^L``, each ``[B, H, D]``.
-        step_size: ``s``, ``[B]``.
+        step_sizes: ``s^1 ... s^L``, ``[B, L]``.
 
     Returns:
         The new fast weights, each ``[B, D, D]``.
     """
-    step = (-step_size).view(-1, 1, 1)
-    return tuple(baddbmm(W, (step * delta).mT, z_in) for W, delta, z_in in zip(theta, deltas, z[:-1], strict=True))
+    steps = (-step_sizes).view(*step_sizes.shape, 1, 1).unbind(1)
+    factors = zip(theta, steps, deltas, z[:-1], strict=True)
+    return tuple(baddbmm(W, (step * delta).mT, z_in) for W, step, delta, z_in in factors)
 
 
-def undo(theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_size: Tensor) -> FastWeights:
+def undo(theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_sizes: Tensor) -> FastWeights:
     """The fast weights before a :func:`write`, from those after it and its factors: the same up to rounding."""
-    return write(theta, z, deltas, -step_size)
+    return write(theta, z, deltas, -step_sizes)
 
 
-def write_size(z: list[Tensor], deltas: list[Tensor], step_size: Tensor) -> Tensor:
-    """``|theta_t - theta_(t-1)|`` of a :func:`write`, over all layers, ``[B]``; from its factors: ``|sum_h a_h b_h^T|^2`` is the
-    sum over all pairs of heads of ``(a_h . a_g) (b_h . b_g)``."""
+def write_size(z: list[Tensor], deltas: list[Tensor], step_sizes: Tensor) -> Tensor:
+    """``|theta_t - theta_(t-1)|`` of a :func:`write`, over all layers, ``[B]``; from its factors:
+    ``|sum_h a_h b_h^T|^2`` is the sum over all pairs of heads of ``(a_h . a_g) (b_h . b_g)``."""
     squares = [einsum("bhi,bgi,bhj,bgj->b", d, d, z_in, z_in) for d, z_in in zip(deltas, z[:-1], strict=True)]
-    return step_size * stack(squares).sum(0).clamp(min=0).sqrt()
+    return (step_sizes**2 * stack(squares, dim=1).clamp(min=0)).sum(1).sqrt()
 
 
 def recall_loss(recalled: Tensor, values: Tensor) -> Tensor:

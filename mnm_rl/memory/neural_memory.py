@@ -24,7 +24,9 @@ class NeuralMemory(nn.Module):
             delta rule, for one layer. See :mod:`mnm_rl.memory.rules`.
         feedback_inputs: what the feedback maps of rule p see: ``"value"`` (the paper) or ``"key_value"``.
         learn_initial_memory: train ``theta_0`` (default), or keep it as a fixed random draw.
-        writes: if False, every write has a step size of zero, and the memory stays ``theta_0``: an ablation.
+        writes: if False, every write has a strength of zero, and the memory stays ``theta_0``: an ablation.
+        bounded: whether keys have norm one and ``beta`` is the share of its error that a write removes (default), or writes have
+            the paper's step size, see :class:`~mnm_rl.memory.rules.rule.WriteRule`.
         init: ``"scaled"`` (default): orthogonal ``theta_0``; of the feedback maps ``Q^L`` the identity, the others zero.
             ``"pytorch"``: uniform, as PyTorch initializes linear layers.
 
@@ -46,6 +48,7 @@ class NeuralMemory(nn.Module):
         feedback_inputs: FeedbackInputs = "value",
         learn_initial_memory: bool = True,
         writes: bool = True,
+        bounded: bool = True,
         init: Init = "scaled",
     ) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class NeuralMemory(nn.Module):
             self.theta_0 = nn.Parameter(theta_0)
         else:
             self.register_buffer("theta_0", theta_0)
-        self.rule: WriteRule = WRITE_RULES[write_rule](size, layers, feedback_inputs, init)
+        self.rule: WriteRule = WRITE_RULES[write_rule](size, layers, feedback_inputs, init, bounded)
 
     def initial_memory(self, batch_size: int) -> FastWeights:
         """``theta_0`` for every environment, each ``[B, D, D]``: views of the slow weights that gradient flows through."""
@@ -82,18 +85,16 @@ class NeuralMemory(nn.Module):
 
     def write(self, theta: FastWeights, keys: Tensor, values: Tensor, beta: Tensor) -> FastWeights:
         """Write ``keys -> values`` (``[B, H, D]`` each) with strength ``beta [B]``; returns ``theta_t``."""
-        keys, targets, step_size = self.prepare_write(keys, values, beta)
+        keys, targets, beta = self.prepare_write(keys, values, beta)
         z = activations(theta, keys)
-        return write(theta, z, self.rule.deltas(theta, z, targets), step_size)
+        deltas = self.rule.deltas(theta, z, targets)
+        return write(theta, z, deltas, self.rule.step_sizes(beta, z, deltas))
 
     def prepare_write(self, keys: Tensor, values: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Everything of a write that does not depend on the fast weights: keys, targets and step size, as the rule wants them."""
+        """Everything of a write that does not depend on the fast weights: keys and targets, as the rule wants them, and the
+        strength."""
         keys = self.rule.normalize(keys)
-        return keys, self.rule.targets(keys, values), self.step_size(beta, heads=keys.shape[1])
-
-    def step_size(self, beta: Tensor, heads: int) -> Tensor:
-        """``s``, ``[B]``, of a write of strength ``beta [B]``."""
-        return self.rule.step_size(beta, heads) if self.writes else torch.zeros_like(beta)
+        return keys, self.rule.targets(keys, values), beta if self.writes else torch.zeros_like(beta)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, layers={self.layers}, write_rule={self.write_rule!r}"

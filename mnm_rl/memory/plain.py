@@ -40,9 +40,10 @@ class PlainMemory:
         self._theta = self._memory.reset(self._theta, starts)
 
     def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor) -> Tensor:
-        keys, targets, step_size = self._memory.prepare_write(keys, values, beta)
+        keys, targets, beta = self._memory.prepare_write(keys, values, beta)
         rule = self._memory.rule
-        self._theta, read, self.last = write_and_read(rule, self._theta, keys, targets, step_size, rule.normalize(read_keys))
+        read_keys = rule.normalize(read_keys)
+        self._theta, read, self.last = write_and_read(rule, self._theta, keys, targets, beta, read_keys)
         return read
 
     def theta(self) -> Tensor:

@@ -32,8 +32,8 @@ class ReversibleMemory:
 
     def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor) -> Tensor:
         self._tape.recording |= torch.is_grad_enabled()
-        keys, targets, step_size = self._memory.prepare_write(keys, values, beta)
-        tensors = (keys, targets, step_size, self._memory.rule.normalize(read_keys))
+        keys, targets, beta = self._memory.prepare_write(keys, values, beta)
+        tensors = (keys, targets, beta, self._memory.rule.normalize(read_keys))
         self._token, read = _WriteAndRead.apply(self._tape, self._token, *tensors)  # type: ignore[no-untyped-call]
         return read  # type: ignore[no-any-return]
 
@@ -90,7 +90,7 @@ class _Tape:
         """Theta before step number ``at``, from theta after it."""
         step = self.steps[at]
         if isinstance(step, Kept):
-            return undo(theta, step.z, step.deltas, step.step_size)
+            return undo(theta, step.z, step.deltas, step.step_sizes)
         ended = step.starts.nonzero().squeeze(1)
         return tuple(W.index_copy(0, ended, W_end) for W, W_end in zip(theta, self.write_again(at, ended), strict=True))
 
@@ -102,7 +102,7 @@ class _Tape:
         for step in reversed(self.steps[:position]):
             if isinstance(step, Kept):
                 writes.append(step)
-                strengths.append(step.step_size[environments] * unmet)
+                strengths.append(step.step_sizes[environments] * unmet.unsqueeze(1))
             else:
                 starts = step.starts[environments]
                 here = (starts & unmet).view(-1, 1, 1)
@@ -112,12 +112,14 @@ class _Tape:
                     break
         if not writes:
             return theta
-        s = torch.stack(strengths, dim=1)[..., None, None]
+        s = torch.stack(strengths, dim=1)[..., None, None]  # [B, writes, L, 1, 1]
 
         def written(l: int, W: Tensor) -> Tensor:
             z = torch.stack([w.z[l][environments] for w in writes], dim=1)
             delta = torch.stack([w.deltas[l][environments] for w in writes], dim=1)
-            return torch.baddbmm(W, (-s * delta).flatten(1, 2).mT, z.flatten(1, 2))  # as if they were the heads of one write
+            return torch.baddbmm(
+                W, (-s[:, :, l] * delta).flatten(1, 2).mT, z.flatten(1, 2)
+            )  # as if they were the heads of one write
 
         return tuple(written(l, W) for l, W in enumerate(theta))
 
@@ -163,16 +165,16 @@ class _Reset(Function):
 class _WriteAndRead(Function):
     @staticmethod
     def forward(
-        ctx: Any, tape: _Tape, token: Tensor, keys: Tensor, targets: Tensor, step_size: Tensor, read_keys: Tensor
+        ctx: Any, tape: _Tape, token: Tensor, keys: Tensor, targets: Tensor, beta: Tensor, read_keys: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.tape, ctx.at = tape, len(tape.steps)
         # Detached: what the tape keeps must not lead back to the graph that keeps the tape.
-        arguments = (x.detach() for x in (keys, targets, step_size, read_keys))
+        arguments = (x.detach() for x in (keys, targets, beta, read_keys))
         theta, values, kept = write_and_read(tape.rule, tape.last, *arguments)
         ctx.kept = kept._replace(y=[*kept.y[:-1], values.detach()])
         tape.step(ctx.kept, theta)
         tape.last_write = ctx.kept
-        ctx.save_for_backward(keys, step_size, read_keys)
+        ctx.save_for_backward(keys, beta, read_keys)
         ctx.set_materialize_grads(False)
         return torch.zeros_like(token), values
 

@@ -1,6 +1,6 @@
 """Wrappers for vector environments, after their namesakes in :mod:`mnm_rl.wrappers`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -9,10 +9,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from mnm_rl.gymnasium_vector import arrays, autoreset_mode, columns, indifferent, split
 from mnm_rl.wrappers import encode_actions, meta_observation, meta_space
 
+if TYPE_CHECKING:
+    _Wrapper = VectorWrapper[dict[str, Any], Any, Any, Any, Any]
+else:
+    _Wrapper = VectorWrapper  # takes no types in Gymnasium 1.1
 
-class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+
+@indifferent
+class MetaObservation(_Wrapper, gym.utils.RecordConstructorArgs):
     """Adds the previous action and reward, the episode start and the time to the observations of a vector environment.
 
     What is added, the arguments and what is raised: :class:`mnm_rl.wrappers.MetaObservation`; every array is
@@ -33,9 +40,7 @@ class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.uti
     def __init__(self, env: VectorEnv[Any, Any, Any], horizon: int | None = None) -> None:
         gym.utils.RecordConstructorArgs.__init__(self, horizon=horizon)
         VectorWrapper.__init__(self, env)
-        self._mode = env.metadata.get("autoreset_mode")
-        if not isinstance(self._mode, AutoresetMode):
-            raise ValueError(f"metadata['autoreset_mode'] of {env} must be a gymnasium.vector.AutoresetMode, got {self._mode!r}")
+        self._mode = autoreset_mode(env)
         self.horizon = horizon
         self.single_observation_space = meta_space(env.single_observation_space, env.single_action_space, horizon)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -47,7 +52,8 @@ class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.uti
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        mask = options["reset_mask"].copy() if options is not None and "reset_mask" in options else np.ones(self.num_envs, bool)
+        everywhere = np.ones(self.num_envs, bool)
+        mask = arrays(options["reset_mask"]) if options is not None and "reset_mask" in options else everywhere
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # lists are taken, too
         self._start(mask)
         return self._with(observations, slice(None)), infos
@@ -56,18 +62,26 @@ class MetaObservation(VectorWrapper[dict[str, Any], Any, Any, Any, Any], gym.uti
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         self._t += 1
         self._actions = encode_actions(self.env.single_action_space, np.asarray(actions))
-        self._rewards = np.array(rewards)
-        done = np.logical_or(terminations, truncations)
+        self._rewards, terminated, truncated = columns(self.env, rewards, terminations, truncations)
+        done = terminated | truncated
         if self._mode is AutoresetMode.SAME_STEP:
-            if done.any():
-                infos = {**infos, "final_obs": infos["final_obs"].copy()}
-                for i in np.flatnonzero(done):
-                    infos["final_obs"][i] = self._with(infos["final_obs"][i], i)
+            infos = self._with_finals(infos, done)
             self._start(done)
         elif self._mode is AutoresetMode.NEXT_STEP:
             self._start(self._over)
             self._over = done
         return self._with(observations, slice(None)), rewards, terminations, truncations, infos
+
+    def _with_finals(self, infos: Any, done: NDArray[np.bool_]) -> Any:
+        """The infos, the final observations in them with what is added."""
+        finals = np.full(self.num_envs, None, dtype=object)
+        given = split(infos, self.num_envs) if done.any() else []
+        for i in np.flatnonzero(done).tolist():
+            if given[i].get("final_obs") is not None:
+                finals[i] = self._with(arrays(given[i]["final_obs"]), i)
+        if isinstance(infos, list):
+            return [info | {"final_obs": final} if final is not None else info for info, final in zip(infos, finals, strict=True)]
+        return {**infos, "final_obs": finals} if "final_obs" in infos else infos
 
     def _start(self, mask: NDArray[np.bool_]) -> None:
         self._t[mask], self._actions[mask], self._rewards[mask], self._over[mask] = 0, 0, 0, False

@@ -17,8 +17,8 @@ class LocalRule(WriteRule):
         feedback: ``Q^l`` and ``q^l`` of every layer, in one linear map.
     """
 
-    def __init__(self, size: int, layers: int, feedback_inputs: FeedbackInputs, init: Init) -> None:
-        super().__init__(size, layers, feedback_inputs, init)
+    def __init__(self, size: int, layers: int, feedback_inputs: FeedbackInputs, init: Init, bounded: bool = True) -> None:
+        super().__init__(size, layers, feedback_inputs, init, bounded)
         self.feedback_inputs = feedback_inputs
         self.feedback = nn.Linear(size * (2 if feedback_inputs == "key_value" else 1), layers * size)
         if init == "scaled":

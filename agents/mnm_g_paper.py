@@ -1,0 +1,17 @@
+"""MNM-g as the paper has it: unbounded writes, a read without a gate (Munkhdalai et al. 2019)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agents.mnm_g import MnmG
+from mnm_rl.cores.mnm import VariantName
+
+
+@dataclass(frozen=True, kw_only=True)
+class MnmGPaper(MnmG):
+    """MNM-g as the paper has it, with unbounded writes and a read without a gate."""
+
+    name: ClassVar[str] = "mnm-g-paper"
+
+    variant: VariantName = "paper"
+    """Bounded writes and a gated read, or writes and reads as the paper has them (docs/mathematics.md)."""
