@@ -29,14 +29,14 @@ class MnmG(Agent):
     """Where the gate of the read begins, before its sigmoid; that of the variant if None."""
     gain: float | None = None
     """Size of the weights that keys and values begin with; that of the variant if None."""
-    memory_layers: int = 3
-    """Layers of the memory (the paper's)."""
+    memory_layers: int | None = None
+    """Layers of the memory; those of the variant if None (2, in the paper 3)."""
     heads: int = 1
     """Writes and reads in a step (the paper's for the maze)."""
     replay: int = 0
     """Earlier writes of the episode that the meta-loss of a step also checks."""
     memory_size: int | None = None
-    """Width of the memory, of its keys and its values; that of the core if None (the paper's)."""
+    """Width of the memory, of its keys and its values; that of the variant if None (32, in the paper that of the core)."""
     learn_initial_memory: bool = True
     """Train the memory's initial weights, or keep a random draw."""
     writes: bool = True

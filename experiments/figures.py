@@ -46,16 +46,20 @@ Line = tuple[Scores, Scores, Scores, Scores]
 
 
 def agent_color(agent: str) -> str:
-    """The color of an agent, the same in every figure; that of the text for agents that have none yet."""
-    return COLORS.get(agent, FOREGROUND)
+    """The color of an agent, the same in every figure and for its paper's variant; that of the text for agents that have none yet."""
+    return COLORS.get(_family(agent), FOREGROUND)
+
+
+def _family(label: str) -> str:
+    """The agent of a label, without its setting and its variant."""
+    return label.split(", ")[0].removesuffix("-paper")
 
 
 def style_of(label: str, labels: Sequence[str]) -> Style:
-    """Color and dashes of a line: the agent's color, and one kind of dashes for each of its settings."""
-    agent = label.split(", ")[0]
-    same = [other for other in labels if other.split(", ")[0] == agent]
+    """Color and dashes of a line: the agent's color, and one kind of dashes for each of its settings and variants."""
+    same = [other for other in labels if _family(other) == _family(label)]
     dashes = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (1, 3)))
-    return {"color": agent_color(agent), "linestyle": dashes[sorted(same, key=len).index(label) % len(dashes)]}
+    return {"color": agent_color(_family(label)), "linestyle": dashes[sorted(same, key=len).index(label) % len(dashes)]}
 
 
 def draw_lines(

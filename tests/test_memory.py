@@ -243,7 +243,8 @@ def test_a_memory_saved_by_version_0_1_0_can_be_loaded() -> None:
 
 def test_the_delta_rule_is_for_one_layer() -> None:
     with pytest.raises(ValueError, match="memory_layers=1, got 3"):
-        MnmCore(4, D, write_rule="delta")
+        MnmCore(4, D, write_rule="delta", memory_layers=3)
+    assert MnmCore(4, D, write_rule="delta").memory.layers == 1
 
 
 def test_a_rule_without_kernels_never_takes_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def probe(directory: Path, run: Run) -> dict[str, Any]:
 def test_shapes_of_what_is_kept_of_a_neural_memory(agent: str, kwargs: dict[str, Any], untrained: Untrained) -> None:
     look = probe(*untrained(agent, **kwargs))
     H = kwargs.get("heads", 1)
-    L = 1 if agent == "deltanet" else kwargs.get("memory_layers", 3)
+    L = 1 if agent == "deltanet" else kwargs.get("memory_layers", 2)
     assert {name: values.shape for name, values in look.items() if not name.endswith("hit")} == {
         "write_keys": (T, H, D),
         "write_values": (T, H, D),

@@ -17,7 +17,7 @@ from PIL import Image
 from agents import AGENTS
 from experiments.__main__ import Options, main
 from experiments.command_line import UsageError, parse
-from experiments.figures import COLORS, style_of
+from experiments.figures import COLORS, agent_color, style_of
 from experiments.page import FIGURES, write_figures, write_page
 from experiments.results import Results
 from tests.results import result, results, three_agents
@@ -55,7 +55,8 @@ def oklab(rgb: Any) -> Any:
 
 
 def test_every_agent_has_a_color() -> None:
-    assert set(COLORS) == set(AGENTS)
+    assert set(COLORS) == {name.removesuffix("-paper") for name in AGENTS}
+    assert agent_color("mnm-p-paper") == agent_color("mnm-p")
 
 
 @pytest.mark.parametrize("sight", SIGHT)
@@ -74,7 +75,7 @@ def test_colors_stand_out_from_light_and_dark(background: str) -> None:
 
 
 def test_an_agent_has_one_color_and_each_of_its_settings_other_dashes() -> None:
-    labels = ["mnm-p", "lstm", "mnm-p, 4 heads", "mnm-p, no meta-loss"]
+    labels = ["mnm-p", "lstm", "mnm-p, 4 heads", "mnm-p-paper"]
     styles = [style_of(label, labels) for label in labels]
     assert [style["color"] for style in styles] == [COLORS["mnm-p"], COLORS["lstm"], COLORS["mnm-p"], COLORS["mnm-p"]]
     assert len({str(style["linestyle"]) for style in (styles[0], *styles[2:])}) == 3

@@ -36,7 +36,7 @@ ReadGateName = Literal["none", "scalar", "vector"]
 
 
 class Variant(NamedTuple):
-    """How an MNM writes and reads, beside its write rule."""
+    """How an MNM writes and reads, and how large its memory is, beside its write rule."""
 
     bounded: bool
     """Keys have norm one, and ``beta`` is the share of its error that a write removes."""
@@ -48,14 +48,22 @@ class Variant(NamedTuple):
     """``g_0``."""
     gain: float
     """Norm of the rows of ``A`` that keys and values come from, at the beginning."""
+    layers: int
+    """Of the memory; the delta rule has one."""
+    size: int | None
+    """Width of the memory, if the controller is not narrower; None for that of the controller."""
 
 
 VariantName = Literal["bounded", "paper"]
 VARIANTS: dict[VariantName, Variant] = {
-    "bounded": Variant(bounded=True, read_gate="scalar", write_bias=-2, read_bias=-2, gain=1),
-    "paper": Variant(bounded=False, read_gate="none", write_bias=0, read_bias=0, gain=4),
+    "bounded": Variant(
+        bounded=True, read_gate="scalar", write_bias=0, read_bias=-3, gain=4, layers=2, size=32
+    ),
+    "paper": Variant(
+        bounded=False, read_gate="none", write_bias=0, read_bias=0, gain=4, layers=3, size=None
+    ),
 }
-"""``"bounded"``: bounded writes, which start weak, and a gated read; ``"paper"``: as Munkhdalai et al. (2019) have it."""
+"""``"bounded"``: bounded writes and a gated read, of a small memory; ``"paper"``: as Munkhdalai et al. (2019) have it."""
 
 
 class MnmCore(RecurrentCore[MnmState]):
@@ -69,15 +77,14 @@ class MnmCore(RecurrentCore[MnmState]):
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller and of the outputs.
-        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule) or ``"delta"`` (delta rule,
-            with ``memory_layers=1``).
-        memory_layers: layers L of the memory.
+        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule) or ``"delta"`` (delta rule, of one layer).
+        memory_layers: layers L of the memory; that of the variant if None.
         heads: writes (and reads) H per step.
         replay: the meta-loss of a step also averages over the last ``replay`` writes of the episode.
         feedback_inputs: what rule p's feedback maps see, ``"value"`` or ``"key_value"``.
         learn_initial_memory: train ``theta_0``, or keep a fixed random draw.
         writes: write at all; if False, the memory stays ``theta_0``: an ablation.
-        memory_size: width M of the memory, of its keys and its values; ``hidden_size`` if None.
+        memory_size: width M of the memory, of its keys and its values; that of the variant if None.
         init: ``"scaled"`` (default), with which what a memory does reaches the loss from the first update, or ``"pytorch"``.
             ``b_0`` is then that of the variant and ``log H``, as a write is divided among the heads.
         variant: ``"bounded"`` (default) or ``"paper"``, see :data:`VARIANTS`.
@@ -92,7 +99,7 @@ class MnmCore(RecurrentCore[MnmState]):
         input_size: int,
         hidden_size: int = 100,
         write_rule: WriteRuleName = "p",
-        memory_layers: int = 3,
+        memory_layers: int | None = None,
         heads: int = 1,
         replay: int = 0,
         feedback_inputs: FeedbackInputs = "value",
@@ -115,9 +122,14 @@ class MnmCore(RecurrentCore[MnmState]):
             raise ValueError(f"read_gate must be one of {', '.join(map(repr, get_args(ReadGateName)))}, got {read_gate!r}")
         given: dict[str, Any] = dict(read_gate=read_gate, write_bias=write_bias, read_bias=read_bias, gain=gain)
         self.variant = VARIANTS[variant]._replace(**{k: v for k, v in given.items() if v is not None})
-        D, M = hidden_size, hidden_size if memory_size is None else memory_size
+        D, M = hidden_size, memory_size
+        if M is None:
+            M = min(D, self.variant.size or D)
+        L = memory_layers
+        if L is None:
+            L = 1 if write_rule == "delta" else self.variant.layers
         self.memory = NeuralMemory(
-            M, memory_layers, write_rule, feedback_inputs, learn_initial_memory, writes, self.variant.bounded, init
+            M, L, write_rule, feedback_inputs, learn_initial_memory, writes, self.variant.bounded, init
         )
         self.memory_size, self.heads, self.replay = M, int(heads), replay  # NumPy's shapes do not take True for 1
         self.controller = nn.LSTMCell(input_size + M, D)
