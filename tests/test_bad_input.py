@@ -14,6 +14,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
@@ -183,6 +184,18 @@ def test_the_death_of_a_process_is_named(vector: Any) -> None:
 def test_spaces_that_cannot_be_used(observations: spaces.Space[Any], actions: spaces.Space[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lstm(Random(observations, actions))
+
+
+@pytest.mark.parametrize("name", ["MNMPolicy", "mnmpolicy", "MnmPolice"])
+def test_the_name_of_a_policy_that_does_not_exist(algorithm: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"there is no policy '{name}'; did you mean 'MnmPolicy'\? There are .*LstmPolicy"):
+        algorithm(name, "CartPole-v1")
+
+
+def test_a_file_of_another_library_is_named(tmp_path: Path) -> None:
+    PPO("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model.* can load: stable_baselines3 saved it, .* load it there"):
+        RecurrentA2C.load(tmp_path / "model")
 
 
 class Paying(Recall):

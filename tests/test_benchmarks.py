@@ -6,7 +6,7 @@ import pytest
 import torch
 import tyro
 
-from benchmarks import throughput
+from benchmarks import predict, throughput
 
 
 @pytest.mark.parametrize("name", throughput.CORES)
@@ -41,3 +41,9 @@ def test_the_pieces_run(tmp_path: Path) -> None:
     machine = {"threads": 2, "matrix_product_gflops": throughput.matrix_product_rate(64, 2)}
     throughput.draw({"machine": machine, "cores": rows}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").exists()
+
+
+def test_predict_is_measured() -> None:
+    times = predict.measure(predict.make(units=3), turns=1, calls=2)
+    assert times.keys() == predict.POLICIES.keys()
+    assert all(ms > 0 for ms in times.values())

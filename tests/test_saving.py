@@ -240,7 +240,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("notes.txt", "hello")
     A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "a2c")
-    for name, reason in (("other", "there is no data of a model in it"), ("a2c", "needs a recurrent policy")):
+    for name, reason in (("other", "there is no data of a model in it"), ("a2c", "stable_baselines3 saved it")):
         with pytest.raises(ValueError, match=f"{name} is not a model that mnm_rl {__version__} can load: .*{reason}"):
             RecurrentA2C.load(tmp_path / name, device="cpu")
 

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, Self, cast
@@ -17,7 +18,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import json_to_data, open_path
@@ -93,7 +94,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         super().__init__(policy, env, n_steps=n_steps, **arguments, _init_setup_model=False)
         self.normalize_advantage = normalize_advantage
         self.meta_coef = meta_coef
-        self._last_state: State | None = None
+        self._last_state = None
+        self._is_first_evaluation = False
         self._unlogged: tuple[dict[str, Any], dict[str, Any]] | None = None
         if _init_setup_model:
             self._setup_model()
@@ -108,12 +110,19 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         check_spaces(env.observation_space, env.action_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name in self.policy_aliases:
+            return self.policy_aliases[policy_name]
+        lower = {name.lower(): name for name in self.policy_aliases}
+        near = [lower[name] for name in get_close_matches(policy_name.lower(), lower, n=1)]
+        meant = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"there is no policy {policy_name!r}{meant} There are {', '.join(self.policy_aliases)}, and classes")
+
     def _setup_model(self) -> None:
         if not issubclass(self.policy_class, RecurrentActorCriticPolicy):
             names = ", ".join(self.policy_aliases)
-            raise ValueError(
-                f"{type(self).__name__} needs a recurrent policy ({names}, or your own), not {self.policy_class.__name__}"
-            )
+            other = f"{self.policy_class.__module__}.{self.policy_class.__qualname__}"
+            raise ValueError(f"{type(self).__name__} needs a recurrent policy of mnm_rl ({names}, or your own), not {other}")
         is_dict = isinstance(self.observation_space, spaces.Dict)
         self.rollout_buffer_class = RecurrentDictRolloutBuffer if is_dict else RecurrentRolloutBuffer
         if self.verbose >= 1:
@@ -126,7 +135,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model begins with new episodes: their observations go with the recurrent state, which is large.
-        new_episodes = ["_last_state", "_last_obs", "_last_episode_starts"]
+        new_episodes = ["_moment", "_last_obs", "_last_episode_starts"]
         return [*super()._excluded_save_params(), *new_episodes, "rollout_buffer_class"]
 
     @classmethod
@@ -158,6 +167,11 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         saved: dict[str, Any] = {}
         try:
             saved = _saved_attributes(path)
+            if (library := _other_library(saved)) is not None:
+                raise ValueError(
+                    f"{library} saved it, whose networks have other parts: load it there, or train a model here, where arguments "
+                    "and policies of the same names mean the same"
+                )
             if env is not None:
                 both = json.dumps({name: saved[name] for name in ("observation_space", "action_space")})
                 check_same_spaces(env, **json_to_data(both, kwargs.get("custom_objects")))
@@ -168,7 +182,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             model = super().load(path, env, device, **kwargs)
             if of_0_1_0:  # it goes on as it began
                 model.policy_kwargs = {**model.policy_kwargs, "popart": False}
-                model.policy.normalizes_returns = False
+                model.policy.asked_popart = False
             for name, tensor in model.policy.state_dict().items():
                 if not tensor.isfinite().all():
                     raise ValueError(f"{name} of the policy is NaN or infinite")
@@ -180,8 +194,18 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 raise  # there is no such file, or it must not be read
             reason = shorten(str(error), 300) or type(error).__name__
             version = saved.get("mnm_rl_version", "0.1.0, or another library")
-            by = f" (saved by version {version})" if saved and version != __version__ else ""
+            told = not saved or version == __version__ or _other_library(saved) is not None
+            by = "" if told else f" (saved by version {version})"
             raise ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}{by}") from error
+
+    @property
+    def _last_state(self) -> State | None:
+        """The recurrent state that ``_last_obs`` is seen in, at any moment; None for that of new episodes."""
+        return None if self._moment is None else self._moment.state()
+
+    @_last_state.setter
+    def _last_state(self, state: State | None) -> None:
+        self._moment = None if state is None else _Moment(state)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Seed everything random; of several processes that share the training, each in its own way, as if all environments were
@@ -246,54 +270,61 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         if self._last_state is None:
             self._last_state = self.policy.initial_state(env.num_envs)
         self.rollout_buffer.trace = None  # its memory serves the next one
-        trace = self.rollout_buffer.trace = self.policy.core.trace(self._last_state, n_rollout_steps)
+        trace = self.rollout_buffer.trace = self.policy.trace(self._last_state, n_rollout_steps)
         if self.use_sde:
             self._reset_noise()
 
-        for n_steps in range(n_rollout_steps):
-            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
-                self._reset_noise()
-            with torch.no_grad(), self._divergence_named():
-                obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
-                actions_tensor, values, log_probs = self.policy.step(obs_tensor, trace, self._episode_starts_tensor())
-            actions = actions_tensor.cpu().numpy()
+        now: Any = self._last_obs, self._last_episode_starts, _Moment(trace)
+        try:
+            for n_steps in range(n_rollout_steps):
+                self._last_obs, self._last_episode_starts, self._moment = now
+                if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                    self._reset_noise()
+                with torch.no_grad(), self._divergence_named():
+                    obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
+                    actions_tensor, values, log_probs = self.policy.step(obs_tensor, trace, self._episode_starts_tensor())
+                actions = actions_tensor.cpu().numpy()
 
-            clipped_actions = actions
-            if isinstance(self.action_space, spaces.Box):
-                if self.policy.squash_output:
-                    clipped_actions = self.policy.unscale_action(clipped_actions)
-                else:
-                    clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
+                clipped_actions = actions
+                if isinstance(self.action_space, spaces.Box):
+                    if self.policy.squash_output:
+                        clipped_actions = self.policy.unscale_action(clipped_actions)
+                    else:
+                        clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
 
-            with failures_named(env, f"at step {self.num_timesteps:,}"):
-                new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self.num_timesteps += env.num_envs * distributed.world_size()
-            rewards = checked_rewards(rewards, env.num_envs, self.num_timesteps)
-            _check_observation(new_obs, self.observation_space, self.num_timesteps)
-            for i in dones.nonzero()[0].tolist():
-                if (final := infos[i].get("terminal_observation")) is not None:
-                    _check_observation(_batch_of_one(final), self.observation_space, self.num_timesteps, "final observation", i)
+                with failures_named(env, f"at step {self.num_timesteps:,}"):
+                    new_obs, rewards, dones, infos = env.step(clipped_actions)
+                now = new_obs, dones, _Moment(trace, n_steps + 1)
+                self.num_timesteps += env.num_envs * distributed.world_size()
+                rewards = checked_rewards(rewards, env.num_envs, self.num_timesteps)
+                _check_observation(new_obs, self.observation_space, self.num_timesteps)
+                for i in dones.nonzero()[0].tolist():
+                    if (final := infos[i].get("terminal_observation")) is not None:
+                        _check_observation(_batch_of_one(final), self.observation_space, self.num_timesteps, "final observation", i)
 
-            callback.update_locals(locals())
-            if not callback.on_step():
-                self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, trace.state()  # type: ignore[assignment]
-                return False
-            self._update_info_buffer(infos, dones)
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    return False
+                if not _does_nothing(callback):
+                    trace.look()
+                self._update_info_buffer(infos, dones)
 
-            rewards = self._bootstrap_truncated(rewards, dones, infos, trace)
-            self._leave_out_resets(rewards, values, dones, infos)
-            rollout_buffer.add(
-                cast(Any, self._last_obs),
-                actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
-                rewards,
-                cast(Any, self._last_episode_starts),
-                values,
-                log_probs,
-            )
-            self._last_obs = new_obs  # type: ignore[assignment]
-            self._last_episode_starts = dones
+                rewards = self._bootstrap_truncated(rewards, dones, infos, trace)
+                self._leave_out_resets(rewards, values, dones, infos)
+                rollout_buffer.add(
+                    cast(Any, self._last_obs),
+                    actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
+                    rewards,
+                    cast(Any, self._last_episode_starts),
+                    values,
+                    log_probs,
+                )
+        finally:
+            # Whatever interrupts a rollout, learning goes on from where the environments are.
+            self._last_obs, self._last_episode_starts, moment = now
+            self._last_state = moment.state()
 
-        self._last_state = state = trace.state()
+        state = self._last_state
         with torch.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, self._episode_starts_tensor())  # type: ignore[arg-type]
             for i, info in enumerate(infos):
@@ -365,9 +396,12 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().squeeze(-1)
         with self._divergence_named():
-            values, log_prob, entropy, meta_loss = self.policy.evaluate_actions(
+            values, log_prob, entropy, meta_loss = self.policy.evaluate(
                 rollout.observations, actions, rollout.initial_state, rollout.episode_starts, rollout.trace
             )
+        if self._is_first_evaluation:
+            self._is_first_evaluation = False
+            self.policy.compare(rollout.log_prob, log_prob)
         values, log_prob, meta_loss = map(rollout.to_learn, (values, log_prob, meta_loss))
         return values, log_prob, -log_prob if entropy is None else rollout.to_learn(entropy), meta_loss
 
@@ -377,19 +411,20 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self._update_learning_rate(self.policy.optimizer)
         rollout = self.rollout_buffer.sequence()
         self.policy.take_in_returns(rollout.to_learn(rollout.returns))
+        self._is_first_evaluation = True
         return rollout
 
     def _scaled(self, advantages: Tensor) -> Tensor:
         """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage`` (one alone stays as it is), or else in
         units of the standard deviation of the returns, where the policy normalizes these (Hessel et al. 2019)."""
         if not self.normalize_advantage or advantages.numel() * distributed.world_size() == 1:
-            return advantages / self.policy.popart.std
+            return advantages / self.policy.return_std
         mean, std = distributed.mean_and_std(advantages)
         return (advantages - mean) / (std + 1e-8)
 
     def _value_loss(self, returns: Tensor, values: Tensor) -> Tensor:
         """Mean squared error, in units of the standard deviation of the returns where the policy normalizes these."""
-        std = self.policy.popart.std
+        std = self.policy.return_std
         return F.mse_loss(returns / std, values / std)  # not divided later: squares of what is large overflow
 
     def _loss(self, losses: dict[str, Tensor]) -> Tensor:
@@ -470,6 +505,26 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
 
+def _does_nothing(callback: BaseCallback) -> bool:
+    """Whether a callback is what Stable-Baselines3 makes of none."""
+    return (isinstance(callback, ConvertCallback) and callback.callback is None) or (
+        type(callback) is CallbackList and all(map(_does_nothing, callback.callbacks))
+    )
+
+
+class _Moment:
+    """The recurrent state at a moment: after some steps of a trace, or a state itself. A copy of it is the latter."""
+
+    def __init__(self, origin: Trace[Any] | State, steps: int = 0) -> None:
+        self._origin, self._steps = origin, steps
+
+    def state(self) -> State:
+        return cast(State, self._origin.state_after(self._steps) if isinstance(self._origin, Trace) else self._origin)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Moment, (self.state(),)
+
+
 def _batch_of_one(observation: Any) -> Any:
     if isinstance(observation, dict):
         return {key: _batch_of_one(part) for key, part in observation.items()}
@@ -505,6 +560,13 @@ def _saved_attributes(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
     finally:
         if isinstance(path, str | Path):
             file.close()
+
+
+def _other_library(saved: dict[str, Any]) -> str | None:
+    """Which of the libraries whose files look like ours has saved these attributes, or None if that was this one."""
+    policy_class = saved.get("policy_class")
+    library = str(policy_class.get("__module__")).split(".")[0] if isinstance(policy_class, dict) else None
+    return library if library in ("stable_baselines3", "sb3_contrib") else None
 
 
 def _find_classes_of_version_0_1_0() -> None:

@@ -1,6 +1,7 @@
 """Actor-critic policies around a recurrent core: Stable-Baselines3's feature extractors below it, its heads above."""
 
 import inspect
+import logging
 import math
 from copy import copy
 from typing import Any, ClassVar, Literal, cast, get_args
@@ -9,7 +10,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.distributions import CategoricalDistribution, Distribution, StateDependentNoiseDistribution
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+    StateDependentNoiseDistribution,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
@@ -27,7 +35,7 @@ from mnm_rl.algorithms.popart import PopArt
 from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
-from mnm_rl.cores.implementations import Trace, recorded
+from mnm_rl.cores.implementations import Plain, Trace, hooked, log_once, parts, recorded
 
 State = tuple[Tensor, ...]
 CriticCore = Literal["shared", "detached", "own", "none"]
@@ -60,16 +68,22 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             (``"detached"``), one of its own (``"own"``), or ``"none"``.
         popart: normalize the returns that the critic learns, so that rewards may have any scale (see
             :class:`mnm_rl.algorithms.popart.PopArt`); None for where the critic's gradient reaches the actor's memory, which is
-            where ``critic_core`` is ``"shared"``.
+            where ``critic_core`` is ``"shared"``, and ``value_net`` is the one that was built here.
         core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses that name theirs.
         core_kwargs: arguments of the core, beside those given by name: for names that ``ActorCriticPolicy`` has, too.
 
     Raises:
         TypeError: for an argument that neither the policy nor its core takes, and if there is no core, or two.
         ValueError: if ``share_features_extractor`` is false where actor and critic share one memory: one extractor feeds it.
+
+    Stable-Baselines3's methods and modules may be overridden, in a subclass or on the policy itself: ``extract_features``,
+    ``_build_mlp_extractor``, ``action_net``, ``value_net``, ``action_dist``, ``_get_action_dist_from_latent``,
+    ``get_distribution`` and ``predict_values`` act in rollouts, updates and ``predict`` alike; ``forward`` acts in rollouts and in
+    ``predict``, ``evaluate_actions`` in updates, ``_predict`` in ``predict``.
     """
 
     core_class: type[RecurrentCore[Any]]
+    _last_like: tuple[tuple[Any, ...], State] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -97,7 +111,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if core_layers < 1:
             raise ValueError(f"core_layers must be at least 1, got {core_layers}")
         self.core_layers, self.core_dropout, self.critic_core = core_layers, core_dropout, critic_core
-        self.normalizes_returns = critic_core == "shared" if popart is None else popart
+        self.asked_popart = popart
         if not share_features_extractor and critic_core in ("shared", "detached"):
             raise ValueError("share_features_extractor=False is not possible: actor and critic share one memory and its input")
         name = type(self).__name__
@@ -125,16 +139,40 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             share_features_extractor=share_features_extractor,
             **kwargs,
         )
+        if not hasattr(self, "core"):
+            raise TypeError(f"_build of {name} must call super()._build, or _build_cores before anything else: it left no core")
 
-    def _build_mlp_extractor(self) -> None:
+    def _build(self, lr_schedule: Schedule) -> None:
+        self._build_cores()
+        super()._build(lr_schedule)
+        self.popart.normalize(self.value_net)
+        if type(self.mlp_extractor) is not MlpExtractor:
+            self._check_mlp_extractor()
+
+    def _check_mlp_extractor(self) -> None:
+        was_training, width = self.mlp_extractor.training, self.actor_core.output_size
+        try:
+            with torch.no_grad():
+                self.mlp_extractor.eval().forward_actor(torch.zeros(2, width, device=self.device))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"mlp_extractor must take the outputs of actor_core, [B, {width}], not features (features_dim is "
+                f"{self.features_dim}): {error}"
+            ) from error
+        self.mlp_extractor.train(was_training)
+
+    def _build_cores(self) -> None:
         actor = self._build_core()
         if self.critic_core in ("shared", "detached"):
             self.core = actor
         else:
             critic = self._build_core() if self.critic_core == "own" else NoMemory(self.features_dim, actor.output_size)
             self.core = ActorAndCritic(actor, critic, own_inputs=not self.share_features_extractor)
-        self.mlp_extractor = MlpExtractor(actor.output_size, self.net_arch, self.activation_fn, self.device)
         self.popart = PopArt()
+
+    def _build_mlp_extractor(self) -> None:
+        """Make ``mlp_extractor``, what comes after the core: it gets the outputs of ``actor_core``, ``[B, output_size]``."""
+        self.mlp_extractor = MlpExtractor(self.actor_core.output_size, self.net_arch, self.activation_fn, self.device)
 
     def _build_core(self) -> RecurrentCore[Any]:
         layers = [self.core_class(self.features_dim, **self.core_kwargs)]
@@ -151,7 +189,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         data = super()._get_constructor_parameters() | {
             name: getattr(self, name) for name in ("share_features_extractor", "core_layers", "core_dropout", "critic_core")
         }
-        data["popart"] = self.normalizes_returns
+        data["popart"] = self.asked_popart
         own = {} if hasattr(type(self), "core_class") else {"core_class": self.core_class}
         return data | own | {"core_kwargs": self.core_kwargs}
 
@@ -168,7 +206,35 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         with torch.no_grad():
             return cast(State, self.core.initial_state(n_envs))
 
-    def _features(self, obs: PyTorchObs, *batch: int, extractor: BaseFeaturesExtractor | None = None) -> Tensor:
+    def trace(self, state: State, steps: int) -> Trace[Any]:
+        """Go on from a state by :meth:`step`, so many times at most."""
+        return self.core.trace(state, steps) if self._acts_as_built else Trace(Plain(self.core), state)
+
+    def _own(self, *methods: str) -> bool:
+        """Whether these methods are the library's own, and overridden neither in a class nor on this policy."""
+        own, kind = self.__dict__, type(self)
+        for name in methods:  # noqa: SIM110  (at every step: all(...) takes twice as long)
+            if name in own or getattr(kind, name) is not _METHODS[name]:
+                return False
+        return True
+
+    @property
+    def _acts_as_built(self) -> bool:
+        """Whether a step of a rollout gives what :meth:`forward` would give, without calling it: nobody would notice."""
+        return self._own("__call__", "forward", "get_distribution", "predict_values") and not (hooked(self) or hooked(self.core))
+
+    @property
+    def _is_plain_categorical(self) -> bool:
+        """Whether actions are drawn from the softmax of ``action_net``'s outputs, and nothing else has a say in it."""
+        dist = self.action_dist
+        return (
+            type(dist) is CategoricalDistribution
+            and self._own("_get_action_dist_from_latent")
+            and all(getattr(type(dist), name) is method for name, method in _CATEGORICAL.items())
+            and _CATEGORICAL.keys().isdisjoint(vars(dist))
+        )
+
+    def _features(self, obs: PyTorchObs, *batch: int, actor_only: bool = False) -> Tensor:
         """What the core sees of observations ``[*batch, ...]``: ``[*batch, F]``, of actor and critic if each has its extractor."""
         rows: PyTorchObs  # in the shapes of the space: the buffer gives Discrete observations one dimension more
         if isinstance(self.observation_space, spaces.Dict):
@@ -178,8 +244,14 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         else:
             assert isinstance(obs, Tensor)
             rows = obs.reshape(-1, *cast(tuple[int, ...], self.observation_space.shape))
-        features = self.extract_features(rows) if extractor is None else BasePolicy.extract_features(self, rows, extractor)
-        return (features if isinstance(features, Tensor) else torch.cat(features, dim=-1)).view(*batch, -1)
+        features: Any
+        if actor_only and not self.share_features_extractor and self._own("extract_features"):
+            features = BasePolicy.extract_features(self, rows, self.pi_features_extractor)
+        else:
+            features = self.extract_features(rows)
+        if not isinstance(features, Tensor):
+            features = features[0] if actor_only else torch.cat(features, dim=-1)
+        return cast(Tensor, features).view(*batch, -1)
 
     def _one_step(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
         features = self._features(obs, 1, len(episode_starts))
@@ -189,23 +261,34 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def forward(  # type: ignore[override]
         self, obs: PyTorchObs, state: State, episode_starts: Tensor, deterministic: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """One step.
-
-        Args:
-            obs: ``[B, ...]``.
-            state: recurrent state before the step, batch first.
-            episode_starts: ``[B]`` bool.
-            deterministic: take the most likely action instead of a sample.
-
-        Returns:
-            actions ``[B, *action_shape]``, values ``[B, 1]``, log-probabilities ``[B]``, the new state.
-        """
-        latent, state = self._one_step(obs, state, episode_starts)
-        return *self._act(latent, deterministic), state
+        """One step: actions ``[B, *action_shape]``, values ``[B, 1]``, log-probabilities ``[B]`` and the new state."""
+        latent, new_state = self._one_step(obs, state, episode_starts)
+        if self._own("get_distribution", "predict_values"):
+            return *self._act(latent, deterministic), new_state
+        distribution, _ = self.get_distribution(obs, self._of_actor(state), episode_starts)
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        return self._shaped(actions), self.predict_values(obs, state, episode_starts), log_prob, new_state
 
     def step(self, obs: PyTorchObs, trace: Trace[Any], episode_starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step of a rollout, which the trace goes on by: :meth:`forward`, but for the state."""
-        return self._act(trace.step(self._features(obs, len(episode_starts)), episode_starts))
+        if self._acts_as_built:
+            return self._act(trace.step(self._features(obs, len(episode_starts)), episode_starts))
+        what = "actions, values, log-probabilities and the new state"
+        actions, values, log_prob, state = self._returned("forward", self(obs, trace.state(), episode_starts), 4, what)
+        trace.go_to(make_state(trace.initial_state, state))
+        return actions, values, log_prob
+
+    def _returned(self, method: str, results: Any, n: int, what: str) -> Any:
+        """What an overridden method returned, if these are so many things."""
+        if not isinstance(results, tuple) or len(results) != n:
+            got = f"{len(results)} things" if isinstance(results, tuple) else f"a {type(results).__name__}"
+            raise TypeError(f"{method} of {type(self).__name__} must return {what}, it returned {got}")
+        return results
+
+    def _of_actor(self, state: State) -> State:
+        """The actor's part of the state."""
+        return cast(State, self.core.parts(cast(Any, state))[0] if isinstance(self.core, ActorAndCritic) else state)
 
     def _latents(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """What actor and critic make of the core's outputs ``[B, D]``."""
@@ -219,42 +302,65 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def _act(self, latent: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions ``[B, *action_shape]``, values ``[B, 1]`` and log-probabilities ``[B]`` of the core's outputs ``[B, D]``."""
         latent_pi, latent_vf = self._latents(latent)
-        if isinstance(self.action_dist, CategoricalDistribution):
-            # What torch's Categorical does, which takes most of its time for checks.
+        if self._is_plain_categorical:
             logits = self._action_parameters(latent_pi)
-            actions = logits.argmax(dim=1) if deterministic else torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
+            actions = _chosen(logits, deterministic)
             log_prob = logits.log_softmax(dim=1).gather(1, actions.unsqueeze(1)).squeeze(1)
         else:
             distribution = self._get_action_dist_from_latent(latent_pi)
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
-        return actions.reshape((-1, *cast(tuple[int, ...], self.action_space.shape))), self._values(latent_vf), log_prob
+        return self._shaped(actions), self.value_net(latent_vf), log_prob
 
-    def _values(self, latent_vf: Tensor) -> Tensor:
-        """Values ``[B, 1]`` of what the critic made of the core's outputs."""
-        return cast(Tensor, self.popart(self.value_net(latent_vf)))
+    def _shaped(self, actions: Tensor) -> Tensor:
+        return actions.reshape((-1, *cast(tuple[int, ...], self.action_space.shape)))
+
+    @property
+    def normalizes_returns(self) -> bool:
+        """Whether the critic learns normalized returns."""
+        asked = self.critic_core == "shared" if self.asked_popart is None else self.asked_popart
+        return asked and self.popart.normalizes(self.value_net)
+
+    @property
+    def return_std(self) -> Tensor:
+        """The standard deviation of the returns where the critic learns normalized ones, else 1; a scalar."""
+        return self.popart.std if self.popart.normalizes(self.value_net) else torch.ones_like(self.popart.std)
 
     def take_in_returns(self, returns: Tensor) -> None:
-        """Follow the scale of the returns with the value head, where it is normalized; the values do not change."""
+        """Follow the scale of the returns with the value head, where it is normalized; the values do not change.
+
+        Raises:
+            ValueError: if ``popart=True`` was asked for, and ``value_net`` is another than the one that was built here.
+        """
         if self.normalizes_returns:
             self.popart.update(returns, self.value_net)
+        elif self.asked_popart:
+            raise ValueError(
+                f"popart=True rescales the linear layer that the policy has as its value_net, and cannot do so with the "
+                f"{type(self.value_net).__name__} that was put in its place: leave out popart, or set it to False"
+            )
 
     def _action_parameters(self, latent_pi: Tensor) -> Tensor:
         """Logits or means of the action distributions, ``[B, ...]``; torch would refuse those that are not finite."""
         parameters = self.action_net(latent_pi)
         # A sum takes a fraction of isfinite's time at every step, and misses nothing; it may be too large where no part is.
-        if not recorded() and not math.isfinite(parameters.detach().sum()) and not parameters.isfinite().all():
+        # What is recorded has no numbers to look at.
+        known = not recorded() and isinstance(parameters, Tensor)
+        if known and not math.isfinite(parameters.detach().sum()) and not parameters.isfinite().all():
             raise NotFiniteError("the policy's outputs became NaN or infinite")
         return cast(Tensor, parameters)
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
-        parameters: list[Tensor] = [self._action_parameters(latent_pi)]
-        if isinstance(self.action_space, spaces.Box):
+        parameters, dist = [self._action_parameters(latent_pi)], self.action_dist
+        if isinstance(dist, DiagGaussianDistribution | StateDependentNoiseDistribution):
             self._check_spread()
-            parameters += [self.log_std, latent_pi] if self.use_sde else [self.log_std]
-        if recorded():
-            return _unchecked(self.action_dist, *parameters)
-        return self.action_dist.proba_distribution(*parameters)
+            parameters += [self.log_std, latent_pi] if isinstance(dist, StateDependentNoiseDistribution) else [self.log_std]
+        elif not isinstance(dist, CategoricalDistribution | MultiCategoricalDistribution | BernoulliDistribution):
+            raise ValueError(
+                f"the distribution {type(dist).__name__} is none of Stable-Baselines3's: override _get_action_dist_from_latent, "
+                "which makes it from the actor's latents"
+            )
+        return _unchecked(dist, *parameters) if recorded() else dist.proba_distribution(*parameters)
 
     def _check_spread(self) -> None:
         dist = self.action_dist
@@ -271,15 +377,19 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def predict_values(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> Tensor:  # type: ignore[override]
         """Values ``[B, 1]`` of observations ``[B, ...]`` seen in ``state``."""
         latent, _ = self._one_step(obs, state, episode_starts)
-        return self._values(self._latents(latent)[1])
+        return cast(Tensor, self.value_net(self._latents(latent)[1]))
 
     def get_distribution(  # type: ignore[override]
         self, obs: PyTorchObs, state: State, episode_starts: Tensor
     ) -> tuple[Distribution, State]:
         """The action distribution for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and the new state."""
-        features = self._features(obs, 1, len(episode_starts), extractor=self.pi_features_extractor)
+        latent_pi, state = self._actor_latent(obs, state, episode_starts)
+        return self._get_action_dist_from_latent(latent_pi), state
+
+    def _actor_latent(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
+        features = self._features(obs, 1, len(episode_starts), actor_only=True)
         latent, state, _ = self.actor_core(features, state, episode_starts.unsqueeze(0))
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent[0])), state
+        return self.mlp_extractor.forward_actor(latent[0]), state
 
     def evaluate_actions(  # type: ignore[override]
         self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor, trace: Trace[Any] | None = None
@@ -301,19 +411,78 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             outputs, _, meta_loss = self.core(features, state, episode_starts)
         else:
             outputs, meta_loss = trace.replay(features, episode_starts)
-        latent = outputs.flatten(0, 1)
-        latent_pi, latent_vf = self._latents(latent)
+        latent_pi, latent_vf = self._latents(outputs.flatten(0, 1))
         taken = actions.flatten(0, 1)
         entropy: Tensor | None
-        if isinstance(self.action_dist, CategoricalDistribution):
-            log_probs = self._action_parameters(latent_pi).log_softmax(dim=1)  # as in _act
+        if not self._own("get_distribution", "predict_values"):
+            values, log_prob, entropy = self._asked(obs, actions, state, episode_starts)
+        elif self._is_plain_categorical:
+            values, log_probs = self.value_net(latent_vf), self._action_parameters(latent_pi).log_softmax(dim=1)  # as in _act
             log_prob = log_probs.gather(1, taken.long().unsqueeze(1))
             entropy = -(log_probs.exp() * log_probs).sum(dim=1)
         else:
-            distribution = self._get_action_dist_from_latent(latent_pi)
+            values, distribution = self.value_net(latent_vf), self._get_action_dist_from_latent(latent_pi)
             log_prob, entropy = distribution.log_prob(taken), distribution.entropy()
-        values, log_prob = self._values(latent_vf).view_as(meta_loss), log_prob.view_as(meta_loss)
+        values, log_prob = values.view_as(meta_loss), log_prob.view_as(meta_loss)
         return values, log_prob, None if entropy is None else entropy.view_as(meta_loss), meta_loss
+
+    def evaluate(
+        self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor, trace: Trace[Any] | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """What :meth:`evaluate_actions` gives, an overridden one included, which gets no trace."""
+        if self._own("evaluate_actions"):
+            return self.evaluate_actions(obs, actions, state, episode_starts, trace)
+        what = "values, log-probabilities, entropies and meta-loss, [T, B] each"
+        results = self._returned("evaluate_actions", self.evaluate_actions(obs, actions, state, episode_starts), 4, what)
+        return tuple(result if result is None else result.view(episode_starts.shape) for result in results)  # type: ignore[return-value]
+
+    def compare(self, in_rollout: Tensor, in_update: Tensor) -> None:
+        """Log a warning, once, where an overridden method acts in rollouts or in updates alone: log-probabilities of the same
+        actions by the same weights."""
+        if self._own("forward") == self._own("evaluate_actions"):
+            return
+        difference = (in_rollout.flatten() - in_update.detach().flatten()).abs().max().item()
+        if not difference < 0.01:
+            one, other = ("forward", "evaluate_actions") if self._own("evaluate_actions") else ("evaluate_actions", "forward")
+            log_once(
+                f"{one} of {type(self).__name__} is overridden, and {other} is not: they give the same actions log-probabilities "
+                f"that differ by up to {difference:.2g}, and the policy learns from the one of what the other did",
+                logging.WARNING,
+            )
+
+    def _asked(
+        self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values, log-probabilities and entropies of :meth:`evaluate_actions`, ``[T B]``, from what :meth:`predict_values` and
+        :meth:`get_distribution` say of each step."""
+        values, log_probs, entropies = [], [], []
+        for t, starts in enumerate(episode_starts):
+            now = {key: part[t] for key, part in obs.items()} if isinstance(obs, dict) else obs[t]
+            distribution, _ = self.get_distribution(now, self._of_actor(state), starts)
+            log_probs.append(distribution.log_prob(actions[t]))
+            entropies.append(distribution.entropy())
+            values.append(self.predict_values(now, state, starts).flatten())
+            _, state = self._one_step(now, state, starts)
+        known = [entropy for entropy in entropies if entropy is not None]
+        return torch.cat(values), torch.cat(log_probs), torch.cat(known) if len(known) == len(entropies) else None
+
+    def _predict(  # type: ignore[override]
+        self, observation: PyTorchObs, state: State, episode_starts: Tensor, deterministic: bool = False
+    ) -> tuple[Tensor, State]:
+        """Actions for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and its new state."""
+        if not self._own("get_distribution"):
+            distribution, state = self.get_distribution(observation, state, episode_starts)
+            return distribution.get_actions(deterministic=deterministic), state
+        if not self._own("__call__", "forward"):
+            if isinstance(self.core, ActorAndCritic):  # the critic's part, which predict does not carry, has no say in actions
+                whole = self.initial_state(len(episode_starts))
+                state = make_state(whole, (*state, *whole[len(state) :]))
+            actions, *_, state = self(observation, state, episode_starts, **({"deterministic": True} if deterministic else {}))
+            return actions, self._of_actor(state)
+        latent_pi, state = self._actor_latent(observation, state, episode_starts)
+        if self._is_plain_categorical:
+            return _chosen(self._action_parameters(latent_pi), deterministic), state
+        return self._get_action_dist_from_latent(latent_pi).get_actions(deterministic=deterministic), state
 
     def predict(
         self,
@@ -337,17 +506,17 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             ValueError: if the observation is not in the observation space (values beyond the bounds of a Box are let pass), if
                 ``state`` or ``episode_start`` do not fit it, or if what the policy makes of them is NaN or infinite.
         """
-        self.set_training_mode(False)
+        if any(part.training for part in parts(self)):
+            self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(self._checked_observation(observation))
-        B = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
+        any_obs = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        B = len(any_obs)
         starts = np.zeros(B, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(-1)
         if len(starts) != B:
             raise ValueError(f"episode_start must have one entry for each of the {B} observations, got {len(starts)}")
         with torch.no_grad():
-            distribution, new_state = self.get_distribution(
-                obs, self._checked_state(state, B), torch.as_tensor(starts, device=self.device)
-            )
-            actions = distribution.get_actions(deterministic=deterministic)
+            starts_tensor = torch.from_numpy(starts).to(any_obs.device)
+            actions, new_state = self._predict(obs, self._checked_state(state, B), starts_tensor, deterministic)
         shape = cast(tuple[int, ...], self.action_space.shape)
         out: NDArray[Any] = actions.cpu().numpy().reshape((-1, *shape))
         if isinstance(self.action_space, spaces.Box):
@@ -374,10 +543,11 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return observation
 
     def _checked_state(self, state: tuple[NDArray[Any], ...] | None, n_envs: int) -> State:
-        with torch.no_grad():
-            like: State = self.actor_core.initial_state(n_envs if state is None else 1)
+        core = self.actor_core
         if state is None:
-            return like
+            with torch.no_grad():
+                return cast(State, core.initial_state(n_envs))
+        like = self._state_like()
         arrays = [np.asarray(part) for part in (state if isinstance(state, tuple | list) else [state])]
         wanted = [(n_envs, *part.shape[1:]) for part in like]
         if [array.shape for array in arrays] != wanted or any(array.dtype.kind != "f" for array in arrays):
@@ -388,7 +558,37 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             )
         if any(not_finite(array) is not None for array in arrays):
             raise ValueError("state holds a NaN or an infinity")
-        return make_state(like, (torch.as_tensor(a, dtype=s.dtype, device=self.device) for a, s in zip(arrays, like, strict=True)))
+        parts = (torch.from_numpy(array) for array in arrays)
+        return make_state(like, (p if p.dtype == s.dtype and s.is_cpu else p.to(s) for p, s in zip(parts, like, strict=True)))
+
+    def _state_like(self) -> State:
+        """A state of no environments, made anew only if the actor's core or its numbers are of another kind than before."""
+        core = self.actor_core
+        first = next(core.parameters(), None)
+        kind = (core,) if first is None else (core, first.dtype, first.device)
+        if self._last_like is None or self._last_like[0] != kind:
+            with torch.no_grad():
+                one = core.initial_state(1)
+            self._last_like = kind, make_state(one, (part.new_empty((0, *part.shape[1:])) for part in one))
+        return self._last_like[1]
+
+
+_METHODS = {
+    name: getattr(RecurrentActorCriticPolicy, name)
+    for name in (
+        *("__call__", "forward", "evaluate_actions", "get_distribution", "predict_values"),
+        *("_get_action_dist_from_latent", "extract_features"),
+    )
+}
+_CATEGORICAL = {
+    name: getattr(CategoricalDistribution, name)
+    for name in ("proba_distribution", "log_prob", "entropy", "sample", "mode", "get_actions")
+}
+
+
+def _chosen(logits: Tensor, deterministic: bool) -> Tensor:
+    """Actions ``[B]`` of logits ``[B, n]``: what torch's Categorical gives, which takes most of its time for checks."""
+    return logits.argmax(dim=1) if deterministic else torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
 
 
 def _unchecked(dist: Distribution, *parameters: Tensor) -> Distribution:
@@ -534,6 +734,11 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
         of_ours = {"core_layers", "core_dropout", "critic_core", "core_kwargs"}
         data = super()._get_constructor_parameters()
         return {name: value for name, value in data.items() if name not in of_ours} | self._given
+
+    @property
+    def lstm_output_dim(self) -> int:
+        """What ``_build_mlp_extractor`` builds upon, by sb3-contrib's name."""
+        return self.actor_core.output_size
 
     def predict(
         self,

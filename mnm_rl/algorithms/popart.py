@@ -1,5 +1,7 @@
 """Values of any scale: the critic learns returns of mean 0 and standard deviation 1, whatever the rewards are."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +39,17 @@ class PopArt(nn.Module):
     def forward(self, outputs: Tensor) -> Tensor:
         """Values of the head's outputs, any shape."""
         return outputs * self.std + self.mean
+
+    def normalize(self, head: nn.Linear) -> None:
+        """Let a linear layer give values from now on: whoever calls it need not know that it is normalized."""
+        head.register_forward_hook(self._to_values)
+
+    def normalizes(self, head: nn.Module) -> bool:
+        """Whether this is the layer that gives normalized values, and nothing else has a say in them."""
+        return type(head) is nn.Linear and [*head._forward_hooks.values()] == [self._to_values]
+
+    def _to_values(self, head: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
+        return self(outputs)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def update(self, returns: Tensor, head: nn.Linear) -> None:

@@ -185,7 +185,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()
         if clip_range_vf is not None:
-            clip_range_vf *= self.policy.popart.std.item()
+            clip_range_vf *= self.policy.return_std.item()
             values = old_values + (values - old_values).clamp(-clip_range_vf, clip_range_vf)
         losses = {
             "policy_loss": -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)).mean(),

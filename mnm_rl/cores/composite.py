@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import RecurrentCore
-from mnm_rl.cores.implementations import PathName, Plain, Trace, recorded
+from mnm_rl.cores.implementations import PathName, Plain, Trace, hooked, recorded
 
 Run = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """Runs the core of this number on inputs ``[..., F]``: outputs ``[..., output_size]`` and meta-loss."""
@@ -71,7 +71,7 @@ class CompositeCore(RecurrentCore[States]):
         return outputs, States(*chain.from_iterable(after)), meta_loss
 
     def trace(self, state: States, steps: int) -> Trace[States]:
-        return CompositeTrace(self, state, steps)
+        return Trace(Plain(self), state) if hooked(self) else CompositeTrace(self, state, steps)
 
     def _all(self) -> list[RecurrentCore[Any]]:
         return [*self.cores]
@@ -107,8 +107,21 @@ class CompositeTrace(Trace[States]):
     def state(self, rows: Tensor | None = None) -> States:
         return States(*chain.from_iterable(trace.state(rows) for trace in self.traces))
 
+    def state_after(self, steps: int) -> States:
+        return States(*chain.from_iterable(trace.state_after(steps) for trace in self.traces))
+
+    def look(self) -> None:
+        for trace in self.traces:
+            trace.look()
+
+    def go_to(self, state: States) -> None:
+        self.t += 1
+        for trace, part in zip(self.traces, self.core.parts(state), strict=True):
+            trace.go_to(part)
+
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
+        self.t += 1
         return self.core.wire(lambda k, x: (self.traces[k].step(x, episode_starts), x.new_zeros(len(x))), x)[0]
 
     def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:

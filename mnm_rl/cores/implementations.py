@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from functools import cache
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
 PathName = Literal["auto", "fused", "reversible", "plain"]
@@ -24,9 +26,11 @@ class Implementation(ABC, Generic[StateT]):
     Attributes:
         name: what :attr:`RecurrentCore.path` calls it.
         core: the core.
+        situation: that of the core (see :func:`situation`) when it was last found to serve.
     """
 
     name: ClassVar[str]
+    situation: list[Any] | None = None
 
     def __init__(self, core: Any) -> None:
         self.core = core
@@ -55,25 +59,39 @@ class Trace(Generic[StateT]):
 
     Attributes:
         initial_state: the state before the first step.
+        t: steps so far.
     """
 
     def __init__(self, implementation: Implementation[StateT], initial_state: StateT) -> None:
         self.implementation = implementation
         self.initial_state = initial_state
-        self._state = initial_state
+        self.t = 0
+        self._state = self._before = initial_state
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _resumed, (self.implementation, self.initial_state, self.state())
+        return _resumed, (self.implementation, self.initial_state, self.state_after(max(self.t - 1, 0)), self.state(), self.t)
 
     def state(self, rows: Tensor | None = None) -> StateT:
         """The state after the last step, of all environments or of those in ``rows``; a value, which later steps do not change."""
         return self._state if rows is None else type(self._state)(*(tensor[rows] for tensor in self._state))
 
+    def state_after(self, steps: int) -> StateT:
+        """The state after so many steps: all of them, or all but the last, which may have been interrupted."""
+        return self._before if steps == self.t - 1 else self.state()
+
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
         """One step: inputs ``[B, F]`` and episode starts ``[B]`` to outputs ``[B, output_size]``."""
-        outputs, self._state, _ = self.implementation.sequence(x.unsqueeze(0), self._state, episode_starts.unsqueeze(0))
-        return outputs[0]
+        outputs, state, _ = self.implementation.core(x.unsqueeze(0), self._state, episode_starts.unsqueeze(0))
+        self.go_to(state)
+        return cast(Tensor, outputs[0])
+
+    def look(self) -> None:
+        """Look for changes of the core to the last bit, after code of others has run; a step sees those that PyTorch counts."""
+
+    def go_to(self, state: StateT) -> None:
+        """Take a step that was made elsewhere, and led to this state."""
+        self._before, self._state, self.t = self._state, state, self.t + 1
 
     def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:
         """All steps once more, with gradient; those that were kept are not computed again.
@@ -85,14 +103,14 @@ class Trace(Generic[StateT]):
         Returns:
             outputs ``[T, B, output_size]`` and meta-loss ``[T, B]``.
         """
-        outputs, _, meta_loss = self.implementation.sequence(inputs, self.initial_state, episode_starts)
+        outputs, _, meta_loss = self.implementation.core(inputs, self.initial_state, episode_starts)
         return outputs, meta_loss
 
 
-def _resumed(implementation: Implementation[StateT], initial_state: StateT, state: StateT) -> Trace[StateT]:
+def _resumed(implementation: Implementation[StateT], initial_state: StateT, before: StateT, state: StateT, t: int) -> Trace[StateT]:
     """A copy of a trace of any kind: it goes on from the same state, and runs all steps again for their gradient."""
     trace = Trace(implementation, initial_state)
-    trace._state = state
+    trace._before, trace._state, trace.t = before, state, t
     return trace
 
 
@@ -109,6 +127,11 @@ class Plain(Implementation[StateT]):
 _registered: dict[type[Any], dict[str, Callable[[], type[Implementation[Any]]]]] = {}
 
 
+_EQUATIONS = "__call__", "forward", "initial_state", "step", "scan", "reset"
+_equations: dict[type[Any], dict[str, Any]] = {}
+"""These methods of the classes that have implementations, as they were when these were made known."""
+
+
 def register(core_class: type[nn.Module], name: str, load: Callable[[], type[Implementation[Any]]]) -> None:
     """Make an implementation known to all cores of exactly this class; those registered first are preferred.
 
@@ -118,6 +141,7 @@ def register(core_class: type[nn.Module], name: str, load: Callable[[], type[Imp
         load: gives it; called when it is first needed. If it raises ImportError, its message is the reason why it is not to be had.
     """
     _registered.setdefault(core_class, {})[name] = load
+    _equations.setdefault(core_class, {key: getattr(core_class, key) for key in _EQUATIONS})
 
 
 def why_not(core: Any, name: str) -> str | None:
@@ -126,9 +150,98 @@ def why_not(core: Any, name: str) -> str | None:
     if load is None:
         return f"there is no {name} path for {type(core).__name__}"
     try:
-        return load().refusal(core)
+        return changed(core) or load().refusal(core)
     except ImportError as error:
         return str(error)
+
+
+def parts(module: nn.Module) -> list[nn.Module]:
+    """A module and all modules in it: what ``modules()`` gives, in a fraction of its time."""
+    found = [module]
+    for part in found:  # which grows
+        found += [child for child in part._modules.values() if child is not None]
+    return found
+
+
+def tensors(module: nn.Module) -> list[Tensor]:
+    """All parameters and buffers."""
+    return [
+        tensor
+        for part in parts(module)
+        for table in (part._parameters, part._buffers)
+        for tensor in table.values()
+        if tensor is not None
+    ]
+
+
+@cache
+def _methods(kind: type[nn.Module]) -> frozenset[str]:
+    """The names of the methods that a class adds to those of PyTorch's modules, and of ``forward`` and ``__call__``."""
+    return frozenset(name for name in dir(kind) if callable(getattr(kind, name)) and name not in _OF_EVERY_MODULE)
+
+
+_OF_EVERY_MODULE = {*vars(nn.Module), *vars(object)} - {"forward", "__call__"}
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a call of this module runs more than its ``forward``, or another one than that of its class."""
+    return bool(_hooked(module) or torch_module._has_any_global_hook())  # type: ignore[no-untyped-call]
+
+
+def _hooked(module: nn.Module) -> Any:
+    own = vars(module)
+    return (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or not _methods(type(module)).isdisjoint(own)  # type: ignore[arg-type]
+    )
+
+
+_KNOWN = {nn.Linear, nn.LSTMCell, nn.GRUCell}
+
+
+def changed(core: nn.Module) -> str | None:
+    """What of a core's equations has been replaced from outside, in words, or None: other implementations would not see it."""
+    if any(getattr(type(core), name) is not method for name, method in _equations.get(type(core), {}).items()):
+        return f"a method of {type(core).__name__} was replaced"
+    if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
+        return "a hook hangs on all modules"
+    for part in parts(core):
+        kind = type(part)
+        if _hooked(part):
+            return f"a hook or a method of its {kind.__name__} was set from outside"
+        if kind not in _KNOWN and not kind.__module__.startswith("mnm_rl."):
+            return f"its {kind.__name__} is none of the library's"
+    return None
+
+
+def situation(core: nn.Module) -> list[Any]:
+    """All that implementations look at beside the numbers in the tensors: where two are equal, they serve or refuse alike, and
+    have read the same settings. It takes a fraction of the time of asking them."""
+    found: list[Any] = [torch_module._has_any_global_hook()]  # type: ignore[no-untyped-call]
+    found += [getattr(type(core), name) for name in _equations.get(type(core), ())]
+    for part in parts(core):
+        own, kind = vars(part), type(part)
+        found += kind, bool(_hooked(part))
+        if not kind.__module__.startswith("torch."):
+            found += [value for value in own.values() if type(value) in (int, float, bool, str)]
+        found += [
+            (tensor.dtype, tensor.device)
+            for table in (own["_parameters"], own["_buffers"])
+            for tensor in table.values()
+            if tensor is not None
+        ]
+    return found
+
+
+def _loads(core_class: type[Any], name: str) -> bool:
+    try:
+        _registered[core_class][name]()
+    except ImportError:
+        return False
+    return True
 
 
 def recorded() -> bool:
@@ -161,12 +274,16 @@ def chosen(core: Any) -> Implementation[Any]:
     running: dict[str, Implementation[Any]] = core._implementations
     if recorded():
         return running.setdefault("plain", Plain(core))
+    now = situation(core)
     names = [*_registered.get(type(core), {})] if core.path == "auto" else [core.path] if core.path != "plain" else []
     reason = None
     for name in names:
+        if name in running and running[name].situation == now and _loads(type(core), name):
+            return running[name]
         if (reason := why_not(core, name)) is None:
             if name not in running:
                 running[name] = _registered[type(core)][name]()(core)
+            running[name].situation = now
             return running[name]
     if names and core.path != "auto":
         raise RuntimeError(f"path={core.path!r} is not possible: {reason}")
@@ -176,8 +293,8 @@ def chosen(core: Any) -> Implementation[Any]:
 _logged: set[str] = set()
 
 
-def log_once(message: str, level: Literal["INFO", "WARNING"] = "INFO") -> None:
+def log_once(message: str, level: int = logging.INFO) -> None:
     """Log a line, but not again in this process."""
     if message not in _logged:
         _logged.add(message)
-        logging.getLogger("mnm_rl").log(logging.getLevelNamesMapping()[level], message)
+        logging.getLogger("mnm_rl").log(level, message)

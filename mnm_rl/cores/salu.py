@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnm_rl.cores.core import RecurrentCore, some_start
-from mnm_rl.cores.implementations import Trace, chosen, recorded
+from mnm_rl.cores.implementations import Plain, Trace, chosen, hooked, recorded
 from mnm_rl.initialization import Init, check_init, orthogonal_blocks_, scaled_inputs_
 
 
@@ -81,7 +81,7 @@ class SaluCore(RecurrentCore[SaluState]):
         return outputs, running.state(), inputs.new_zeros(inputs.shape[:2])
 
     def trace(self, state: SaluState, steps: int) -> Trace[SaluState]:
-        return SaluTrace(self, state)
+        return Trace(Plain(self), state) if hooked(self) else SaluTrace(self, state)
 
 
 class SaluTrace(Trace[SaluState]):
@@ -89,17 +89,37 @@ class SaluTrace(Trace[SaluState]):
 
     def __init__(self, core: SaluCore, state: SaluState) -> None:
         super().__init__(chosen(core), state)
-        self.core, self.running = core, Running(core, state)
+        self.core = core
+        self.running: Running | None = Running(core, state)
+        self.steps: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def state(self, rows: Tensor | None = None) -> SaluState:
-        self._state = self.running.state()
+        if self.running is not None:
+            self._state = self.running.state()
         return super().state(rows)
 
     @torch.no_grad()
+    def state_after(self, steps: int) -> SaluState:
+        if self.running is None or steps == self.t:
+            return super().state_after(steps)
+        again = Running(self.core, self.initial_state)
+        for x, starts in self.steps[:steps]:
+            again.step(x, starts)
+        return again.state()
+
+    @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
+        if self.running is None:
+            return super().step(x, episode_starts)
+        self.t += 1
+        self.steps.append((x, episode_starts))
         outputs: Tensor = self.core.output(self.running.step(x, episode_starts if some_start(episode_starts[None])[0] else None))
         return outputs
+
+    def go_to(self, state: SaluState) -> None:
+        self._state, self.running = self.state(), None  # one by one from now on
+        super().go_to(state)
 
 
 class Running:

@@ -3,6 +3,7 @@
 Importing this package makes them known to the cores; what they need is imported when they first run.
 """
 
+import logging
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
@@ -29,7 +30,7 @@ def numba_problem() -> str | None:
 def _kernels(module: str) -> type[Implementation[Any]]:
     """The implementation in a module that needs Numba, which takes a second to import."""
     if (problem := numba_problem()) is not None:
-        log_once(f"{problem}: cores run in plain PyTorch, which takes several times as long", level="WARNING")
+        log_once(f"{problem}: cores run in plain PyTorch, which takes several times as long", logging.WARNING)
         raise ImportError(problem)
     return import_module(f"mnm_rl.fused.{module}").Fused  # type: ignore[no-any-return]
 

@@ -6,6 +6,7 @@ goes on without: a kernel that cannot be read is compiled, and one that cannot b
 
 import functools
 import hashlib
+import logging
 import os
 import pickle
 import sys
@@ -107,7 +108,7 @@ class KernelCache(NullCache):
         log_once(
             f"compiled kernels cannot be kept, so that every process compiles them again ({problem}); "
             "NUMBA_CACHE_DIR can name a directory for them",
-            level="WARNING",
+            logging.WARNING,
         )
 
 
