@@ -56,12 +56,8 @@ class Variant(NamedTuple):
 
 VariantName = Literal["bounded", "paper"]
 VARIANTS: dict[VariantName, Variant] = {
-    "bounded": Variant(
-        bounded=True, read_gate="scalar", write_bias=0, read_bias=-3, gain=4, layers=2, size=32
-    ),
-    "paper": Variant(
-        bounded=False, read_gate="none", write_bias=0, read_bias=0, gain=4, layers=3, size=None
-    ),
+    "bounded": Variant(bounded=True, read_gate="scalar", write_bias=0, read_bias=-3, gain=4, layers=2, size=32),
+    "paper": Variant(bounded=False, read_gate="none", write_bias=0, read_bias=0, gain=4, layers=3, size=None),
 }
 """``"bounded"``: bounded writes and a gated read, of a small memory; ``"paper"``: as Munkhdalai et al. (2019) have it."""
 
@@ -128,9 +124,7 @@ class MnmCore(RecurrentCore[MnmState]):
         L = memory_layers
         if L is None:
             L = 1 if write_rule == "delta" else self.variant.layers
-        self.memory = NeuralMemory(
-            M, L, write_rule, feedback_inputs, learn_initial_memory, writes, self.variant.bounded, init
-        )
+        self.memory = NeuralMemory(M, L, write_rule, feedback_inputs, learn_initial_memory, writes, self.variant.bounded, init)
         self.memory_size, self.heads, self.replay = M, int(heads), replay  # NumPy's shapes do not take True for 1
         self.controller = nn.LSTMCell(input_size + M, D)
         self.interaction = nn.Linear(D, D + 3 * heads * M)  # A, a
