@@ -136,6 +136,8 @@ def _column(env: VectorEnv[Any, Any, Any], what: str, values: Any, dtype: np.dty
 
 def arrays(values: Any) -> Any:
     """Observations or the like as NumPy arrays, copied: environments may use theirs again."""
+    if isinstance(values, np.ndarray):
+        return np.array(values)
     if isinstance(values, Mapping):
         return {key: arrays(value) for key, value in values.items()}
     if isinstance(values, tuple):

@@ -92,11 +92,11 @@ class GymnasiumVecEnv(VecEnv):
         resetting, self._ending = self._ending, {}
         resets = np.zeros_like(dones)
         for i, info in resetting.items():
-            resets[i], self.reset_infos[i], infos[i] = True, infos[i], info
-        rewards[resets] = 0
+            resets[i], rewards[i], self.reset_infos[i], infos[i] = True, 0, infos[i], info
         self._returns += rewards
         self._lengths += 1
-        self._forget(resets)
+        if resetting:
+            self._forget(resets)
 
         finals = self._finals(infos, done) if self._same_step and done else [arrays(at(observations, i)) for i in done]
         for i, final in zip(done, finals, strict=True):

@@ -275,6 +275,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             self._reset_noise()
 
         now: Any = self._last_obs, self._last_episode_starts, _Moment(trace)
+        others_act, as_built = not _does_nothing(callback), self.policy.acts_as_built
         try:
             for n_steps in range(n_rollout_steps):
                 self._last_obs, self._last_episode_starts, self._moment = now
@@ -282,7 +283,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                     self._reset_noise()
                 with torch.no_grad(), self._divergence_named():
                     obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
-                    actions_tensor, values, log_probs = self.policy.step(obs_tensor, trace, self._episode_starts_tensor())
+                    starts = self._episode_starts_tensor()
+                    actions_tensor, values, log_probs = self.policy.step(obs_tensor, trace, starts, as_built)
                 actions = actions_tensor.cpu().numpy()
 
                 clipped_actions = actions
@@ -305,8 +307,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 callback.update_locals(locals())
                 if not callback.on_step():
                     return False
-                if not _does_nothing(callback):
+                if others_act:
                     trace.look()
+                    as_built = self.policy.acts_as_built
                 self._update_info_buffer(infos, dones)
 
                 rewards = self._bootstrap_truncated(rewards, dones, infos, trace)

@@ -208,7 +208,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def trace(self, state: State, steps: int) -> Trace[Any]:
         """Go on from a state by :meth:`step`, so many times at most."""
-        return self.core.trace(state, steps) if self._acts_as_built else Trace(Plain(self.core), state)
+        return self.core.trace(state, steps) if self.acts_as_built else Trace(Plain(self.core), state)
 
     def _own(self, *methods: str) -> bool:
         """Whether these methods are the library's own, and overridden neither in a class nor on this policy."""
@@ -219,7 +219,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return True
 
     @property
-    def _acts_as_built(self) -> bool:
+    def acts_as_built(self) -> bool:
         """Whether a step of a rollout gives what :meth:`forward` would give, without calling it: nobody would notice."""
         return self._own("__call__", "forward", "get_distribution", "predict_values") and not (hooked(self) or hooked(self.core))
 
@@ -270,9 +270,21 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         log_prob = distribution.log_prob(actions)
         return self._shaped(actions), self.predict_values(obs, state, episode_starts), log_prob, new_state
 
-    def step(self, obs: PyTorchObs, trace: Trace[Any], episode_starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One step of a rollout, which the trace goes on by: :meth:`forward`, but for the state."""
-        if self._acts_as_built:
+    def step(
+        self, obs: PyTorchObs, trace: Trace[Any], episode_starts: Tensor, as_built: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of a rollout, which the trace goes on by: :meth:`forward`, but for the state.
+
+        Args:
+            obs: ``[B, ...]``.
+            trace: of the steps before.
+            episode_starts: ``[B]`` bool.
+            as_built: what :attr:`acts_as_built` is, where that is known.
+
+        Returns:
+            actions ``[B, *action_shape]``, values ``[B, 1]`` and log-probabilities ``[B]``.
+        """
+        if as_built or self.acts_as_built:
             return self._act(trace.step(self._features(obs, len(episode_starts)), episode_starts))
         what = "actions, values, log-probabilities and the new state"
         actions, values, log_prob, state = self._returned("forward", self(obs, trace.state(), episode_starts), 4, what)

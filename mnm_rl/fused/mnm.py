@@ -182,7 +182,7 @@ def _controller(b0: int, t: int, weights: Any, state: Any, trace: Any) -> None:
 
 
 @inlined
-def _feedback(b0: int, t: int, weights: Any, u: Any, seen: Any, targets: Any) -> None:
+def _feedback(b0: int, t: int, setting: Any, weights: Any, u: Any, seen: Any, targets: Any) -> None:
     """The feedback targets of rule p, ``[ROWS H, L K]``, of what the maps see, ``[ROWS H, K or 2K]``, which is filled in too."""
     P, K, H = weights.A.shape[0], weights.theta_0.shape[2], targets.shape[0] // ROWS
     b1 = min(b0 + ROWS, u.shape[1])
@@ -191,7 +191,7 @@ def _feedback(b0: int, t: int, weights: Any, u: Any, seen: Any, targets: Any) ->
         for h in range(H):
             row = (b - b0) * H + h
             copy_(seen[row, :K], heads[h, VALUE])
-            copy_(seen[row, K:], heads[h, KEY])
+            set_key(setting.bounded, seen[row, K:], heads[h, KEY])
             copy_(targets[row], weights.q)
     rows = (b1 - b0) * H
     add_product(targets[:rows], seen[:rows], weights.Q)
@@ -254,7 +254,7 @@ def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any
                     state.theta[b] = weights.theta_0
             _controller(b0, t, weights, state, trace)
             if setting.rule == LOCAL:
-                _feedback(b0, t, weights, trace.u, seen, targets)
+                _feedback(b0, t, setting, weights, trace.u, seen, targets)
             for b in range(b0, b1):
                 own = targets[(b - b0) * H : (b - b0 + 1) * H].reshape(H, L, K)
                 _memory(b, t, setting, weights, state, trace, own)
@@ -300,7 +300,7 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
 
 
 @inlined
-def _feedback_backward(b0: int, t: int, weights: Any, g: Any, g_seen: Any) -> None:
+def _feedback_backward(b0: int, t: int, setting: Any, weights: Any, u: Any, g: Any, g_seen: Any) -> None:
     """Back through :func:`_feedback`, to values and keys; ``g_seen`` is scratch."""
     P, K, H = weights.A.shape[0], weights.theta_0.shape[2], g_seen.shape[0] // ROWS
     b1 = min(b0 + ROWS, g.u.shape[1])
@@ -309,13 +309,15 @@ def _feedback_backward(b0: int, t: int, weights: Any, g: Any, g_seen: Any) -> No
         fill_(g_seen[row], g_seen.dtype.type(0))
     add_product(g_seen[:rows], g.targets[t, b0:b1].reshape(rows, g.targets.shape[3]), weights.Q_back)
     for b in range(b0, b1):
-        g_heads = g.u[t, b, P:].reshape(H, 3, K)
+        heads, g_heads = u[t, b, P:].reshape(H, 3, K), g.u[t, b, P:].reshape(H, 3, K)
         for h in range(H):
             row = (b - b0) * H + h
             for i in range(K):
                 g_heads[h, VALUE, i] += g_seen[row, i]
-            for i in range(g_seen.shape[1] - K):
-                g_heads[h, KEY, i] += g_seen[row, K + i]
+            if g_seen.shape[1] > K:
+                set_key_backward(setting.bounded, g_seen[row, K:], heads[h, KEY])
+                for i in range(K):
+                    g_heads[h, KEY, i] += g_seen[row, K + i]
 
 
 @inlined
@@ -382,7 +384,7 @@ def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, tr
                             for i in range(K):
                                 g.targets[t, b, h, l * K + i] = -gdelta[h, l, i]
             if setting.rule == LOCAL:
-                _feedback_backward(b0, t, weights, g, g_seen)
+                _feedback_backward(b0, t, setting, weights, trace.u, g, g_seen)
             _controller_backward(b0, t, weights, trace, given, g, g_before)
             for b in range(b0, b1):
                 if setting.starts[t, b] or t == 0:
@@ -558,8 +560,8 @@ class MnmTrace(FusedTrace[MnmState]):
         weight, bias = g_gates.T @ x, gather_rows(g_gates.sum(0), 4, D)
         g_A, g_a = g_u.T @ out[:, :P], g_u.sum(0)
         n, m = 3 * H, weights.Q.shape[0] // K  # the feedback maps see values, or values and keys; there are none but in rule p
-        heads = u[:, P:].reshape(-1, 3, K)
-        seen = torch.cat([heads[:, VALUE], heads[:, KEY]], dim=1)[:, : m * K]
+        values, keys = u[:, P:].reshape(-1, 3, K)[:, VALUE], torch.from_numpy(trace.z[:, :, WRITTEN, :, 0]).reshape(-1, K)
+        seen = torch.cat([values, keys], dim=1)[:, : m * K]
         parameters = Parameters(
             weight_ih=torch.cat([gather_rows(weight[:, :F], 4, D), gather(weight[:, F : F + K], 4, D, 1, M)], dim=1),
             weight_hh=gather(weight[:, F + K :], 4, D, 1, D),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mnm_rl.cores.core import RecurrentCore, StateT, make_state
-from mnm_rl.cores.implementations import Implementation, Trace, chosen, hooked, log_once, parts, tensors
+from mnm_rl.cores.implementations import Implementation, Trace, chosen, log_once, tensors
 from mnm_rl.fused.arena import Arena, Array
 
 
@@ -108,15 +108,6 @@ class _SingleStep:
         return outputs, make_state(state, after), meta_loss
 
 
-def _watched(core: Any) -> list[Any]:
-    """What changes with nearly all that may happen to a core, in microseconds: which tensors it has, where they are and how often
-    PyTorch has changed them; and the hooks on its modules."""
-    found: list[Any] = [core.path, hooked(core)]
-    found += [x for tensor in tensors(core) for x in (id(tensor), tensor._version, tensor.data_ptr())]
-    found += [bool(part._forward_hooks or part._forward_pre_hooks) for part in parts(core)]
-    return found
-
-
 _memcmp = (ctypes.cdll.msvcrt if os.name == "nt" else ctypes.CDLL(None)).memcmp  # type: ignore[attr-defined,unused-ignore]
 _memcmp.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 
@@ -164,7 +155,8 @@ class FusedTrace(Trace[StateT]):
         if any(tensor.dtype != self.parameters[0].dtype for tensor in state):
             raise ValueError(f"the state must be in {self.parameters[0].dtype}, as the core is, not {state[0].dtype}")
         self._copies, self.weights = implementation.packed(self.parameters)
-        self._left, self._watched = False, _watched(self.core)
+        self._left = False
+        self._watch()
         self.D, self.B = self.core.hidden_size, len(state[0])
         self.dtype = state[0].detach().numpy().dtype
         self.episode_starts = np.zeros((steps, self.B), dtype=bool)
@@ -244,7 +236,7 @@ class FusedTrace(Trace[StateT]):
         return self.run_kernels(self.t - T, self.t)
 
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
-        if not self._left and _watched(self.core) != self._watched:
+        if not self._left and self._versions != [tensor._version for tensor in self._tensors]:
             self.look()
         if self._left:
             return super().step(x, episode_starts)
@@ -256,7 +248,12 @@ class FusedTrace(Trace[StateT]):
     def look(self) -> None:
         if not self._left and self._changed():
             self._leave()
-        self._watched = _watched(self.core)
+        self._watch()
+
+    def _watch(self) -> None:
+        """From now on, have steps see what PyTorch counts: changes of the tensors that the core has now."""
+        self._tensors = tensors(self.core)
+        self._versions = [tensor._version for tensor in self._tensors]
 
     def go_to(self, state: StateT) -> None:
         if not self._left:
