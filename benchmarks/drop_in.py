@@ -44,6 +44,8 @@ AGENTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "GruPolicy": (RecurrentPPO, "GruPolicy", OURS),
     "MnmPolicy, rule g": (RecurrentPPO, "MnmPolicy", OURS | {"write_rule": "g"}),
     "MnmPolicy, rule p": (RecurrentPPO, "MnmPolicy", OURS | {"write_rule": "p"}),
+    "MnmPolicy, rule g, paper": (RecurrentPPO, "MnmPolicy", OURS | {"write_rule": "g", "variant": "paper"}),
+    "MnmPolicy, rule p, paper": (RecurrentPPO, "MnmPolicy", OURS | {"write_rule": "p", "variant": "paper"}),
 }
 
 

@@ -103,7 +103,7 @@ def main(options: Options) -> None:
         for B in options.environments:
             for device, path in (("cpu", "auto"), *(("cuda", path) for path in there)):
                 add(core=core, device=device, path=path, B=B)
-    for agent in ("mnm-p", "mnm-g", "lstm"):
+    for agent in ("mnm-p-paper", "mnm-g-paper", "lstm"):
         for n_envs in options.training_environments:
             for device in ("cpu", "cuda"):
                 add(agent=agent, device=device, n_envs=n_envs)

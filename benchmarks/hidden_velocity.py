@@ -42,6 +42,8 @@ def make_env(seed: int) -> VecNormalize:
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mnm-p": ("MnmPolicy", {"write_rule": "p"}),
     "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
+    "mnm-p-paper": ("MnmPolicy", {"write_rule": "p", "variant": "paper"}),
+    "mnm-g-paper": ("MnmPolicy", {"write_rule": "g", "variant": "paper"}),
     "deltanet": ("MnmPolicy", {"write_rule": "delta", "memory_layers": 1}),
     "plastic": ("PlasticPolicy", {}),
     "gru": ("GruPolicy", {}),

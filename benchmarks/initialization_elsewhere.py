@@ -28,8 +28,8 @@ import envs  # noqa: F401  (registers the maze)
 from mnm_rl import GymnasiumVecEnv, RecurrentA2C
 
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "mnm-p": ("MnmPolicy", {"write_rule": "p"}),
-    "mnm-g": ("MnmPolicy", {"write_rule": "g"}),
+    "mnm-p-paper": ("MnmPolicy", {"write_rule": "p", "variant": "paper"}),
+    "mnm-g-paper": ("MnmPolicy", {"write_rule": "g", "variant": "paper"}),
     "plastic": ("PlasticPolicy", {}),
     "lstm": ("LstmPolicy", {}),
 }
@@ -79,13 +79,13 @@ def _task(name: str) -> Task:
             return VecNormalize(env, norm_obs=False, gamma=0.9)
 
         settings = dict(learning_rate=3e-3, n_steps=50, gamma=0.9, gae_lambda=0.95, use_rms_prop=False)
-        return Task(swing, settings, {"ortho_init": False}, 300_000, ("mnm-p", "mnm-g", "plastic", "lstm"))
+        return Task(swing, settings, {"ortho_init": False}, 300_000, ("mnm-p-paper", "mnm-g-paper", "plastic", "lstm"))
     if name == "minigrid":
         from examples import minigrid_memory
 
         settings = dict(learning_rate=2e-3, n_steps=64, gae_lambda=0.95, ent_coef=0.01, use_rms_prop=False)
         make_env = partial(minigrid_memory.make_env, n_envs=16)
-        return Task(make_env, settings, minigrid_memory.POLICY_KWARGS, 200_000, ("mnm-p",))
+        return Task(make_env, settings, minigrid_memory.POLICY_KWARGS, 200_000, ("mnm-p-paper",))
     assert name == "image", f"there is no task {name}"
 
     def maze(seed: int) -> VecEnv:
@@ -104,7 +104,7 @@ def _task(name: str) -> Task:
         normalize_advantage=True,
     )
     policy_kwargs = {"ortho_init": False, "optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": 1e-8}}
-    return Task(maze, hyperparameters, policy_kwargs, 600_000, ("mnm-p", "lstm"))
+    return Task(maze, hyperparameters, policy_kwargs, 600_000, ("mnm-p-paper", "lstm"))
 
 
 TASKS = ("pendulum", "minigrid", "image")

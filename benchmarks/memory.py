@@ -38,7 +38,7 @@ class Grid:
     task: str
     settings: list[Settings]
     """What changes between the panels of the figure."""
-    agents: tuple[str, ...] = ("mnm-g", "mnm-p", "deltanet", "lstm", "gru", "salu", "ntm")
+    agents: tuple[str, ...] = ("mnm-g", "mnm-p", "mnm-g-paper", "mnm-p-paper", "deltanet", "lstm", "gru", "salu", "ntm")
     seeds: int = 3
     updates: int = 1_500
     """Updates after which a run is given up."""
@@ -57,7 +57,7 @@ GRIDS = {
     "dictionary": Grid(
         task="dictionary",
         settings=[{"string_length": 4, "min_string_length": 1, "support": 4, "queries": 4}],
-        agents=("mnm-g", "mnm-p", "deltanet", "lstm", "gru", "salu"),
+        agents=("mnm-g", "mnm-p", "mnm-g-paper", "mnm-p-paper", "deltanet", "lstm", "gru", "salu"),
         seeds=5,
         updates=2_000,
         interval=50,

@@ -12,39 +12,40 @@ from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore
 def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs and meta-loss of one episode, with the gradient of rule g from autograd."""
     _, B, _ = inputs.shape
-    H, D, M = core.heads, core.hidden_size, core.memory_size
+    H, D, M, rule = core.heads, core.hidden_size, core.memory_size, core.memory.rule
     theta = [W.expand(B, M, M) for W in core.memory.theta_0]
     h = c = inputs.new_zeros(B, D)
     read = inputs.new_zeros(B, M)
     outputs, meta_loss = [], []
 
-    def run(keys: Tensor) -> list[Tensor]:
-        z = [keys]
-        for W in theta[:-1]:
-            z.append(torch.tanh(z[-1] @ W.mT))
-        return [*z, z[-1] @ theta[-1].mT]
+    def run(keys: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What the layers give, the keys first, and the same before its tanh."""
+        z, before = [keys], []
+        for W in theta:
+            before.append(z[-1] @ W.mT)
+            z.append(torch.tanh(before[-1]))
+        return [*z[:-1], before[-1]], before
 
     for x in inputs:
         h, c = core.controller(torch.cat([x, read], dim=1), (h, c))
         u = torch.tanh(core.interaction(h))
-        beta = torch.sigmoid(core.write_strength(u[:, :D])).view(B, 1, 1)
+        beta = torch.sigmoid(core.write_strength(u[:, :D])).view(B)
         keys, values, read_keys = u[:, D:].view(B, H, 3, M).unbind(2)
-        if core.memory.write_rule == "delta":
+        if rule.bounded:
             keys, read_keys = (k / k.norm(dim=2, keepdim=True) for k in (keys, read_keys))
-            gradients: tuple[Tensor, ...] = ((run(keys)[-1] - values).mT @ keys / H,)
-        elif core.memory.write_rule == "g":
-            theta = [W.view_as(W) for W in theta]  # the keys depend on theta, through the last read: not part of the write
-            loss = (run(keys)[-1] - values).pow(2).mean(dim=(1, 2)).sum()
-            gradients = torch.autograd.grad(loss, theta, create_graph=True)
+        z, before = run(keys)
+        if core.memory.write_rule == "p":
+            targets = rule.feedback(values).view(B, H, core.memory.layers, M).unbind(2)
+            deltas = [z_out - target for z_out, target in zip(z[1:], targets, strict=True)]
         else:
-            z = run(keys)
-            targets = core.memory.rule.feedback(values).view(B, H, core.memory.layers, M).unbind(2)
-            gradients = tuple(
-                2 / (H * M) * (z_out - target).mT @ z_in for z_in, z_out, target in zip(z[:-1], z[1:], targets, strict=True)
-            )
-        theta = [W - beta * G for W, G in zip(theta, gradients, strict=True)]
-        read = run(read_keys)[-1].mean(dim=1)
-        meta_loss.append((run(keys)[-1] - values).pow(2).mean(dim=(1, 2)))
+            half = (z[-1] - values).pow(2).sum() / 2
+            deltas = [*torch.autograd.grad(half, before, create_graph=True)]
+        steps = rule.step_sizes(beta, z, deltas).view(B, -1, 1, 1).unbind(1)
+        theta = [W - s * delta.mT @ z_in for W, s, delta, z_in in zip(theta, steps, deltas, z, strict=False)]
+        read = run(read_keys)[0][-1].mean(dim=1)
+        if core.read_gate is not None:
+            read = torch.sigmoid(core.read_gate(u[:, :D])) * read
+        meta_loss.append((run(keys)[0][-1] - values).pow(2).mean(dim=(1, 2)))
         outputs.append(core.output(torch.cat([h, read], dim=1)))
     return torch.stack(outputs), torch.stack(meta_loss)
 

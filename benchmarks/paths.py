@@ -14,7 +14,7 @@ import tyro
 
 from benchmarks.throughput import in_a_process, matrix_product_rate
 
-CORES = ("mnm-p", "mnm-g", "deltanet")
+CORES = ("mnm-p-paper", "mnm-g-paper", "deltanet")
 PATHS = ("plain", "reversible", "fused")
 
 

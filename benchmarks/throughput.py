@@ -32,14 +32,16 @@ import envs  # noqa: F401  (registers the maze)
 from benchmarks.naive import naive_mnm, naive_plastic, whole_gru, whole_lstm
 from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore
 
-F, D, L = 16, 100, 3
+F, D = 16, 100
 MAZE = "mnm/Maze-v0"
 FASTEST_PPO = "RecurrentPPO, one LSTM, one batch"
 
 CORES: dict[str, tuple[Callable[[int], Any], Callable[..., Any]]] = {
-    "mnm-p": (lambda heads: MnmCore(F, D, "p", L, heads), naive_mnm),
-    "mnm-g": (lambda heads: MnmCore(F, D, "g", L, heads), naive_mnm),
-    "deltanet": (lambda heads: MnmCore(F, D, "delta", 1, heads), naive_mnm),
+    "mnm-p": (lambda heads: MnmCore(F, D, "p", heads=heads), naive_mnm),
+    "mnm-g": (lambda heads: MnmCore(F, D, "g", heads=heads), naive_mnm),
+    "mnm-p-paper": (lambda heads: MnmCore(F, D, "p", heads=heads, variant="paper"), naive_mnm),
+    "mnm-g-paper": (lambda heads: MnmCore(F, D, "g", heads=heads, variant="paper"), naive_mnm),
+    "deltanet": (lambda heads: MnmCore(F, D, "delta", heads=heads, variant="paper"), naive_mnm),
     "plastic": (lambda heads: PlasticCore(F, D, "hebb"), naive_plastic),
     "plastic-modulated": (lambda heads: PlasticCore(F, D, "modulated"), naive_plastic),
     "gru": (lambda heads: GruCore(F, D), whole_gru),
@@ -68,9 +70,10 @@ def multiply_adds(core: str, H: int) -> float:
     if core.startswith("plastic"):
         # forward: U x, w h, (alpha * Hebb) h, the update; backward: twice that, and the gradient of alpha
         return 3 * (F * D + D * D) + 3 * 3 * D * D + 2 * D * D
-    g, p, layers = core == "mnm-g", core == "mnm-p", 1 if core == "deltanet" else L
-    controller = 4 * D * (F + 2 * D) + (3 * H + 1) * D * D + 2 * D * D + (H * layers * D * D if p else 0)
-    memory = 4 * H * layers * D * D + (H * (layers - 1) * D * D if g else 0)  # run, update, read and check; rule g: its deltas
+    made: MnmCore = CORES[core][0](H)
+    M, L, rule = made.memory_size, made.memory.layers, made.memory.write_rule
+    controller = 4 * D * (F + M + D) + D * (D + 3 * H * M) + D * (D + M) + (H * L * M * M if rule == "p" else 0)
+    memory = 4 * H * L * M * M + (H * (L - 1) * M * M if rule == "g" else 0)  # run, update, read and check; rule g: its deltas
     return 3 * controller + 3 * memory
 
 
@@ -234,7 +237,7 @@ def main(options: Options) -> None:
 
     table = Table("core", "B", "T", "H", "steps/s", "naive", "ratio", "of bound", "MB", "naive MB", "ratio", title="Cores")
     cases = [(core, B, 200, H) for B in (32, 128) for core in CORES for H in ((1, 4) if core.startswith("mnm") else (1,))]
-    cases += [(core, 16, T, 1) for core in ("mnm-p", "mnm-g", "plastic") for T in (50, 200, 1000)]
+    cases += [(core, 16, T, 1) for core in ("mnm-p-paper", "mnm-g-paper", "plastic") for T in (50, 200, 1000)]
     with console.status("measuring") as status:
         for core, B, T, H in cases:
             status.update(f"{core}, B={B}, T={T}, H={H}")

@@ -180,7 +180,7 @@ def main(
     candidates: tuple[str, ...] = tuple(CANDIDATES),
     seeds: tuple[int, ...] = (0, 1, 2),
     processes: Annotated[int, tyro.conf.arg(help="trainings at once")] = os.cpu_count() or 1,
-    json_file: Annotated[Path, tyro.conf.arg(name="json")] = ROOT / "docs" / "results" / "bounded_writes.json",
+    json_file: Annotated[Path, tyro.conf.arg(name="json")] = ROOT / "docs" / "bounded_writes.json",
 ) -> None:
     """Train what the file does not have yet, then print the table."""
     rows = json.loads(json_file.read_text()) if json_file.exists() else []

@@ -31,8 +31,11 @@ def test_the_pieces_run(tmp_path: Path) -> None:
     options = tyro.cli(throughput.Options, args=["--threads", "2"])
     assert options.threads == 2
     rows = [
-        {"core": "mnm-p", "B": 16, "T": T, "H": 1}
-        | {path: throughput.measure_core("mnm-p", path == "naive", 16, T, 1, 0.0) | {"memory_mb": T} for path in ("fused", "naive")}
+        {"core": "mnm-p-paper", "B": 16, "T": T, "H": 1}
+        | {
+            path: throughput.measure_core("mnm-p-paper", path == "naive", 16, T, 1, 0.0) | {"memory_mb": T}
+            for path in ("fused", "naive")
+        }
         for T in (2, 4)
     ]
     assert all(row["fused"]["steps_per_second"] > 0 for row in rows)  # type: ignore[index]
