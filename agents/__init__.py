@@ -21,9 +21,7 @@ def _agents() -> list[type[Agent]]:
 
 AGENTS: dict[str, type[Agent]] = {
     agent.name: agent
-    for agent in sorted(
-        _agents(), key=lambda agent: (not agent.name.startswith("mnm"), agent.name.endswith("-paper"), agent.name)
-    )
+    for agent in sorted(_agents(), key=lambda agent: (not agent.name.startswith("mnm"), agent.name.endswith("-paper"), agent.name))
 }
 """All agents by name: the neural memories first, then what they are compared with."""
 

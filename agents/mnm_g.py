@@ -17,7 +17,7 @@ class MnmG(Agent):
 
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     variant: VariantName = "bounded"
     """Bounded writes and a gated read, or writes and reads as the paper has them (docs/mathematics.md)."""

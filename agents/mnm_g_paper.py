@@ -13,5 +13,7 @@ class MnmGPaper(MnmG):
 
     name: ClassVar[str] = "mnm-g-paper"
 
+    learning_rate: float = 1e-3
+    """Step size of Adam (tuned, see docs/results.md)."""
     variant: VariantName = "paper"
     """Bounded writes and a gated read, or writes and reads as the paper has them (docs/mathematics.md)."""

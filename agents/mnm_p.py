@@ -13,7 +13,5 @@ class MnmP(MnmG):
     name: ClassVar[str] = "mnm-p"
     write_rule: ClassVar[str] = "p"
 
-    learning_rate: float = 2e-3
-    """Step size of Adam (tuned, see docs/results.md)."""
     feedback_inputs: Literal["value", "key_value"] = "value"
     """What the feedback maps see: the written value (the paper's), or the key as well."""

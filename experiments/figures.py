@@ -46,7 +46,7 @@ Line = tuple[Scores, Scores, Scores, Scores]
 
 
 def agent_color(agent: str) -> str:
-    """The color of an agent, the same in every figure and for its paper's variant; that of the text for agents that have none yet."""
+    """The color of an agent, also of its paper variant, the same in every figure; that of the text for those that have none yet."""
     return COLORS.get(_family(agent), FOREGROUND)
 
 

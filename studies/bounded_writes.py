@@ -40,6 +40,8 @@ class Task:
     """Updates, or environment steps."""
     solved: float
     options: tuple[str, ...] = ()
+    width: int = 100
+    """Of the controller."""
 
 
 RECALL = ("--until", "0.99", "--interval", "5", "--episodes", "256", "--learning-rate", "4e-3")
@@ -67,6 +69,7 @@ TASKS = {
             "--hidden-size",
             "48",
         ),
+        width=48,
     ),
     "repeat lag 8": Task(
         "sequence",
@@ -75,10 +78,10 @@ TASKS = {
         0.99,
         ("--task-kwargs", "lag=8", "steps=32", "--until", "0.99", "--interval", "10", "--learning-rate", "4e-3"),
     ),
-    "cartpole": Task("drop-in", "CartPole without velocities", 50_000, 450),
-    "pendulum": Task("drop-in", "Pendulum without velocity", 131_072, -300),
-    "t-maze": Task("drop-in", "T-maze", 65_536, 0.8),
-    "minigrid": Task("drop-in", "MiniGrid-MemoryS7", 262_144, 0.8),
+    "cartpole": Task("drop-in", "CartPole without velocities", 50_000, 450, width=64),
+    "pendulum": Task("drop-in", "Pendulum without velocity", 131_072, -300, width=64),
+    "t-maze": Task("drop-in", "T-maze", 65_536, 0.8, width=64),
+    "minigrid": Task("drop-in", "MiniGrid-MemoryS7", 262_144, 0.8, width=64),
     "maze small": Task("maze", "mnm/MazeSmall-v0", 500_000, 20),
     "maze": Task("maze", "mnm/Maze-v0", 1_000_000, 30),
     "perfect": Task("maze", "mnm/Maze-v0", 1_000_000, 10, ("--env-kwargs", "layout=perfect")),
@@ -100,6 +103,8 @@ def flags(candidate: dict[str, Any]) -> list[str]:
 
 def command(task: Task, candidate: dict[str, Any], seed: int, out: Path) -> list[str]:
     """What trains a candidate; its result is in ``out``."""
+    if candidate.get("memory_size") == "full":
+        candidate = candidate | {"memory_size": task.width}
     agent, own = candidate["agent"], [*task.options, *flags(candidate)]
     one = ["--seed", str(seed), "--out", str(out), "--threads", "1"]
     if task.kind == "sequence":
