@@ -165,7 +165,7 @@ def split(infos: Any, n_envs: int) -> list[dict[Any, Any]]:
         ValueError: if a list or an array with a mask has another length, or ``infos`` is neither a
             dict nor a list.
     """
-    if infos is None:
+    if infos is None or (type(infos) is dict and not infos):
         return [{} for _ in range(n_envs)]
     if isinstance(infos, list | tuple) and len(infos) == n_envs:
         return [dict(info or {}) for info in infos]

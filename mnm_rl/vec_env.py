@@ -87,10 +87,10 @@ class GymnasiumVecEnv(VecEnv):
         observations, infos = arrays(given), split(given_infos, self.num_envs)
         rewards, terminations, truncations = columns(self.env, rewards, terminations, truncations)
         dones: NDArray[np.bool_] = terminations | truncations
-        done: list[int] = np.flatnonzero(dones).tolist()
+        done: list[int] = dones.nonzero()[0].tolist()
 
         resetting, self._ending = self._ending, {}
-        resets = np.zeros_like(dones)
+        resets = np.zeros(self.num_envs, bool)
         for i, info in resetting.items():
             resets[i], rewards[i], self.reset_infos[i], infos[i] = True, 0, infos[i], info
         self._returns += rewards

@@ -300,7 +300,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 self.num_timesteps += env.num_envs * distributed.world_size()
                 rewards = checked_rewards(rewards, env.num_envs, self.num_timesteps)
                 _check_observation(new_obs, self.observation_space, self.num_timesteps)
-                for i in dones.nonzero()[0].tolist():
+                done = dones.nonzero()[0].tolist()
+                for i in done:
                     if (final := infos[i].get("terminal_observation")) is not None:
                         _check_observation(_batch_of_one(final), self.observation_space, self.num_timesteps, "final observation", i)
 
@@ -312,8 +313,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                     as_built = self.policy.acts_as_built
                 self._update_info_buffer(infos, dones)
 
-                rewards = self._bootstrap_truncated(rewards, dones, infos, trace)
-                self._leave_out_resets(rewards, values, dones, infos)
+                if done:
+                    rewards = self._bootstrap_truncated(rewards, done, infos, trace)
+                    self._leave_out_resets(rewards, values, done, infos)
                 rollout_buffer.add(
                     cast(Any, self._last_obs),
                     actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
@@ -355,13 +357,13 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         return torch.as_tensor(self._last_episode_starts, device=self.device, dtype=torch.bool)
 
     def _bootstrap_truncated(
-        self, rewards: NDArray[np.float32], dones: NDArray[np.bool_], infos: list[dict[str, Any]], trace: Trace[Any]
+        self, rewards: NDArray[np.float32], done: list[int], infos: list[dict[str, Any]], trace: Trace[Any]
     ) -> NDArray[np.float32]:
         """Add the discounted value of the final observation, seen in the state that the episode ended in, where an
         episode was cut short rather than ended."""
         cut = [
             i
-            for i in dones.nonzero()[0]
+            for i in done
             if infos[i].get("TimeLimit.truncated")
             and infos[i].get("terminal_observation") is not None
             and not infos[i].get("reset_step")
@@ -378,12 +380,10 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
         return rewards
 
-    def _leave_out_resets(
-        self, rewards: NDArray[Any], values: Tensor, dones: NDArray[np.bool_], infos: list[dict[str, Any]]
-    ) -> None:
+    def _leave_out_resets(self, rewards: NDArray[Any], values: Tensor, done: list[int], infos: list[dict[str, Any]]) -> None:
         """Where an environment only reset (see :class:`GymnasiumVecEnv`), let the episode end in the step before, with the value of
         the final observation, which the policy saw in this one, if it was cut short, and with none if not."""
-        resets = [i for i in dones.nonzero()[0].tolist() if infos[i].get("reset_step")]
+        resets = [i for i in done if infos[i].get("reset_step")]
         for i in resets:  # this step's own advantage is 0
             if infos[i]["TimeLimit.truncated"]:
                 rewards[i] = values[i].item()

@@ -4,6 +4,7 @@ import inspect
 import logging
 import math
 from copy import copy
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
@@ -230,8 +231,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return (
             type(dist) is CategoricalDistribution
             and self._own("_get_action_dist_from_latent")
-            and all(getattr(type(dist), name) is method for name, method in _CATEGORICAL.items())
-            and _CATEGORICAL.keys().isdisjoint(vars(dist))
+            and _methods_of(CategoricalDistribution) == _CATEGORICAL
+            and _NAMES.isdisjoint(vars(dist))
         )
 
     def _features(self, obs: PyTorchObs, *batch: int, actor_only: bool = False) -> Tensor:
@@ -592,10 +593,9 @@ _METHODS = {
         *("_get_action_dist_from_latent", "extract_features"),
     )
 }
-_CATEGORICAL = {
-    name: getattr(CategoricalDistribution, name)
-    for name in ("proba_distribution", "log_prob", "entropy", "sample", "mode", "get_actions")
-}
+_NAMES = frozenset(("proba_distribution", "log_prob", "entropy", "sample", "mode", "get_actions"))
+_methods_of = attrgetter(*_NAMES)
+_CATEGORICAL = _methods_of(CategoricalDistribution)
 
 
 def _chosen(logits: Tensor, deterministic: bool) -> Tensor:
