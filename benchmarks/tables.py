@@ -18,6 +18,7 @@ from benchmarks import memory
 from experiments import babi
 from experiments.results import Group, Results
 from experiments.statistics import interval, iqm
+from studies import bounded_writes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -76,6 +77,11 @@ def tuning(file: str) -> str:
 
     agents = [agent for agent in AGENTS if agent in {run.agent for run in results.results}]
     return table(("agent", *rates), ([agent, *(goals(agent, setting) for setting in rates)] for agent in agents))
+
+
+def bounded_writes_study(shown: Callable[[int], bool]) -> str:
+    """Updates or steps until solved, of the seeds that are to be shown."""
+    return bounded_writes.table([row for row in read("bounded_writes.json") if shown(row["seed"])])
 
 
 def initial_weights() -> str:
@@ -359,6 +365,8 @@ def training() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "compared": lambda: compared(final_scores),
     "compared_speed": lambda: compared(soonest),
+    "bounded_writes": lambda: bounded_writes_study(lambda seed: seed >= bounded_writes.REPORTED),
+    "bounded_writes_chosen": lambda: bounded_writes_study(lambda seed: seed < bounded_writes.REPORTED),
     "ppo_small": lambda: grid("maze_small.json", 10, 20),
     "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),

@@ -4,7 +4,7 @@ import json
 import sys
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,13 +13,14 @@ from benchmarks.drop_in import AGENTS as POLICIES
 from benchmarks.drop_in import OURS, run
 from mnm_rl import RecurrentPPO
 from mnm_rl.algorithms.policies import POLICIES as CLASSES
+from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
 
 
 def policy(candidate: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
     """The algorithm, the policy and its arguments: the core as the candidate has it, the rest as the benchmark has it."""
     kind = AGENTS[candidate["agent"]]
     agent = kind(**{name: value for name, value in candidate.items() if name != "agent"})
-    of_core = signature(CLASSES[kind.policy].core_class).parameters
+    of_core = signature(cast(type[RecurrentActorCriticPolicy], CLASSES[kind.policy]).core_class).parameters
     core = {name: value for name, value in agent.arguments().items() if name in of_core}
     return RecurrentPPO, kind.policy, core | OURS
 

@@ -50,7 +50,7 @@ def test_keys_and_values_vary_with_the_inputs(rule: Any, variant: VariantName) -
     assert found["beta"] == pytest.approx(0.5, abs=0.1)
 
 
-@pytest.mark.parametrize("rule", [*RULES, "delta"])
+@pytest.mark.parametrize("rule", RULES)
 @given(F=st.integers(4, 512), H=st.integers(1, 4), seed=st.integers(0, 99))
 def test_a_policy_begins_as_the_lstm_inside_it_would(rule: Any, F: int, H: int, seed: int) -> None:
     """What is read is there, and small: it moves the outputs by a tenth of what the controller does, or less."""

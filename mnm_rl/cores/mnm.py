@@ -83,7 +83,8 @@ class MnmCore(RecurrentCore[MnmState]):
         memory_size: width M of the memory, of its keys and its values; that of the variant if None.
         init: ``"scaled"`` (default), with which what a memory does reaches the loss from the first update, or ``"pytorch"``.
             ``b_0`` is then that of the variant and ``log H``, as a write is divided among the heads.
-        variant: ``"bounded"`` (default) or ``"paper"``, see :data:`VARIANTS`.
+        variant: ``"bounded"`` or ``"paper"``, see :data:`VARIANTS`. If None, ``"bounded"`` for rules g and p, and ``"paper"`` for
+            the delta rule, whose writes are bounded as they are: DeltaNet has no gate and the width of its controller.
         read_gate, write_bias, read_bias, gain: instead of what the variant has, see :class:`Variant`.
 
     Raises:
@@ -103,7 +104,7 @@ class MnmCore(RecurrentCore[MnmState]):
         writes: bool = True,
         memory_size: int | None = None,
         init: Init = "scaled",
-        variant: VariantName = "bounded",
+        variant: VariantName | None = None,
         read_gate: ReadGateName | None = None,
         write_bias: float | None = None,
         read_bias: float | None = None,
@@ -112,6 +113,8 @@ class MnmCore(RecurrentCore[MnmState]):
         super().__init__(hidden_size)
         if heads < 1 or replay < 0:
             raise ValueError(f"a core needs heads >= 1 and replay >= 0, got heads={heads}, replay={replay}")
+        if variant is None:
+            variant = "paper" if write_rule == "delta" else "bounded"
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
         if read_gate not in (None, *get_args(ReadGateName)):
