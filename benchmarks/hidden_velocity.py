@@ -128,8 +128,12 @@ def main(options: Options) -> None:
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
     """The median over the seeds, and their range."""
-    figure, all_axes = plt.subplots(2, 4, figsize=(11, 4.5), sharex=True, sharey=True, layout="constrained")
-    for axes, name in zip(all_axes.flat, POLICIES, strict=True):
+    names = [name for name in POLICIES if any(run["policy"] == name for run in runs)]
+    rows = -(-len(names) // 4)
+    figure, all_axes = plt.subplots(rows, 4, figsize=(11, 2.25 * rows), sharex=True, sharey=True, layout="constrained")
+    for axes in all_axes.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(all_axes.flat, names, strict=False):
         curves = [np.array(run["curve"]).T for run in runs if run["policy"] == name]
         steps = np.linspace(max(c[0, 0] for c in curves), min(c[0, -1] for c in curves), 100)
         means = np.array([np.interp(steps, *curve) for curve in curves])
