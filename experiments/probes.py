@@ -64,8 +64,8 @@ def look_into_memory(episode: Episode) -> dict[str, Array]:
 
     Returns:
         arrays by name. Of an MNM core with H heads and L memory layers of width M: ``write_keys``, ``write_values``, ``read_keys``
-        ``[T, H, M]``; ``read_values`` ``[T, M]``; ``write_strength``, ``meta_loss`` ``[T]``; ``layer_change`` ``[T, L]``, the
-        Frobenius norm of what each write changed; and of what is read with what was written ``key_similarity`` ``[T, H, T, H]``
+        ``[T, H, M]``; ``read_values`` ``[T, M]``, before their gate; ``read_gate``, the share of their norm that passes it,
+        ``write_strength``, ``meta_loss`` ``[T]``; ``layer_change`` ``[T, L]``, the Frobenius norm of what each write changed; and of what is read with what was written ``key_similarity`` ``[T, H, T, H]``
         and ``value_similarity`` ``[T, 1, T, H]``. Of a plastic core: ``trace`` ``[T, D, D]``, after each step; ``trace_change`` and
         ``trace_size`` ``[T]``, Frobenius norms; ``trace_similarity`` ``[T, 1, T, 1]``. For the similarities see :func:`similarity`.
 
@@ -86,22 +86,24 @@ def _look_into_mnm(core: MnmCore, inputs: Tensor) -> dict[str, Array]:
 
     class Watched(PlainMemory):
         def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor) -> Tensor:
-            own = read_keys[:, : core.heads]  # the others check what was written
-            written.append((keys[0], values[0], own[0], beta[0]))
-            return super().write_and_read(keys, values, beta, read_keys)
+            own = slice(core.heads)  # the others check what was written
+            recalled = super().write_and_read(keys, values, beta, read_keys)
+            written.append((keys[0], values[0], read_keys[0, own], recalled[0, own].mean(dim=0), beta[0]))
+            return recalled
 
     state, read = core.initial_state(1), []
     for x in inputs:
         theta = state.theta
         _, state, meta_loss = core.scan(x.unsqueeze(0), state, torch.zeros(1, 1, dtype=torch.bool), Watched)
-        read.append((state.read[0], (state.theta - theta)[0].flatten(1).norm(dim=1), meta_loss[0, 0]))
-    write_keys, write_values, read_keys, write_strength = _stacked(written)
-    read_values, layer_change, meta_loss_ = _stacked(read)
+        read.append((state.read[0].norm(), (state.theta - theta)[0].flatten(1).norm(dim=1), meta_loss[0, 0]))
+    write_keys, write_values, read_keys, read_values, write_strength = _stacked(written)
+    passed, layer_change, meta_loss_ = _stacked(read)
     return dict(
         write_keys=write_keys,
         write_values=write_values,
         read_keys=read_keys,
         read_values=read_values,
+        read_gate=passed / np.maximum(np.linalg.norm(read_values, axis=1), np.finfo(passed.dtype).tiny),
         write_strength=write_strength,
         layer_change=layer_change,
         meta_loss=meta_loss_,

@@ -156,7 +156,7 @@ def test_undoing_many_writes_does_not_drift() -> None:
 
 def kept_bytes(D: int, T: int, running_memory: type[RunningMemory]) -> int:
     """What autograd and the running memory keep of a sequence with a reset, each storage counted once."""
-    core, storages = MnmCore(F, D), {}
+    core, storages = MnmCore(F, D, memory_layers=3, memory_size=D), {}
 
     def count(tensor: Tensor) -> Tensor:
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()

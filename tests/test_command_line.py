@@ -227,8 +227,11 @@ def test_help_lists_options_defaults_and_sources() -> None:
         (["lstm", "--out", "/dev/null"], "--out /dev/null is a file; name a directory"),
         (["lstm", "--out", "x" * 300], "File name too long"),
         (["mnm-p", "--n-envs", "1e6", "--n-steps", "1e6"], "would need at least 80,"),
-        (["mnm-p", "--hidden-size", "10000", "--n-envs", "1000"], "would need at least 2,432 GB of memory, and the machine has"),
-        (["mnm-p", "--replay", "1e9"], "would need at least 102,912 GB of memory"),
+        (
+            ["mnm-p-paper", "--hidden-size", "10000", "--n-envs", "1000"],
+            "would need at least 2,432 GB of memory, and the machine has",
+        ),
+        (["mnm-p-paper", "--replay", "1e9"], "would need at least 102,912 GB of memory"),
         (["lstm", "--env", "tests.command_line_envs:mnm-test/ExitsAtOnce-v0"], "cannot make the environment"),
         (["lstm", "--algorithm", "dqn"], "dqn"),
         (["lstm", "--algorithm", "a2c", "--n-epochs", "8"], "--n-epochs is a hyperparameter of PPO"),
@@ -348,7 +351,7 @@ def test_an_unfinished_run_is_named_as_such(unfinished: Path) -> None:
 def test_a_model_that_is_not_one_is_named(unfinished: Path) -> None:
     A2C("MlpPolicy", gym.make("mnm/MazeSmall-v0", horizon=20), device="cpu").save(unfinished / "model.zip")
     assert "model.zip is not a model that mnm_rl" in fails(1, "eval.py", unfinished)
-    A2C("MlpPolicy", "CartPole-v1", device="cpu").save(unfinished / "model.zip")
+    RecurrentA2C("LstmPolicy", "CartPole-v1", device="cpu").save(unfinished / "model.zip")
     assert "model.zip was trained on another environment" in fails(2, "eval.py", unfinished)
     (unfinished / "model.zip").write_text("not a zip file")
     assert "model.zip is damaged" in fails(1, "eval.py", unfinished)

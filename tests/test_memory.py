@@ -1,6 +1,6 @@
 """The neural memory: its write rules against autograd, and the properties that the mathematics promises."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -247,16 +247,42 @@ def test_the_delta_rule_is_for_one_layer() -> None:
     assert MnmCore(4, D, write_rule="delta").memory.layers == 1
 
 
-def test_a_rule_without_kernels_never_takes_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Halved(GradientRule):
-        """A third rule: half a gradient step."""
+class Halved(GradientRule):
+    """A third rule: half a gradient step."""
 
-        def step_sizes(self, beta: Tensor, z: list[Tensor], deltas: list[Tensor]) -> Tensor:
-            return super().step_sizes(beta, z, deltas) / 2
+    def step_sizes(self, beta: Tensor, z: list[Tensor], deltas: list[Tensor]) -> Tensor:
+        return super().step_sizes(beta, z, deltas) / 2
 
+
+class HalvedBothWays(Halved):
+    """The same, with its adjoint."""
+
+    def step_sizes(self, beta: Tensor, z: list[Tensor], deltas: list[Tensor]) -> Tensor:
+        return super().step_sizes(beta, z, deltas)
+
+    def step_sizes_backward(self, *args: Any) -> Tensor:
+        *others, g_step_sizes = args
+        return super().step_sizes_backward(*others, g_step_sizes / 2)
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_rule_of_ones_own_runs_where_its_gradient_is_right(bounded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In plain PyTorch; with its adjoint, reversible too; never by the kernels of another rule."""
     monkeypatch.setitem(WRITE_RULES, "halved", Halved)
-    core = MnmCore(4, D, write_rule="halved")  # type: ignore[arg-type]
-    assert "path=reversible: there is no fused path for the memory NeuralMemory with Halved" in repr(core)
+    monkeypatch.setitem(WRITE_RULES, "both", HalvedBothWays)
+    variant: Any = "bounded" if bounded else "paper"
+    rules: Any = ("halved", "both")
+    core, both = (MnmCore(4, D, write_rule=rule, variant=variant).double() for rule in rules)
+    both.load_state_dict(core.state_dict())
+    assert "path=plain: its Halved is none of the library's" in repr(core)
+    assert core.why_not("reversible") == "Halved has step_sizes of its own, and no step_sizes_backward"
+    assert "path=reversible: its HalvedBothWays is none of the library's" in repr(both)
+    inputs, starts = torch.randn(5, B, 4, dtype=torch.float64), torch.zeros(5, B, dtype=torch.bool)
+    gradients = [
+        torch.autograd.grad(c(inputs, c.initial_state(B), starts)[0].pow(2).sum(), list(c.parameters()), allow_unused=True)
+        for c in (core, both)
+    ]
+    torch.testing.assert_close(*gradients)
     core.path = "fused"
     with pytest.raises(RuntimeError, match="Halved"):
         core(torch.randn(1, B, 4), core.initial_state(B), torch.zeros(1, B, dtype=torch.bool))

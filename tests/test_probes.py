@@ -65,6 +65,7 @@ def test_shapes_of_what_is_kept_of_a_neural_memory(agent: str, kwargs: dict[str,
         "write_values": (T, H, D),
         "read_keys": (T, H, D),
         "read_values": (T, D),
+        "read_gate": (T,),
         "write_strength": (T,),
         "layer_change": (T, L),
         "meta_loss": (T,),
@@ -95,7 +96,7 @@ def test_what_is_kept_is_what_the_core_computed(agent: str, untrained: Untrained
             torch.testing.assert_close(kept["layer_change"][t], change, atol=1e-5, rtol=1e-3)
         starts = torch.zeros(T, 1, dtype=torch.bool)
         _, state, meta_loss = episode.core(episode.inputs, episode.core.initial_state(1), starts)  # by the kernels
-    torch.testing.assert_close(state.read[0], kept["read_values"][-1], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(state.read[0], kept["read_gate"][-1] * kept["read_values"][-1], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(meta_loss[:, 0], kept["meta_loss"], atol=1e-4, rtol=1e-3)
 
 

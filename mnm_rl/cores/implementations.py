@@ -25,11 +25,13 @@ class Implementation(ABC, Generic[StateT]):
 
     Attributes:
         name: what :attr:`RecurrentCore.path` calls it.
+        calls_modules: whether it runs the modules of the core themselves, so that they may be of any class.
         core: the core.
         situation: that of the core (see :func:`situation`) when it was last found to serve.
     """
 
     name: ClassVar[str]
+    calls_modules: ClassVar[bool] = False
     situation: list[Any] | None = None
 
     def __init__(self, core: Any) -> None:
@@ -150,7 +152,8 @@ def why_not(core: Any, name: str) -> str | None:
     if load is None:
         return f"there is no {name} path for {type(core).__name__}"
     try:
-        return changed(core) or load().refusal(core)
+        implementation = load()
+        return changed(core, implementation.calls_modules) or implementation.refusal(core)
     except ImportError as error:
         return str(error)
 
@@ -202,8 +205,9 @@ def _hooked(module: nn.Module) -> Any:
 _KNOWN = {nn.Linear, nn.LSTMCell, nn.GRUCell}
 
 
-def changed(core: nn.Module) -> str | None:
-    """What of a core's equations has been replaced from outside, in words, or None: other implementations would not see it."""
+def changed(core: nn.Module, other_modules: bool = False) -> str | None:
+    """What of a core's equations has been replaced from outside, in words, or None: other implementations would not see it, but
+    perhaps ``other_modules`` than the library's."""
     if any(getattr(type(core), name) is not method for name, method in _equations.get(type(core), {}).items()):
         return f"a method of {type(core).__name__} was replaced"
     if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
@@ -212,7 +216,7 @@ def changed(core: nn.Module) -> str | None:
         kind = type(part)
         if _hooked(part):
             return f"a hook or a method of its {kind.__name__} was set from outside"
-        if kind not in _KNOWN and not kind.__module__.startswith("mnm_rl."):
+        if not other_modules and kind not in _KNOWN and not kind.__module__.startswith("mnm_rl."):
             return f"its {kind.__name__} is none of the library's"
     return None
 

@@ -85,7 +85,10 @@ class MnmCore(RecurrentCore[MnmState]):
             ``b_0`` is then that of the variant and ``log H``, as a write is divided among the heads.
         variant: ``"bounded"`` or ``"paper"``, see :data:`VARIANTS`. If None, ``"bounded"`` for rules g and p, and ``"paper"`` for
             the delta rule, whose writes are bounded as they are: DeltaNet has no gate and the width of its controller.
-        read_gate, write_bias, read_bias, gain: instead of what the variant has, see :class:`Variant`.
+        read_gate: instead of what the variant has, and so are the arguments after it, see :class:`Variant`.
+        write_bias: where the write strength begins, before its sigmoid.
+        read_bias: where the gate begins, before its sigmoid.
+        gain: size of the weights that keys and values begin with.
 
     Raises:
         ValueError: if an argument is out of range.
