@@ -30,7 +30,7 @@ def main(total_timesteps: int = 120_000) -> float:
         n_steps=64,  # also the reach of backpropagation through time
         batch_size=256,  # four environments
         n_epochs=4,
-        policy_kwargs={"write_rule": "delta", "memory_layers": 1, "ortho_init": False},
+        policy_kwargs={"write_rule": "delta"},
         seed=0,
         device="cpu",
     )

@@ -38,7 +38,7 @@ class Kinds(BaseFeaturesExtractor):
 
 
 # What MiniGrid calls an image are numbers of kinds, colours and states of objects: nothing to divide by 255.
-POLICY_KWARGS: dict[str, Any] = {"ortho_init": False, "features_extractor_class": Kinds, "normalize_images": False}
+POLICY_KWARGS: dict[str, Any] = {"features_extractor_class": Kinds, "normalize_images": False}
 
 
 def make_env(seed: int, n_envs: int = 8) -> VecEnv:

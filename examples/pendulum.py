@@ -27,7 +27,6 @@ def main(total_timesteps: int = 120_000) -> float:
         n_steps=100,  # half an episode
         batch_size=400,  # four environments
         gamma=0.9,
-        policy_kwargs={"ortho_init": False},
         seed=0,
         device="cpu",
     )

@@ -70,6 +70,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         popart: normalize the returns that the critic learns, so that rewards may have any scale (see
             :class:`mnm_rl.algorithms.popart.PopArt`); None for where the critic's gradient reaches the actor's memory, which is
             where ``critic_core`` is ``"shared"``, and ``value_net`` is the one that was built here.
+        ortho_init: Stable-Baselines3's initialization, which shrinks the action head a hundredfold, and with it the gradients that
+            reach the memory; off by default, and on for the policies with sb3-contrib's names.
         core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses that name theirs.
         core_kwargs: arguments of the core, beside those given by name: for names that ``ActorCriticPolicy`` has, too.
 
@@ -105,6 +107,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         core_dropout: float = 0.0,
         critic_core: CriticCore = "shared",
         popart: bool | None = None,
+        ortho_init: bool = False,
         **kwargs: Any,
     ) -> None:
         if critic_core not in get_args(CriticCore):
@@ -138,6 +141,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             net_arch=[] if net_arch is None else net_arch,
             features_extractor_class=features_extractor_class,
             share_features_extractor=share_features_extractor,
+            ortho_init=ortho_init,
             **kwargs,
         )
         if not hasattr(self, "core"):
@@ -711,6 +715,7 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
         lstm_kwargs: dict[str, Any] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         share_features_extractor: bool = True,
+        ortho_init: bool = True,
         **kwargs: Any,
     ) -> None:
         assert not (shared_lstm and enable_critic_lstm), "the critic's LSTM is either shared, or its own, or there is none"
@@ -739,6 +744,7 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
             core_layers=n_lstm_layers,
             core_dropout=(lstm_kwargs or {}).get("dropout", 0.0),
             critic_core="detached" if shared_lstm else "own" if enable_critic_lstm else "none",
+            ortho_init=ortho_init,
             **kwargs,
         )
 
