@@ -63,11 +63,14 @@ def look_into_memory(episode: Episode) -> dict[str, Array]:
     """Play the inputs of an episode again, by the equations as they stand, and keep what the memory does.
 
     Returns:
-        arrays by name. Of an MNM core with H heads and L memory layers of width M: ``write_keys``, ``write_values``, ``read_keys``
-        ``[T, H, M]``; ``read_values`` ``[T, M]``, before their gate; ``read_gate``, the share of their norm that passes it,
-        ``write_strength``, ``meta_loss`` ``[T]``; ``layer_change`` ``[T, L]``, the Frobenius norm of what each write changed; and of what is read with what was written ``key_similarity`` ``[T, H, T, H]``
-        and ``value_similarity`` ``[T, 1, T, H]``. Of a plastic core: ``trace`` ``[T, D, D]``, after each step; ``trace_change`` and
-        ``trace_size`` ``[T]``, Frobenius norms; ``trace_similarity`` ``[T, 1, T, 1]``. For the similarities see :func:`similarity`.
+        arrays by name. Of an MNM core with H heads and L memory layers of width M: ``write_keys``,
+        ``write_values``, ``read_keys`` ``[T, H, M]``; ``read_values`` ``[T, M]``, before their gate;
+        ``read_gate``, the share of their norm that passes it, ``write_strength``, ``meta_loss`` ``[T]``;
+        ``layer_change`` ``[T, L]``, the Frobenius norm of what each write changed; and of what is read with
+        what was written ``key_similarity`` ``[T, H, T, H]`` and ``value_similarity`` ``[T, 1, T, H]``.
+        Of a plastic core: ``trace`` ``[T, D, D]``, after each step; ``trace_change`` and ``trace_size``
+        ``[T]``, Frobenius norms; ``trace_similarity`` ``[T, 1, T, 1]``. For the similarities see
+        :func:`similarity`.
 
     Raises:
         UsageError: if the agent has no fast weights.
