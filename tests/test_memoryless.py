@@ -66,7 +66,12 @@ def assert_the_same(theirs: type[BaseAlgorithm], ours: type[BaseAlgorithm], env_
         (ours, RecurrentActorCriticPolicy, {"core_class": Memoryless, "popart": False}),
     ):
         make: Any = algorithm
-        model = make(policy, make_vec_env(env_id, n_envs=4, seed=0), policy_kwargs={"net_arch": net_arch} | core, **shared)
+        model = make(
+            policy,
+            make_vec_env(env_id, n_envs=4, seed=0),
+            policy_kwargs={"net_arch": net_arch, "ortho_init": True} | core,
+            **shared,
+        )
         runs.append(Losses())
         model.learn(updates * 64, callback=runs[-1], log_interval=10**9)
     one, other = runs

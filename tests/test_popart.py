@@ -60,7 +60,8 @@ def test_the_scale_of_the_rewards_changes_nothing(algorithm: Any, normalize_adva
         model = small(
             algorithm, gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda r, s=scale: s * r), normalize_advantage
         )  # type: ignore[misc]
-        nn.init.zeros_(model.policy.value_net.weight)  # any other values would be of one scale and not of the other
+        for parameter in model.policy.value_net.parameters():
+            nn.init.zeros_(parameter)  # any other values would be of one scale and not of the other
         model.learn(5 * 32)
         weights.append(torch.cat([p.detach().flatten() for p in model.policy.parameters()]))
         assert model.policy.popart.std > 0.5 * scale
