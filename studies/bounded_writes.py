@@ -197,6 +197,7 @@ def main(
         row = run(*job)
         with lock:
             now = json.loads(json_file.read_text()) if json_file.exists() else []
+            now = [other for other in now if (other["task"], other["candidate"], other["seed"]) != job]  # that failed
             now.append(row)
             json_file.write_text("[\n" + ",\n".join(json.dumps(row) for row in now) + "\n]\n")
         print(f"{job}: {_cell(row)} in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)

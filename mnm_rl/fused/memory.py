@@ -225,29 +225,28 @@ def _total(step: Any) -> Any:
 
 
 @inlined
-def _share_of_gradient_backward(g_share: Any, step: Any, g: Any) -> None:
-    """Back through ``E^L / sum_l E^l N^l``, to the error signals and what went into the layers."""
-    z, delta, L = step.z[WRITTEN], step.delta, step.delta.shape[1]
-    zero, two, least = delta.dtype.type(0), delta.dtype.type(2), delta.dtype.type(delta.shape[0])
-    total = _total(step)
-    g_total = -g_share * _energy(delta, L - 1) / (total * total)
-    for l in range(L):
-        N, E = _power(z, l), _energy(delta, l)
-        g_E = two * (g_total * N + (g_share / total if l == L - 1 else zero))
-        g_N = two * g_total * E if least < N else zero
-        for h in range(z.shape[0]):
-            for i in range(z.shape[2]):
-                g.delta[h, l, i] += g_E * delta[h, l, i]
-                g.z[WRITTEN, h, l, i] += g_N * z[h, l, i]
-
-
-@inlined
 def _power_backward(g_N: Any, l: int, z: Any, g_z: Any) -> None:
     """Back through :func:`_power`."""
     if _power(z, l) > z.dtype.type(z.shape[0]):
         for h in range(z.shape[0]):
             for i in range(z.shape[2]):
                 g_z[h, l, i] += z.dtype.type(2) * g_N * z[h, l, i]
+
+
+@inlined
+def _share_of_gradient_backward(g_share: Any, step: Any, g: Any) -> None:
+    """Back through ``E^L / sum_l E^l N^l``, to the error signals and what went into the layers."""
+    z, delta, L = step.z[WRITTEN], step.delta, step.delta.shape[1]
+    total = _total(step)
+    g_total = -g_share * _energy(delta, L - 1) / (total * total)
+    for l in range(L):
+        g_E = g_total * _power(z, l)
+        if l == L - 1:
+            g_E += g_share / total
+        for h in range(z.shape[0]):
+            for i in range(z.shape[2]):
+                g.delta[h, l, i] += delta.dtype.type(2) * g_E * delta[h, l, i]
+        _power_backward(g_total * _energy(delta, l), l, z, g.z[WRITTEN])
 
 
 @inlined
