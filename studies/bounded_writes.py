@@ -186,10 +186,13 @@ def main(
     json_file: Annotated[Path, tyro.conf.arg(name="json")] = ROOT / "docs" / "bounded_writes.json",
 ) -> None:
     """Train what the file does not have yet, then print the table."""
+    for known, given in ((TASKS, tasks), (CANDIDATES, candidates)):
+        if unknown := [name for name in given if name not in known]:
+            sys.exit(f"error: there is no {unknown[0]!r}; there are {', '.join(known)}")
     rows = json.loads(json_file.read_text()) if json_file.exists() else []
     rows = [row for row in rows if "failed" not in row]
-    known = {(row["task"], row["candidate"], row["seed"]) for row in rows}
-    todo = [(task, c, seed) for task, seed, c in product(tasks, seeds, candidates) if (task, c, seed) not in known]
+    done = {(row["task"], row["candidate"], row["seed"]) for row in rows}
+    todo = [(task, c, seed) for task, seed, c in product(tasks, seeds, candidates) if (task, c, seed) not in done]
     lock = Lock()
 
     def measure(job: tuple[str, str, int]) -> None:
