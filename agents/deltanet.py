@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agents.agent import Agent
-from mnm_rl.cores.mnm import ReadGateName, VariantName
+from mnm_rl.cores.mnm import ControllerName, ReadGateName, VariantName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,8 @@ class DeltaNet(Agent):
 
     variant: VariantName = "paper"
     """Whether what is read passes a gate, and how strongly the first writes are (docs/mathematics.md)."""
+    controller: ControllerName | None = None
+    """GRU or LSTM; that of the variant if None."""
     read_gate: ReadGateName | None = None
     """Gate of what is read; that of the variant if None."""
     write_bias: float | None = None

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from agents.agent import Agent
-from mnm_rl.cores.mnm import ReadGateName, VariantName
+from mnm_rl.cores.mnm import ControllerName, ReadGateName, VariantName
 
 
 @dataclass(frozen=True, kw_only=True)
 class MnmG(Agent):
-    """MNM-g: an LSTM controller and a neural memory written by a gradient step."""
+    """MNM-g: a gated controller and a neural memory written by a gradient step."""
 
     name: ClassVar[str] = "mnm-g"
     policy: ClassVar[str] = "MnmPolicy"
@@ -17,10 +17,12 @@ class MnmG(Agent):
 
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     variant: VariantName = "bounded"
     """Bounded writes and a gated read, or writes and reads as the paper has them (docs/mathematics.md)."""
+    controller: ControllerName | None = None
+    """GRU or LSTM; that of the variant if None."""
     read_gate: ReadGateName | None = None
     """Gate of what is read; that of the variant if None."""
     write_bias: float | None = None

@@ -13,5 +13,7 @@ class MnmPPaper(MnmP):
 
     name: ClassVar[str] = "mnm-p-paper"
 
+    learning_rate: float = 2e-3
+    """Step size of Adam (tuned, see docs/results.md)."""
     variant: VariantName = "paper"
     """Bounded writes and a gated read, or writes and reads as the paper has them (docs/mathematics.md)."""

@@ -26,7 +26,8 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     ## Action Space
 
-    `Discrete(4)`: 0 up, 1 down, 2 left, 3 right. Walking into a wall does not move the agent.
+    `Discrete(4)`: 0 up, 1 down, 2 left, 3 right. Walking into a wall does not move the agent. With `mask_walls`, actions that
+    would are invalid: `action_masks()` and `info["action_mask"]` tell which are not.
 
     ## Observation Space
 
@@ -56,6 +57,7 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
     - `horizon=200`: steps in an episode.
     - `view=3`: side of the visible neighbourhood, odd.
     - `goal_reward=10.0`, `wall_penalty=0.0`.
+    - `mask_walls=False`: mask the actions that lead into a wall.
     - `start="center"` or `"random"`.
     - `layout="pillars"` (the papers'), `"open"`, `"perfect"` (a new spanning-tree maze every episode), or a drawing: rows of
       `#` and `.` separated by line breaks.
@@ -79,9 +81,12 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         wall_penalty: float = 0.0,
         start: Start = "center",
         layout: str = "pillars",
+        mask_walls: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        self.task = MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout)
+        self.task = MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout, mask_walls)
+        if mask_walls:  # the algorithms look whether there is such a method
+            self.action_masks = self._free_neighbours
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
         self.render_mode = render_mode
@@ -101,7 +106,7 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         self.t = 0
         self.hits: list[int] = []
         self.path = [self.position]
-        return self._observation(0.0, None), {}
+        return self._observation(0.0, None), self._mask_info()
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         if not 0 <= action < len(MOVES):
@@ -121,7 +126,8 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
             self.position = self._random_cell(other_than=self.goal)
             self.path = [self.position]
         terminated = self.t == self.task.horizon
-        return self._observation(reward, action), reward, terminated, False, self._episode_info() if terminated else {}
+        info = self._mask_info() | (self._episode_info() if terminated else {})
+        return self._observation(reward, action), reward, terminated, False, info
 
     def render(self) -> Any:
         if self.render_mode == "ansi":
@@ -142,6 +148,13 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         one_hot = np.eye(4)[action] if action is not None else np.zeros(4)
         return np.concatenate([seen.ravel(), [1.0, self.t / self.task.horizon, reward], one_hot]).astype(np.float32)
 
+    def _free_neighbours(self) -> NDArray[np.bool_]:
+        padded = np.pad(self.walls, 1, constant_values=True)
+        return np.array([not padded[self.position[0] + 1 + dr, self.position[1] + 1 + dc] for dr, dc in MOVES])
+
+    def _mask_info(self) -> dict[str, Any]:
+        return {"action_mask": self._free_neighbours()} if self.task.mask_walls else {}
+
     def _episode_info(self) -> dict[str, Any]:
         return {
             "goals": len(self.hits),
@@ -158,7 +171,15 @@ class MazeTask:
     """
 
     def __init__(
-        self, size: int, horizon: int, view: int, goal_reward: float, wall_penalty: float, start: Start, layout: str
+        self,
+        size: int,
+        horizon: int,
+        view: int,
+        goal_reward: float,
+        wall_penalty: float,
+        start: Start,
+        layout: str,
+        mask_walls: bool,
     ) -> None:
         for name, number in (("size", size), ("horizon", horizon), ("view", view)):
             if not isinstance(number, int | np.integer):
@@ -171,6 +192,8 @@ class MazeTask:
             raise ValueError(f"the horizon of a maze must be at least 1, got {horizon}")
         if view < 1 or view % 2 == 0:
             raise ValueError(f"the view of a maze must be odd and at least 1, got {view}")
+        if not isinstance(mask_walls, bool):
+            raise ValueError(f"mask_walls of a maze must be true or false, got {mask_walls!r}")
         if start not in ("center", "random"):
             raise ValueError(f"the start in a maze must be 'center' or 'random', got {start!r}")
         for name, value in (("goal_reward", goal_reward), ("wall_penalty", wall_penalty)):
@@ -179,6 +202,7 @@ class MazeTask:
         self.arguments: dict[str, Any] = dict(
             size=size, horizon=horizon, view=view, goal_reward=goal_reward, wall_penalty=wall_penalty, start=start, layout=layout
         )
+        self.mask_walls = mask_walls
         self.horizon, self.view, self.start = horizon, view, start
         self.goal_reward, self.wall_penalty = goal_reward, wall_penalty
         self.size = size

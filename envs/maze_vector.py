@@ -42,13 +42,14 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         wall_penalty: float = 0.0,
         start: Start = "center",
         layout: str = "pillars",
+        mask_walls: bool = False,
         render_mode: str | None = None,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
-        self.task = MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout)
+        self.task = MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout, mask_walls)
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.horizon = horizon
@@ -116,7 +117,7 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
         self._reset(np.flatnonzero(mask))
         self._reward, self._action = np.where(mask, 0.0, self._reward), np.where(mask, -1, self._action)
-        return self._observation(), {}
+        return self._observation(), self._mask_infos()
 
     def step(
         self, actions: NDArray[np.int64]
@@ -146,7 +147,7 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
             self._reset(done)
             self._reward, self._action = np.where(terminated, 0.0, rewards), np.where(terminated, -1, actions)
             observations = self._observation()
-        return observations, rewards, terminated, np.zeros(self.num_envs, bool), infos
+        return observations, rewards, terminated, np.zeros(self.num_envs, bool), infos | self._mask_infos()
 
     def render(self) -> tuple[Any, ...] | None:
         if self.render_mode is None:
@@ -196,6 +197,12 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         observation[self._rows[acted], seen + 3 + self._action[acted]] = 1.0
         return observation
 
+    def _mask_infos(self) -> dict[str, Any]:
+        if not self.task.mask_walls:
+            return {}
+        free = ~self._walls.ravel()[(self._offsets + self._position)[:, None] + self._moves]
+        return {"action_mask": free, "_action_mask": np.ones(self.num_envs, bool)}
+
     def _final_infos(self, observations: NDArray[np.float32], done: NDArray[np.bool_]) -> dict[str, Any]:
         final_obs = np.full(self.num_envs, None, dtype=object)
         between = np.full(self.num_envs, None, dtype=object)
@@ -208,5 +215,6 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
             "steps_to_first_goal": np.where(done, self._first_goal, 0),
             "mean_steps_between_goals": between,
         }
+        episode |= {key: mask for key, mask in self._mask_infos().items() if not key.startswith("_")}
         final_info = episode | {f"_{key}": done.copy() for key in episode}
         return {"final_obs": final_obs, "_final_obs": done.copy(), "final_info": final_info, "_final_info": done.copy()}

@@ -19,10 +19,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
+from mnm_rl.evaluation import Masked
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 """The signals that end a training: Ctrl-C, and what a cluster or ``kill`` sends."""
@@ -276,6 +277,27 @@ class StopOnSignal(BaseCallback):
                 if signal.getsignal(number) == self._stop and handler is not None:
                     signal.signal(number, handler)
             self._before = {}
+
+
+class MaskableEvalCallback(EvalCallback):
+    """Stable-Baselines3's ``EvalCallback`` for environments that may have action masks (:mod:`mnm_rl.masks`).
+
+    Args:
+        args: those of ``EvalCallback``, and so are ``kwargs``.
+        use_masking: None to heed masks where there are any, True to insist on them, False for never.
+    """
+
+    def __init__(self, *args: Any, use_masking: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.use_masking = use_masking
+
+    def _on_step(self) -> bool:
+        model = self.model
+        self.model = Masked(model, self.eval_env, self.use_masking)  # type: ignore[assignment]
+        try:
+            return super()._on_step()
+        finally:
+            self.model = model
 
 
 class EpisodeMeans(BaseCallback):

@@ -1,16 +1,73 @@
-"""Play whole episodes with a model and report each of them."""
+"""Play whole episodes with a model, heeding action masks, and report each of them."""
 
+import inspect
 import logging
 from contextlib import suppress
 from typing import Any
 
+import gymnasium as gym
+from stable_baselines3.common import evaluation
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from mnm_rl.masks import METHOD, action_masks, has_action_masks
 from mnm_rl.vec_env import failures_named
 
 logger = logging.getLogger(__name__)
+
+
+class Masked:
+    """A model whose ``predict`` is told which actions the environments allow.
+
+    Args:
+        model: any Stable-Baselines3 model; one whose ``predict`` takes no ``action_masks`` is not told.
+        env: the environments that it plays in.
+        use_masking: None to heed masks where there are any, True to insist on them, False for never.
+    """
+
+    def __init__(self, model: Any, env: VecEnv, use_masking: bool | None = None) -> None:
+        self.model, self.env = model, env
+        if "action_masks" not in inspect.signature(model.predict).parameters:
+            use_masking = False
+        self.use_masking = use_masking
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def predict(self, observation: Any, **arguments: Any) -> tuple[Any, Any]:
+        """As the model's, with the masks of the environments as they are now.
+
+        Raises:
+            ValueError: if there are to be masks, and the environments have none.
+        """
+        if self.use_masking is None:  # known from the first observation on
+            self.use_masking = has_action_masks(self.env)
+        if self.use_masking:
+            if not has_action_masks(self.env):
+                raise ValueError(f"use_masking=True needs environments with a method {METHOD}, and these have none")
+            arguments["action_masks"] = action_masks(self.env, self.model.action_space)
+        return self.model.predict(observation, **arguments)  # type: ignore[no-any-return]
+
+
+def evaluate_policy(
+    model: BaseAlgorithm, env: gym.Env[Any, Any] | VecEnv, *args: Any, use_masking: bool | None = None, **kwargs: Any
+) -> Any:
+    """Stable-Baselines3's ``evaluate_policy`` for environments that may have action masks (:mod:`mnm_rl.masks`).
+
+    Args:
+        model: any Stable-Baselines3 model.
+        env: an environment, or several.
+        args: the other arguments of Stable-Baselines3's, with the same defaults, and so are ``kwargs``.
+        use_masking: None to heed masks where there are any, True to insist on them, False for never.
+
+    Returns:
+        the mean and the standard deviation of the returns, or with ``return_episode_rewards`` returns and lengths.
+
+    Raises:
+        ValueError: if there are to be masks, and the environments have none, or one allows no action.
+    """
+    envs = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    return evaluation.evaluate_policy(Masked(model, envs, use_masking), envs, *args, **kwargs)  # type: ignore[arg-type]
 
 
 class _LimitReached(Exception):
@@ -28,7 +85,7 @@ def evaluate_episodes(
     """Play episodes, recurrent state included, shared out evenly over the environments.
 
     Args:
-        model: any Stable-Baselines3 model.
+        model: any Stable-Baselines3 model; action masks are heeded where the environments have them.
         env: environments whose ``info`` holds ``episode`` at the end of one, as :class:`mnm_rl.GymnasiumVecEnv` and
             Stable-Baselines3's ``Monitor`` give it.
         episodes: how many.

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from mnm_rl.gymnasium_vector import arrays, at, autoreset_mode, columns, split, takes_masks_unseen
+from mnm_rl.masks import KEY, METHOD, choices
 
 _NO_FINAL_OBS = (
     "cuts episodes short and begins new ones in the same step, but gives no infos['final_obs']; "
@@ -43,6 +44,9 @@ class GymnasiumVecEnv(VecEnv):
     ``Monitor``, and the seconds ``t`` that it took; statistics from ``RecordEpisodeStatistics`` are kept where there are any.
     ``info["TimeLimit.truncated"]`` tells whether it was cut short.
 
+    Action masks (:mod:`mnm_rl.masks`) that the environment gives in its ``info`` are those of the method ``action_masks`` here,
+    as Stable-Baselines3's world has it.
+
     Args:
         env: the vector environment, wrapped or not.
 
@@ -64,6 +68,7 @@ class GymnasiumVecEnv(VecEnv):
         n = env.num_envs
         self._returns, self._lengths, self._started = np.zeros(n), np.zeros(n, int), np.full(n, time.perf_counter())
         self._ending: dict[int, dict[str, Any]] = {}  # the infos of episodes whose resetting step is still to come
+        self._masks: list[Any] | None = None  # None where an environment does not say
         super().__init__(n, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> VecEnvObs:
@@ -75,6 +80,7 @@ class GymnasiumVecEnv(VecEnv):
         self.reset_infos = split(infos, self.num_envs)
         self._returns[:], self._lengths[:], self._started[:] = 0, 0, time.perf_counter()
         self._ending.clear()
+        self._masks = _masks_in(self.reset_infos)
         self._reset_seeds()
         self._reset_options()
         return arrays(observations)  # type: ignore[no-any-return]
@@ -85,6 +91,7 @@ class GymnasiumVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         given, rewards, terminations, truncations, given_infos = self.env.step(self._actions)
         observations, infos = arrays(given), split(given_infos, self.num_envs)
+        given_masks = None if self._masks is None else [info.get(KEY) for info in infos]
         rewards, terminations, truncations = columns(self.env, rewards, terminations, truncations)
         dones: NDArray[np.bool_] = terminations | truncations
         done: list[int] = dones.nonzero()[0].tolist()
@@ -109,6 +116,8 @@ class GymnasiumVecEnv(VecEnv):
                 warnings.warn(f"{self.env} {_NO_FINAL_OBS}", stacklevel=2)
         if self._in_own_way:
             for i in done:
+                if given_masks is not None:
+                    given_masks[i] = None  # the next action does nothing
                 marks = {"reset_follows": True, "TimeLimit.truncated": infos[i]["TimeLimit.truncated"]}
                 self._ending[i], infos[i] = infos[i] | {"reset_step": True}, marks
             dones = resets
@@ -119,6 +128,12 @@ class GymnasiumVecEnv(VecEnv):
                 for i in done:
                     self.reset_infos[i] = reset_infos[i]
             self._forget(dones)
+        if self._masks is not None:
+            assert given_masks is not None
+            self._masks = [
+                self.reset_infos[i].get(KEY) if done else mask
+                for i, (done, mask) in enumerate(zip(dones, given_masks, strict=True))
+            ]
         with np.errstate(over="ignore"):
             return observations, rewards.astype(np.float32), dones, infos
 
@@ -150,6 +165,13 @@ class GymnasiumVecEnv(VecEnv):
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         return self.env.render() or [None] * self.num_envs  # type: ignore[return-value]
 
+    def has_attr(self, attr_name: str) -> bool:
+        if attr_name == METHOD and self._masks is not None:
+            return True
+        if isinstance(self.env.unwrapped, AsyncVectorEnv) and attr_name == METHOD:
+            return False  # to ask would end the processes of environments that have none
+        return super().has_attr(attr_name)
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         base = self.env.unwrapped
         if isinstance(base, SyncVectorEnv | AsyncVectorEnv) and attr_name != "render_mode":
@@ -174,6 +196,9 @@ class GymnasiumVecEnv(VecEnv):
 
     def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
         base, chosen = self.env.unwrapped, list(self._get_indices(indices))
+        if method_name == METHOD and self._masks is not None:
+            everything = np.ones(choices(self.action_space).sum(), bool)
+            return [everything if self._masks[i] is None else self._masks[i] for i in chosen]
         if isinstance(base, SyncVectorEnv):
             return [base.envs[i].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for i in chosen]
         if chosen != list(range(self.num_envs)):
@@ -186,6 +211,12 @@ class GymnasiumVecEnv(VecEnv):
         base = self.env.unwrapped
         envs: Sequence[Any] = base.envs if isinstance(base, SyncVectorEnv) else [None] * self.num_envs
         return [_is_wrapped(envs[i], wrapper_class) for i in self._get_indices(indices)]
+
+
+def _masks_in(infos: Sequence[dict[str, Any]]) -> list[Any] | None:
+    """The action masks in the infos of a reset, or None if there are none."""
+    masks = [info.get(KEY) for info in infos]
+    return None if all(mask is None for mask in masks) else masks
 
 
 class _ResetMask(dict[str, Any]):

@@ -108,7 +108,7 @@ def command(task: Task, candidate: dict[str, Any], seed: int, out: Path) -> list
     """What trains a candidate; its result is in ``out``."""
     if candidate.get("memory_size") == "full":
         candidate = candidate | {"memory_size": task.width}
-    agent, own = candidate["agent"], [*task.options, *flags(candidate)]
+    agent, own = candidate["agent"], [*flags(candidate), *task.options]
     one = ["--seed", str(seed), "--out", str(out), "--threads", "1"]
     if task.kind == "sequence":
         steps = ["--updates", str(task.total)]

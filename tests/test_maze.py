@@ -1,5 +1,7 @@
 """The maze: its rules, its layouts, and the same transitions one at a time and batched."""
 
+from copy import deepcopy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ MAZES = [
     {"size": 7, "horizon": 30, "view": 5, "wall_penalty": 0.25},
     {"layout": "open", "start": "random", "horizon": 50},
     {"layout": "perfect", "horizon": 40},
+    {"size": 7, "horizon": 30, "mask_walls": True},
     {"layout": TINY, "horizon": 20, "view": 1},
     {"layout": "..\n..\n..", "horizon": 20, "view": 7, "goal_reward": 1.0},
 ]
@@ -152,7 +155,27 @@ def test_single_and_batched_mazes_agree(maze: dict[str, object], seed: int) -> N
             else:
                 np.testing.assert_array_equal(final, obs)
             if terminated:
-                assert info == {key: infos["final_info"][key][i] for key in info}
+                jumped = reward == env.task.goal_reward
+                np.testing.assert_equal(
+                    {key: value for key, value in info.items() if not (jumped and key == "action_mask")},
+                    {key: infos["final_info"][key][i] for key in info if not (jumped and key == "action_mask")},
+                )
+            elif "action_mask" in info:
+                np.testing.assert_equal(env.action_masks(), infos["action_mask"][i])
+
+
+@pytest.mark.parametrize("layout", ["pillars", "perfect"])
+@given(seed=st.integers(0, 1000))
+def test_a_mask_allows_just_the_moves_that_lead_somewhere(layout: str, seed: int) -> None:
+    env = MazeEnv(size=7, layout=layout, mask_walls=True, start="random")
+    _, info = env.reset(seed=seed)
+    for action, allowed in enumerate(info["action_mask"]):
+        other = deepcopy(env)
+        other.goal = (-1, -1)
+        other.step(np.int64(action))
+        assert allowed == (other.position != env.position)
+    assert "action_mask" not in MazeEnv().reset()[1]
+    assert not hasattr(MazeEnv(), "action_masks")
 
 
 def test_an_episode_ends_in_the_same_step_that_the_next_begins() -> None:

@@ -33,6 +33,8 @@ class RolloutSequence(NamedTuple):
     """``[T, B]`` bool, false where an environment only reset; None if there is something to learn from every step."""
     states: dict[int, State]
     """Recurrent states before some steps, batch first; before step 0 in any case."""
+    action_masks: Tensor | None
+    """Which actions the environments allowed, ``[T, B, width]`` bool; None if nobody said."""
     trace: Trace[Any] | None
     """The steps of the core, if it is the whole rollout."""
 
@@ -84,6 +86,7 @@ class RolloutSequence(NamedTuple):
             returns=part(self.returns),
             episode_starts=part(self.episode_starts),
             learned=None if self.learned is None else part(self.learned),
+            action_masks=None if self.action_masks is None else part(self.action_masks),
             states={0: type(state)(*(tensor[envs] for tensor in state))},
             trace=None,
         )
@@ -119,14 +122,17 @@ class RecurrentRolloutBuffer(RolloutBuffer):
         steps = self.buffer_size * self.n_envs
         self._cuts = {start % self.buffer_size for start in range(0, steps, self.batch_size or steps)}
         self._states: dict[int, State] = {}
+        self._action_masks: list[Tensor] = []
         self._resets = np.zeros((self.buffer_size, self.n_envs), bool)
 
     def mark_resets(self, envs: list[int]) -> None:
         """In the step that is added next, these environments only reset: there is nothing to learn from it."""
         self._resets[self.pos, envs] = True
 
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        """Add a step of every environment, which the trace has already gone."""
+    def add(self, *args: Any, action_masks: Tensor | None = None, **kwargs: Any) -> None:
+        """Add a step of every environment, which the trace has already gone; ``action_masks [B, width]`` in every step or none."""
+        if action_masks is not None:
+            self._action_masks.append(action_masks)
         super().add(*args, **kwargs)
         if self.pos in self._cuts:
             assert self.trace is not None, "there is no trace of the core's steps"
@@ -148,6 +154,7 @@ class RecurrentRolloutBuffer(RolloutBuffer):
             self.to_torch(self.episode_starts).to(torch.bool),
             self.to_torch(~self._resets) if self._resets.any() and not self._resets.all() else None,
             {0: self.trace.initial_state} | self._states,
+            torch.stack(self._action_masks) if self._action_masks else None,
             self.trace,
         )
 

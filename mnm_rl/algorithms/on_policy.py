@@ -49,6 +49,7 @@ from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, Sta
 from mnm_rl.algorithms.pretrained import ExportableAlgorithm
 from mnm_rl.cores.implementations import Trace
 from mnm_rl.fused.announcement import announce_aloud
+from mnm_rl.masks import METHOD, action_masks, choices, has_action_masks
 from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
 
@@ -77,6 +78,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
     policy: RecurrentActorCriticPolicy
     rollout_buffer: RecurrentRolloutBuffer
+    _asked_masking: bool | None = None
+    _masking = False  # whether the environments' action masks are heeded
 
     def __init__(
         self,
@@ -247,12 +250,37 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         """Write the log; ``time/iterations`` counts all rollouts, also those before the model was loaded."""
         super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs * distributed.world_size()))
 
+    def predict(
+        self,
+        observation: NDArray[Any] | dict[str, NDArray[Any]],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+        action_masks: NDArray[Any] | None = None,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """The policy's actions, see :meth:`RecurrentActorCriticPolicy.predict`."""
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        return self.policy.predict(observation, state, episode_start, deterministic, **masks)
+
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         with failures_named(self.env, f"at step {self.num_timesteps:,}", note=False):
             total_timesteps, callback = super()._setup_learn(*args, **kwargs)
         distributed.begin_alike(self.policy, n_envs=self.n_envs, n_steps=self.n_steps, num_timesteps=self.num_timesteps)
         _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
+        assert self.env is not None, "there are no environments"
+        self._masking = self._asked_masking is not False and has_action_masks(self.env)
+        if self._masking:
+            choices(self.action_space)
+        elif self._asked_masking:
+            raise ValueError(f"use_masking=True needs environments with a method {METHOD}, and these have none")
         return total_timesteps, callback
+
+    def _masks_now(self, env: VecEnv) -> Tensor | None:
+        """The action masks of all environments, ``[B, width]``; None if there are none, or they are not heeded."""
+        if not self._masking:
+            return None
+        with failures_named(env, f"at step {self.num_timesteps:,}"):
+            return torch.as_tensor(action_masks(env, self.action_space), device=self.device)
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
         """Collect ``n_rollout_steps`` steps of every environment; the recurrent state goes on from the last rollout.
@@ -281,10 +309,11 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 self._last_obs, self._last_episode_starts, self._moment = now
                 if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                     self._reset_noise()
+                masks = self._masks_now(env)
                 with torch.no_grad(), self._divergence_named():
                     obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
                     starts = self._episode_starts_tensor()
-                    actions_tensor, values, log_probs = self.policy.step(obs_tensor, trace, starts, as_built)
+                    actions_tensor, values, log_probs = self.policy.step(obs_tensor, trace, starts, as_built, masks)
                 actions = actions_tensor.cpu().numpy()
 
                 clipped_actions = actions
@@ -316,13 +345,14 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 if done:
                     rewards = self._bootstrap_truncated(rewards, done, infos, trace)
                     self._leave_out_resets(rewards, values, done, infos)
-                rollout_buffer.add(
+                self.rollout_buffer.add(
                     cast(Any, self._last_obs),
                     actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
                     rewards,
                     cast(Any, self._last_episode_starts),
                     values,
                     log_probs,
+                    action_masks=masks,
                 )
         finally:
             # Whatever interrupts a rollout, learning goes on from where the environments are.
@@ -400,7 +430,12 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             actions = actions.long().squeeze(-1)
         with self._divergence_named():
             values, log_prob, entropy, meta_loss = self.policy.evaluate(
-                rollout.observations, actions, rollout.initial_state, rollout.episode_starts, rollout.trace
+                rollout.observations,
+                actions,
+                rollout.initial_state,
+                rollout.episode_starts,
+                rollout.trace,
+                rollout.action_masks,
             )
         if self._is_first_evaluation:
             self._is_first_evaluation = False
@@ -495,13 +530,26 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        use_masking: bool | None = None,
     ) -> Self:
         """Train for ``total_timesteps`` environment steps; arguments as for every Stable-Baselines3 algorithm, whose
         logs are named after the class.
 
+        Args:
+            total_timesteps: of all environments together.
+            callback: one or more, called at every step.
+            log_interval: rollouts from one row of the log to the next.
+            tb_log_name: of this training in TensorBoard.
+            reset_num_timesteps: count from 0, in new episodes.
+            progress_bar: show one.
+            use_masking: heed the action masks of the environments (:mod:`mnm_rl.masks`): None where they have them, True to
+                insist on them, False for never.
+
         Raises:
             TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
+            ValueError: if there are no action masks to use, or one allows no action.
         """
+        self._asked_masking = use_masking
         if progress_bar:
             announce_aloud()
         name = tb_log_name or type(self).__name__

@@ -37,6 +37,7 @@ from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, Recur
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
 from mnm_rl.cores.implementations import Plain, Trace, hooked, log_once, parts, recorded
+from mnm_rl.masks import checked, mask_distribution, mask_logits
 
 State = tuple[Tensor, ...]
 CriticCore = Literal["shared", "detached", "own", "none"]
@@ -264,19 +265,32 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return outputs[0], state
 
     def forward(  # type: ignore[override]
-        self, obs: PyTorchObs, state: State, episode_starts: Tensor, deterministic: bool = False
+        self,
+        obs: PyTorchObs,
+        state: State,
+        episode_starts: Tensor,
+        deterministic: bool = False,
+        action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """One step: actions ``[B, *action_shape]``, values ``[B, 1]``, log-probabilities ``[B]`` and the new state."""
+        """One step: actions ``[B, *action_shape]``, values ``[B, 1]``, log-probabilities ``[B]`` and the new state.
+
+        ``action_masks [B, width]`` bool is false where an action must not be taken (:mod:`mnm_rl.masks`); None where all may.
+        """
         latent, new_state = self._one_step(obs, state, episode_starts)
         if self._own("get_distribution", "predict_values"):
-            return *self._act(latent, deterministic), new_state
-        distribution, _ = self.get_distribution(obs, self._of_actor(state), episode_starts)
+            return *self._act(latent, deterministic, action_masks), new_state
+        distribution, _ = self.get_distribution(obs, self._of_actor(state), episode_starts, **_given(action_masks))
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         return self._shaped(actions), self.predict_values(obs, state, episode_starts), log_prob, new_state
 
     def step(
-        self, obs: PyTorchObs, trace: Trace[Any], episode_starts: Tensor, as_built: bool = False
+        self,
+        obs: PyTorchObs,
+        trace: Trace[Any],
+        episode_starts: Tensor,
+        as_built: bool = False,
+        action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One step of a rollout, which the trace goes on by: :meth:`forward`, but for the state.
 
@@ -285,14 +299,17 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             trace: of the steps before.
             episode_starts: ``[B]`` bool.
             as_built: what :attr:`acts_as_built` is, where that is known.
+            action_masks: as for :meth:`forward`.
 
         Returns:
             actions ``[B, *action_shape]``, values ``[B, 1]`` and log-probabilities ``[B]``.
         """
         if as_built or self.acts_as_built:
-            return self._act(trace.step(self._features(obs, len(episode_starts)), episode_starts))
+            latent = trace.step(self._features(obs, len(episode_starts)), episode_starts)
+            return self._act(latent, action_masks=action_masks)
         what = "actions, values, log-probabilities and the new state"
-        actions, values, log_prob, state = self._returned("forward", self(obs, trace.state(), episode_starts), 4, what)
+        results = self(obs, trace.state(), episode_starts, **_given(action_masks))
+        actions, values, log_prob, state = self._returned("forward", results, 4, what)
         trace.go_to(make_state(trace.initial_state, state))
         return actions, values, log_prob
 
@@ -316,15 +333,17 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             actor, critic = latent.chunk(2, dim=-1)
         return self.mlp_extractor.forward_actor(actor), self.mlp_extractor.forward_critic(critic)
 
-    def _act(self, latent: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def _act(
+        self, latent: Tensor, deterministic: bool = False, action_masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions ``[B, *action_shape]``, values ``[B, 1]`` and log-probabilities ``[B]`` of the core's outputs ``[B, D]``."""
         latent_pi, latent_vf = self._latents(latent)
         if self._is_plain_categorical:
-            logits = self._action_parameters(latent_pi)
+            logits = self._logits(latent_pi, action_masks)
             actions = _chosen(logits, deterministic)
             log_prob = logits.log_softmax(dim=1).gather(1, actions.unsqueeze(1)).squeeze(1)
         else:
-            distribution = self._get_action_dist_from_latent(latent_pi)
+            distribution = self._distribution(latent_pi, action_masks)
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
         return self._shaped(actions), self.value_net(latent_vf), log_prob
@@ -367,6 +386,14 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             raise NotFiniteError("the policy's outputs became NaN or infinite")
         return cast(Tensor, parameters)
 
+    def _logits(self, latent_pi: Tensor, action_masks: Tensor | None) -> Tensor:
+        logits = self._action_parameters(latent_pi)
+        return logits if action_masks is None else mask_logits(logits, action_masks)
+
+    def _distribution(self, latent_pi: Tensor, action_masks: Tensor | None) -> Distribution:
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        return distribution if action_masks is None else mask_distribution(distribution, action_masks)
+
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
         parameters, dist = [self._action_parameters(latent_pi)], self.action_dist
         if isinstance(dist, DiagGaussianDistribution | StateDependentNoiseDistribution):
@@ -397,11 +424,11 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return cast(Tensor, self.value_net(self._latents(latent)[1]))
 
     def get_distribution(  # type: ignore[override]
-        self, obs: PyTorchObs, state: State, episode_starts: Tensor
+        self, obs: PyTorchObs, state: State, episode_starts: Tensor, action_masks: Tensor | None = None
     ) -> tuple[Distribution, State]:
         """The action distribution for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and the new state."""
         latent_pi, state = self._actor_latent(obs, state, episode_starts)
-        return self._get_action_dist_from_latent(latent_pi), state
+        return self._distribution(latent_pi, action_masks), state
 
     def _actor_latent(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
         features = self._features(obs, 1, len(episode_starts), actor_only=True)
@@ -409,7 +436,13 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return self.mlp_extractor.forward_actor(latent[0]), state
 
     def evaluate_actions(  # type: ignore[override]
-        self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor, trace: Trace[Any] | None = None
+        self,
+        obs: PyTorchObs,
+        actions: Tensor,
+        state: State,
+        episode_starts: Tensor,
+        trace: Trace[Any] | None = None,
+        action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Values, log-probabilities and entropies of a rollout, with gradient.
 
@@ -419,6 +452,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             state: recurrent state before the first step, batch first.
             episode_starts: ``[T, B]`` bool.
             trace: what the rollout kept of these steps, so that they need not be run again.
+            action_masks: those of the rollout, ``[T, B, width]`` bool; None where there were none.
 
         Returns:
             values, log-probabilities, entropies (None where the distribution has no closed form) and meta-loss, ``[T, B]``.
@@ -429,28 +463,35 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         else:
             outputs, meta_loss = trace.replay(features, episode_starts)
         latent_pi, latent_vf = self._latents(outputs.flatten(0, 1))
-        taken = actions.flatten(0, 1)
+        taken, masks = actions.flatten(0, 1), None if action_masks is None else action_masks.flatten(0, 1)
         entropy: Tensor | None
         if not self._own("get_distribution", "predict_values"):
-            values, log_prob, entropy = self._asked(obs, actions, state, episode_starts)
+            values, log_prob, entropy = self._asked(obs, actions, state, episode_starts, action_masks)
         elif self._is_plain_categorical:
-            values, log_probs = self.value_net(latent_vf), self._action_parameters(latent_pi).log_softmax(dim=1)  # as in _act
+            values, log_probs = self.value_net(latent_vf), self._logits(latent_pi, masks).log_softmax(dim=1)  # as in _act
             log_prob = log_probs.gather(1, taken.long().unsqueeze(1))
             entropy = -(log_probs.exp() * log_probs).sum(dim=1)
         else:
-            values, distribution = self.value_net(latent_vf), self._get_action_dist_from_latent(latent_pi)
+            values, distribution = self.value_net(latent_vf), self._distribution(latent_pi, masks)
             log_prob, entropy = distribution.log_prob(taken), distribution.entropy()
         values, log_prob = values.view_as(meta_loss), log_prob.view_as(meta_loss)
         return values, log_prob, None if entropy is None else entropy.view_as(meta_loss), meta_loss
 
     def evaluate(
-        self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor, trace: Trace[Any] | None
+        self,
+        obs: PyTorchObs,
+        actions: Tensor,
+        state: State,
+        episode_starts: Tensor,
+        trace: Trace[Any] | None,
+        action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """What :meth:`evaluate_actions` gives, an overridden one included, which gets no trace."""
         if self._own("evaluate_actions"):
-            return self.evaluate_actions(obs, actions, state, episode_starts, trace)
+            return self.evaluate_actions(obs, actions, state, episode_starts, trace, action_masks)
         what = "values, log-probabilities, entropies and meta-loss, [T, B] each"
-        results = self._returned("evaluate_actions", self.evaluate_actions(obs, actions, state, episode_starts), 4, what)
+        given = self.evaluate_actions(obs, actions, state, episode_starts, **_given(action_masks))
+        results = self._returned("evaluate_actions", given, 4, what)
         return tuple(result if result is None else result.view(episode_starts.shape) for result in results)  # type: ignore[return-value]
 
     def compare(self, in_rollout: Tensor, in_update: Tensor) -> None:
@@ -468,14 +509,15 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             )
 
     def _asked(
-        self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor
+        self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor, action_masks: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values, log-probabilities and entropies of :meth:`evaluate_actions`, ``[T B]``, from what :meth:`predict_values` and
         :meth:`get_distribution` say of each step."""
         values, log_probs, entropies = [], [], []
         for t, starts in enumerate(episode_starts):
             now = {key: part[t] for key, part in obs.items()} if isinstance(obs, dict) else obs[t]
-            distribution, _ = self.get_distribution(now, self._of_actor(state), starts)
+            masks = None if action_masks is None else action_masks[t]
+            distribution, _ = self.get_distribution(now, self._of_actor(state), starts, **_given(masks))
             log_probs.append(distribution.log_prob(actions[t]))
             entropies.append(distribution.entropy())
             values.append(self.predict_values(now, state, starts).flatten())
@@ -484,22 +526,28 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return torch.cat(values), torch.cat(log_probs), torch.cat(known) if len(known) == len(entropies) else None
 
     def _predict(  # type: ignore[override]
-        self, observation: PyTorchObs, state: State, episode_starts: Tensor, deterministic: bool = False
+        self,
+        observation: PyTorchObs,
+        state: State,
+        episode_starts: Tensor,
+        deterministic: bool = False,
+        action_masks: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Actions for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and its new state."""
         if not self._own("get_distribution"):
-            distribution, state = self.get_distribution(observation, state, episode_starts)
+            distribution, state = self.get_distribution(observation, state, episode_starts, **_given(action_masks))
             return distribution.get_actions(deterministic=deterministic), state
         if not self._own("__call__", "forward"):
             if isinstance(self.core, ActorAndCritic):  # the critic's part, which predict does not carry, has no say in actions
                 whole = self.initial_state(len(episode_starts))
                 state = make_state(whole, (*state, *whole[len(state) :]))
-            actions, *_, state = self(observation, state, episode_starts, **({"deterministic": True} if deterministic else {}))
+            asked = {"deterministic": True} if deterministic else {}
+            actions, *_, state = self(observation, state, episode_starts, **asked, **_given(action_masks))
             return actions, self._of_actor(state)
         latent_pi, state = self._actor_latent(observation, state, episode_starts)
         if self._is_plain_categorical:
-            return _chosen(self._action_parameters(latent_pi), deterministic), state
-        return self._get_action_dist_from_latent(latent_pi).get_actions(deterministic=deterministic), state
+            return _chosen(self._logits(latent_pi, action_masks), deterministic), state
+        return self._distribution(latent_pi, action_masks).get_actions(deterministic=deterministic), state
 
     def predict(
         self,
@@ -507,6 +555,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         state: tuple[NDArray[Any], ...] | None = None,
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
+        action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """Actions for observations, as Stable-Baselines3's recurrent algorithms give them.
 
@@ -515,13 +564,15 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             state: what the previous call returned, or None at the start. The batch size may differ from training.
             episode_start: ``[B]`` bool; where true, that environment's state is reset before the step.
             deterministic: take the most likely action instead of a sample.
+            action_masks: which actions may be taken, ``[width]`` or ``[B, width]`` bool (:mod:`mnm_rl.masks`); None for all.
 
         Returns:
             actions (without batch dimension if the observation had none), and the state: a tuple of arrays, batch first.
 
         Raises:
             ValueError: if the observation is not in the observation space (values beyond the bounds of a Box are let pass), if
-                ``state`` or ``episode_start`` do not fit it, or if what the policy makes of them is NaN or infinite.
+                ``state``, ``episode_start`` or ``action_masks`` do not fit it, if a mask allows no action, or
+                if what the policy makes of them is NaN or infinite.
         """
         if any(part.training for part in parts(self)):
             self.set_training_mode(False)
@@ -531,9 +582,12 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         starts = np.zeros(B, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(-1)
         if len(starts) != B:
             raise ValueError(f"episode_start must have one entry for each of the {B} observations, got {len(starts)}")
+        masks = None
+        if action_masks is not None:
+            masks = torch.from_numpy(checked(action_masks, self.action_space, B)).to(any_obs.device)
         with torch.no_grad():
             starts_tensor = torch.from_numpy(starts).to(any_obs.device)
-            actions, new_state = self._predict(obs, self._checked_state(state, B), starts_tensor, deterministic)
+            actions, new_state = self._predict(obs, self._checked_state(state, B), starts_tensor, deterministic, **_given(masks))
         shape = cast(tuple[int, ...], self.action_space.shape)
         out: NDArray[Any] = actions.cpu().numpy().reshape((-1, *shape))
         if isinstance(self.action_space, spaces.Box):
@@ -600,6 +654,11 @@ _METHODS = {
 _NAMES = frozenset(("proba_distribution", "log_prob", "entropy", "sample", "mode", "get_actions"))
 _methods_of = attrgetter(*_NAMES)
 _CATEGORICAL = _methods_of(CategoricalDistribution)
+
+
+def _given(action_masks: Tensor | None) -> dict[str, Any]:
+    """The argument of a method that may be overridden by one that knows of no masks."""
+    return {} if action_masks is None else {"action_masks": action_masks}
 
 
 def _chosen(logits: Tensor, deterministic: bool) -> Tensor:
@@ -764,12 +823,13 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
         state: tuple[NDArray[Any], ...] | None = None,
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
+        action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
         """As for every policy, but for the state: h and c of the actor's LSTM, both ``[n_lstm_layers, B, lstm_hidden_size]``."""
         if state is not None:
             h, c = state
             state = tuple(part for layer in zip(h, c, strict=True) for part in layer)
-        actions, state = super().predict(observation, state, episode_start, deterministic)
+        actions, state = super().predict(observation, state, episode_start, deterministic, action_masks)
         assert state is not None
         return actions, (np.stack(state[0::2]), np.stack(state[1::2]))
 

@@ -208,14 +208,10 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        use_masking: bool | None = None,
     ) -> Self:
-        """Train for ``total_timesteps`` environment steps; arguments as for every Stable-Baselines3 algorithm, whose
-        logs are named after the class.
-
-        Raises:
-            TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
-        """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        """As :meth:`RecurrentOnPolicyAlgorithm.learn`, with a row of the log for every rollout."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar, use_masking)
 
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Metalearned neural memory: an LSTM controller around a neural memory (Munkhdalai et al. 2019, section 3)."""
+"""Metalearned neural memory: a gated controller around a neural memory (Munkhdalai et al. 2019, section 3)."""
 
 import math
 from typing import Any, Literal, NamedTuple, get_args
@@ -19,7 +19,7 @@ class MnmState(NamedTuple):
     h: Tensor
     """Controller output, ``[B, D]``."""
     c: Tensor
-    """Controller cell, ``[B, D]``."""
+    """Cell of an LSTM controller, ``[B, D]``; ``[B, 0]`` with a GRU."""
     read: Tensor
     """Value read from the memory, ``v^r``, ``[B, M]``."""
     theta: Tensor
@@ -32,12 +32,15 @@ class MnmState(NamedTuple):
     """1 where a replay slot holds a write of this episode, ``[B, R]``."""
 
 
+ControllerName = Literal["gru", "lstm"]
 ReadGateName = Literal["none", "scalar", "vector"]
 
 
 class Variant(NamedTuple):
-    """How an MNM writes and reads, and how large its memory is, beside its write rule."""
+    """What controls an MNM, how it writes and reads, and how large its memory is, beside its write rule."""
 
+    controller: ControllerName
+    """GRU (Cho et al. 2014) or LSTM."""
     bounded: bool
     """Keys have norm one, and ``beta`` is the share of its error that a write removes."""
     read_gate: ReadGateName
@@ -56,16 +59,20 @@ class Variant(NamedTuple):
 
 VariantName = Literal["bounded", "paper"]
 VARIANTS: dict[VariantName, Variant] = {
-    "bounded": Variant(bounded=True, read_gate="scalar", write_bias=0, read_bias=-3, gain=4, layers=2, size=32),
-    "paper": Variant(bounded=False, read_gate="none", write_bias=0, read_bias=0, gain=4, layers=3, size=None),
+    "bounded": Variant("gru", bounded=True, read_gate="scalar", write_bias=0, read_bias=-3, gain=4, layers=2, size=32),
+    "paper": Variant("lstm", bounded=False, read_gate="none", write_bias=0, read_bias=0, gain=4, layers=3, size=None),
 }
-"""``"bounded"``: bounded writes and a gated read, of a small memory; ``"paper"``: as Munkhdalai et al. (2019) have it."""
+"""``"bounded"``: a GRU with bounded writes into a small memory and a gated read; ``"paper"``: as in Munkhdalai et al. (2019)."""
+
+
+UPDATE_BIAS = -2.0
+"""Where the update gate of a GRU controller begins, before its sigmoid: what is bound is then mostly what was just seen."""
 
 
 class MnmCore(RecurrentCore[MnmState]):
-    """LSTM controller with a neural memory that it writes, then reads, at every step.
+    """Gated controller with a neural memory that it writes, then reads, at every step.
 
-    One step: ``h_t, c_t = LSTM([x_t; v^r_(t-1)])``; ``u_t = tanh(A h_t + a)`` gives the write strength
+    One step: ``h_t = GRU([x_t; v^r_(t-1)], h_(t-1))`` or that of an LSTM; ``u_t = tanh(A h_t + a)`` gives the write strength
     ``beta_t = sigmoid(b . u_t[:D] + b_0)``, the gate ``gamma_t = sigmoid(w . u_t[:D] + g_0)``, and H triples
     ``(k^w, v^w, k^r)`` of width M; write, then read ``v^r_t = gamma_t mean_h f_(theta_t)(k^r_h)``; output
     ``o_t = C [h_t; v^r_t] + c``.
@@ -85,7 +92,8 @@ class MnmCore(RecurrentCore[MnmState]):
             ``b_0`` is then that of the variant and ``log H``, as a write is divided among the heads.
         variant: ``"bounded"`` or ``"paper"``, see :data:`VARIANTS`. If None, ``"bounded"`` for rules g and p, and ``"paper"`` for
             the delta rule, whose writes are bounded as they are: DeltaNet has no gate and the width of its controller.
-        read_gate: instead of what the variant has, and so are the arguments after it, see :class:`Variant`.
+        controller: ``"gru"`` or ``"lstm"``, instead of what the variant has; so are the arguments after it, see :class:`Variant`.
+        read_gate: gate of what is read.
         write_bias: where the write strength begins, before its sigmoid.
         read_bias: where the gate begins, before its sigmoid.
         gain: size of the weights that keys and values begin with.
@@ -108,6 +116,7 @@ class MnmCore(RecurrentCore[MnmState]):
         memory_size: int | None = None,
         init: Init = "scaled",
         variant: VariantName | None = None,
+        controller: ControllerName | None = None,
         read_gate: ReadGateName | None = None,
         write_bias: float | None = None,
         read_bias: float | None = None,
@@ -120,9 +129,12 @@ class MnmCore(RecurrentCore[MnmState]):
             variant = "paper" if write_rule == "delta" else "bounded"
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
-        if read_gate not in (None, *get_args(ReadGateName)):
-            raise ValueError(f"read_gate must be one of {', '.join(map(repr, get_args(ReadGateName)))}, got {read_gate!r}")
-        given: dict[str, Any] = dict(read_gate=read_gate, write_bias=write_bias, read_bias=read_bias, gain=gain)
+        for name, value, names in (("controller", controller, ControllerName), ("read_gate", read_gate, ReadGateName)):
+            if value not in (None, *get_args(names)):
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(names)))}, got {value!r}")
+        given: dict[str, Any] = dict(
+            controller=controller, read_gate=read_gate, write_bias=write_bias, read_bias=read_bias, gain=gain
+        )
         self.variant = VARIANTS[variant]._replace(**{k: v for k, v in given.items() if v is not None})
         D, M = hidden_size, memory_size
         if M is None:
@@ -132,7 +144,8 @@ class MnmCore(RecurrentCore[MnmState]):
             L = 1 if write_rule == "delta" else self.variant.layers
         self.memory = NeuralMemory(M, L, write_rule, feedback_inputs, learn_initial_memory, writes, self.variant.bounded, init)
         self.memory_size, self.heads, self.replay = M, int(heads), replay  # NumPy's shapes do not take True for 1
-        self.controller = nn.LSTMCell(input_size + M, D)
+        cell = nn.GRUCell if self.variant.controller == "gru" else nn.LSTMCell
+        self.controller: nn.GRUCell | nn.LSTMCell = cell(input_size + M, D)
         self.interaction = nn.Linear(D, D + 3 * heads * M)  # A, a
         self.write_strength = nn.Linear(D, 1)  # b, b_0
         gates = {"none": 0, "scalar": 1, "vector": M}[self.variant.read_gate]
@@ -140,6 +153,9 @@ class MnmCore(RecurrentCore[MnmState]):
         self.output = nn.Linear(D + M, D)  # C, c
         if init == "scaled":
             scaled_inputs_(self.controller.weight_ih.data[:, :input_size], gain=2)
+            if isinstance(self.controller, nn.GRUCell):
+                nn.init.constant_(self.controller.bias_ih[D : 2 * D], UPDATE_BIAS)
+                nn.init.zeros_(self.controller.bias_hh[D : 2 * D])
             orthogonal_blocks_(self.interaction.weight[:D], gain=4)
             orthogonal_blocks_(self.interaction.weight[D:], gain=self.variant.gain, rows=M)
             nn.init.zeros_(self.interaction.bias)
@@ -152,7 +168,8 @@ class MnmCore(RecurrentCore[MnmState]):
         theta = torch.stack(self.memory.initial_memory(batch_size), dim=1)
         h, read = (theta.new_zeros(batch_size, width) for width in (self.hidden_size, self.memory_size))
         replay = theta.new_zeros(batch_size, self.replay, self.heads, self.memory_size)
-        return MnmState(h, h, read, theta, replay, replay, replay[:, :, 0, 0])
+        c = h if isinstance(self.controller, nn.LSTMCell) else h[:, :0]
+        return MnmState(h, c, read, theta, replay, replay, replay[:, :, 0, 0])
 
     def step(self, x: Tensor, state: MnmState) -> tuple[Tensor, MnmState, Tensor]:
         outputs, state, meta_loss = self.scan(x.unsqueeze(0), state, torch.zeros(1, len(x), dtype=torch.bool, device=x.device))
@@ -188,7 +205,11 @@ class MnmCore(RecurrentCore[MnmState]):
     def _write_and_read(self, x: Tensor, state: MnmState, memory: RunningMemory) -> "tuple[MnmState, Tensor, Written]":
         """One step: the new state, but for its ``theta``, which stays as it was; the meta-loss ``[B]``; and what was written."""
         B, H, D, M = x.shape[0], self.heads, self.hidden_size, self.memory_size
-        h, c = self.controller(torch.cat([x, state.read], dim=-1), (state.h, state.c))
+        seen = torch.cat([x, state.read], dim=-1)
+        if isinstance(self.controller, nn.LSTMCell):
+            h, c = self.controller(seen, (state.h, state.c))
+        else:
+            h, c = self.controller(seen, state.h), state.c
         u = torch.tanh(self.interaction(h))
         beta = torch.sigmoid(self.write_strength(u[:, :D])).squeeze(-1)
         k_w, v_w, k_r = u[:, D:].view(B, H, 3, M).unbind(2)

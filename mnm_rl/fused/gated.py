@@ -1,26 +1,17 @@
 """What LSTM and GRU share: a whole sequence of a gated cell as one differentiable operation, four environments at a time."""
 
-from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mnm_rl.cores.core import StateT
-from mnm_rl.fused.arena import Array, zeros
-from mnm_rl.fused.padding import array
+from mnm_rl.fused.arena import zeros
+from mnm_rl.fused.padding import CellParameters, CellWeights, array
 from mnm_rl.fused.parallel import run
 from mnm_rl.fused.simd import fours, padded
 from mnm_rl.fused.trace import FusedCore, FusedTrace
-
-
-class Weights(NamedTuple):
-    gates: Array
-    """From ``[x; h]``: ``[F + P, 4P]``."""
-    gates_back: Array
-    """To ``h``: ``[4P, P]``."""
-    bias: Array
 
 
 class GatedTrace(FusedTrace[StateT]):
@@ -32,21 +23,25 @@ class GatedTrace(FusedTrace[StateT]):
             ``[T, B, F + P]``, ``gates`` ``[T, B, 4P]``, ``out`` ``[T, B, P]``, and ``[T, B, P]`` for whatever else it names.
         forward_kernel: runs steps of some fours of environments.
         backward_kernel: goes back through it.
+        pack_cell: the cell's parameters in the layout of the kernels.
+        unpack_cell: the gradients with respect to them, of those with respect to the gates'.
     """
 
     working: ClassVar[Callable[..., Any]]
     keeping: ClassVar[Any]
     forward_kernel: ClassVar[Callable[..., None]]
     backward_kernel: ClassVar[Callable[..., None]]
+    pack_cell: ClassVar[Callable[..., CellWeights]]
+    unpack_cell: ClassVar[Callable[..., CellParameters]]
 
     @staticmethod
-    def parameters_of(core: Any) -> tuple[Tensor, ...]:
+    def parameters_of(core: Any) -> CellParameters:
         cell = core.cell
         return cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
 
-    @abstractmethod
-    def unpack(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        """The gradients with respect to the parameters, of those with respect to the gates' ``[4P, F + P]`` and ``[4P]``."""
+    @classmethod
+    def pack(cls, core: Any, parameters: CellParameters) -> CellWeights:
+        return cls.pack_cell(parameters, core.cell.input_size)
 
     def __init__(self, implementation: FusedCore[StateT], state: StateT, steps: int) -> None:
         super().__init__(implementation, state, steps)
@@ -85,4 +80,4 @@ class GatedTrace(FusedTrace[StateT]):
         if inputs:
             g_inputs = (gates @ torch.from_numpy(self.weights.gates[:F]).T).view(*trace.x.shape[:2], F)
         state = (torch.from_numpy(row)[:, : self.D] for row in g)
-        return g_inputs, *state, *self.unpack(weight, gates.sum(0))
+        return g_inputs, *state, *self.unpack_cell(weight, gates.sum(0), self.D, F, 0)

@@ -2,18 +2,12 @@
 
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from mnm_rl.cores.gru import GruCore, GruState
+from mnm_rl.cores.gru import GruState
 from mnm_rl.fused.arena import Array
-from mnm_rl.fused.gated import GatedTrace, Weights
-from mnm_rl.fused.padding import gather, gather_rows, spread, spread_rows
-from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, inlined, padded, sigmoid_, tanh_
+from mnm_rl.fused.gated import GatedTrace
+from mnm_rl.fused.gru_cell import gru_cell, gru_cell_backward, pack_gru, unpack_gru
+from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, inlined
 from mnm_rl.fused.trace import FusedCore
-
-R, Z, N, U = range(4)
-"""Reset, update, new, and what of the new comes from the hidden state, before it is reset; each at ``[k P : (k + 1) P]``."""
 
 
 class Kept(NamedTuple):
@@ -31,35 +25,6 @@ class Working(NamedTuple):
     """The state, changed in place, or the gradient with respect to it: ``[B, P]``."""
 
     h: Array
-
-
-@inlined
-def gru_cell(gates: Any, h: Any) -> None:
-    """``gates [4P]`` before and after their nonlinearities, ``h`` before and after the step."""
-    P = h.shape[0]
-    sigmoid_(gates[: N * P])
-    for k in range(P):
-        gates[N * P + k] += gates[R * P + k] * gates[U * P + k]
-    tanh_(gates[N * P : U * P])
-    for k in range(P):
-        n = gates[N * P + k]
-        h[k] = n + gates[Z * P + k] * (h[k] - n)
-
-
-@inlined
-def gru_cell_backward(gates: Any, h: Any, gh: Any, g: Any) -> None:
-    """Back through :func:`gru_cell`: ``h`` before the step; ``gh``, in: after the step, out: before it, without what goes through
-    the gates; ``g``, with respect to the gates, is filled in."""
-    P = h.shape[0]
-    one = h.dtype.type(1)
-    for k in range(P):
-        r, z, n, u = gates[R * P + k], gates[Z * P + k], gates[N * P + k], gates[U * P + k]
-        g_n = gh[k] * (one - z) * (one - n * n)
-        g[R * P + k] = g_n * u * r * (one - r)
-        g[Z * P + k] = gh[k] * (h[k] - n) * z * (one - z)
-        g[N * P + k] = g_n
-        g[U * P + k] = g_n * r
-        gh[k] *= z
 
 
 @inlined
@@ -113,30 +78,8 @@ class GruTrace(GatedTrace[GruState]):
     forward_kernel = staticmethod(_forward)
     backward_kernel = staticmethod(_backward)
 
-    @staticmethod
-    def pack(core: GruCore, parameters: tuple[Tensor, ...]) -> Weights:
-        weight_ih, weight_hh, bias_ih, bias_hh = parameters
-        D = core.hidden_size
-        from_x, from_h = spread_rows(weight_ih, 3, D), spread(weight_hh, 3, D, 1, D)
-        b_x, b_h = spread_rows(bias_ih, 3, D), spread_rows(bias_hh, 3, D)
-        P = padded(D)
-        back = torch.cat([from_h[: N * P], torch.zeros_like(from_h[:P]), from_h[N * P :]])
-        gates = torch.cat([torch.cat([from_x, torch.zeros_like(from_x[:P])]), back], dim=1).T.contiguous()
-        bias = torch.cat([b_x[: N * P] + b_h[: N * P], b_x[N * P :], b_h[N * P :]])
-        return Weights(gates.numpy(), back.numpy(), bias.numpy())
-
-    def unpack(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        D, F, P = self.D, self.F, padded(self.D)
-
-        def of_h(rows: Tensor) -> Tensor:
-            return torch.cat([rows[: N * P], rows[U * P :]])
-
-        return (
-            gather_rows(weight[: U * P, :F], 3, D),
-            gather(of_h(weight[:, F:]), 3, D, 1, D),
-            gather_rows(bias[: U * P], 3, D),
-            gather_rows(of_h(bias), 3, D),
-        )
+    pack_cell = staticmethod(pack_gru)
+    unpack_cell = staticmethod(unpack_gru)
 
 
 class Fused(FusedCore[GruState]):

@@ -2,14 +2,10 @@
 
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from mnm_rl.cores.lstm import LstmCore, LstmState
+from mnm_rl.cores.lstm import LstmState
 from mnm_rl.fused.arena import Array
-from mnm_rl.fused.gated import GatedTrace, Weights
-from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward
-from mnm_rl.fused.padding import gather, gather_rows, spread, spread_rows
+from mnm_rl.fused.gated import GatedTrace
+from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward, pack_lstm, unpack_lstm
 from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, inlined
 from mnm_rl.fused.trace import FusedCore
 
@@ -86,18 +82,8 @@ class LstmTrace(GatedTrace[LstmState]):
     forward_kernel = staticmethod(_forward)
     backward_kernel = staticmethod(_backward)
 
-    @staticmethod
-    def pack(core: LstmCore, parameters: tuple[Tensor, ...]) -> Weights:
-        weight_ih, weight_hh, bias_ih, bias_hh = parameters
-        D = core.hidden_size
-        back = spread(weight_hh, 4, D, 1, D)
-        gates = torch.cat([spread_rows(weight_ih, 4, D), back], dim=1).T.contiguous()
-        return Weights(gates.numpy(), back.numpy(), spread_rows(bias_ih + bias_hh, 4, D).numpy())
-
-    def unpack(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        D, F = self.D, self.F
-        of_both = gather_rows(bias, 4, D)
-        return gather_rows(weight[:, :F], 4, D), gather(weight[:, F:], 4, D, 1, D), of_both, of_both
+    pack_cell = staticmethod(pack_lstm)
+    unpack_cell = staticmethod(unpack_lstm)
 
 
 class Fused(FusedCore[LstmState]):

@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from mnm_rl.fused.simd import inlined, sigmoid_, tanh_
+import torch
+from torch import Tensor
+
+from mnm_rl.fused.padding import CellParameters, CellWeights, gather, gather_inputs, gather_rows, spread, spread_inputs, spread_rows
+from mnm_rl.fused.simd import inlined, padded, sigmoid_, tanh_
 
 I, F, N, O = range(4)
 """The gates in PyTorch's order: input, forget, new cell, output; gate k is at ``[k P : (k + 1) P]``."""
@@ -41,3 +45,21 @@ def lstm_cell_backward(gates: Any, c: Any, gh: Any, gc: Any, g: Any) -> None:
         g[N * P + k] = gc_k * i * (one - n * n)
         g[O * P + k] = gh[k] * t * o * (one - o)
         gc[k] = gc_k * f
+
+
+def pack_lstm(parameters: CellParameters, F: int) -> CellWeights:
+    """PyTorch's parameters in the layout of the kernels; the first F inputs are x."""
+    weight_ih, weight_hh, bias_ih, bias_hh = parameters
+    D = weight_hh.shape[1]
+    from_x, from_v = spread_inputs(weight_ih, 4, D, F)
+    back = torch.cat([from_v, spread(weight_hh, 4, D, 1, D)], dim=1)
+    gates = torch.cat([from_x, back], dim=1).T.contiguous()
+    return CellWeights(gates.numpy(), back.numpy(), spread_rows(bias_ih + bias_hh, 4, D).numpy())
+
+
+def unpack_lstm(weight: Tensor, bias: Tensor, D: int, F: int, M: int) -> CellParameters:
+    """The gradients with respect to PyTorch's parameters, of those with respect to the gates' ``[4P, F + K + P]`` and ``[4P]``."""
+    before = F + padded(M)
+    of_both = gather_rows(bias, 4, D)
+    weight_ih = gather_inputs(weight[:, :before], 4, D, F, M)
+    return weight_ih, gather(weight[:, before:], 4, D, 1, D), of_both, of_both

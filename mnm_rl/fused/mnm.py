@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mnm_rl.cores.mnm import MnmCore, MnmState, Written, memory_diagnostics, sampled
 from mnm_rl.fused.arena import Array, zeros
-from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward
+from mnm_rl.fused.gru_cell import gru_cell, gru_cell_backward, pack_gru, unpack_gru
+from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward, pack_lstm, unpack_lstm
 from mnm_rl.fused.memory import (
     CHECKED,
     LOCAL,
@@ -45,6 +46,8 @@ class Setting(NamedTuple):
     """What stays the same over a sequence."""
 
     rule: int
+    gru: bool
+    """Whether the controller is a GRU, and not an LSTM."""
     M: int
     """Width of the memory."""
     bounded: bool
@@ -88,9 +91,9 @@ class Kept(NamedTuple):
     x: Array
     """``[x_t; v^r_(t-1); h_(t-1)]``, ``[T, B, F + K + P]``."""
     c: Array
-    """``c_(t-1)``, ``[T, B, P]``."""
+    """``c_(t-1)``, ``[T, B, P]``; of no use to a GRU."""
     gates: Array
-    """The gates of the LSTM, ``[T, B, 4P]``."""
+    """The gates of the controller, ``[T, B, 4P]``."""
     out: Array
     """``[h_t; v^r_t]``, ``[T, B, P + K]``."""
     u: Array
@@ -163,8 +166,8 @@ class Undone(NamedTuple):
 
 
 @inlined
-def _controller(b0: int, t: int, weights: Any, state: Any, trace: Any) -> None:
-    """``h_t, c_t = LSTM([x_t; v^r_(t-1)])`` and ``u_t = tanh(A h_t + a)`` of four environments, the last of them perhaps fewer."""
+def _controller(b0: int, t: int, setting: Any, weights: Any, state: Any, trace: Any) -> None:
+    """``h_t`` from ``[x_t; v^r_(t-1)]``, and ``u_t = tanh(A h_t + a)``, of four environments, the last of them perhaps fewer."""
     b1, P, K = min(b0 + ROWS, state.h.shape[0]), state.h.shape[1], state.read.shape[1]
     F = trace.x.shape[2] - K - P
     for b in range(b0, b1):
@@ -175,7 +178,10 @@ def _controller(b0: int, t: int, weights: Any, state: Any, trace: Any) -> None:
         copy_(trace.u[t, b], weights.a)
     add_product(trace.gates[t, b0:b1], trace.x[t, b0:b1], weights.gates)
     for b in range(b0, b1):
-        lstm_cell(trace.gates[t, b], state.c[b], state.h[b])
+        if setting.gru:
+            gru_cell(trace.gates[t, b], state.h[b])
+        else:
+            lstm_cell(trace.gates[t, b], state.c[b], state.h[b])
     add_product(trace.u[t, b0:b1], state.h[b0:b1], weights.A)
     for b in range(b0, b1):
         tanh_(trace.u[t, b])
@@ -252,7 +258,7 @@ def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any
                 if setting.starts[t, b]:
                     state.h[b], state.c[b], state.read[b] = dtype.type(0), dtype.type(0), dtype.type(0)
                     state.theta[b] = weights.theta_0
-            _controller(b0, t, weights, state, trace)
+            _controller(b0, t, setting, weights, state, trace)
             if setting.rule == LOCAL:
                 _feedback(b0, t, setting, weights, trace.u, seen, targets)
             for b in range(b0, b1):
@@ -321,10 +327,10 @@ def _feedback_backward(b0: int, t: int, setting: Any, weights: Any, u: Any, g: A
 
 
 @inlined
-def _controller_backward(b0: int, t: int, weights: Any, trace: Any, given: Any, g: Any, g_before: Any) -> None:
+def _controller_backward(b0: int, t: int, setting: Any, weights: Any, trace: Any, given: Any, g: Any, g_before: Any) -> None:
     """Back through :func:`_controller`, to the state before the step; ``g_before`` is scratch."""
     b1, P, K = min(b0 + ROWS, g.h.shape[0]), g.h.shape[1], g.read.shape[1]
-    dtype = trace.x.dtype
+    F, dtype = trace.x.shape[2] - K - P, trace.x.dtype
     for b in range(b0, b1):
         for i in range(g.u.shape[2]):
             g.u[t, b, i] *= dtype.type(1) - trace.u[t, b, i] * trace.u[t, b, i]
@@ -332,9 +338,13 @@ def _controller_backward(b0: int, t: int, weights: Any, trace: Any, given: Any, 
             g.h[b, i] += given.out[t, b, i]
     add_product(g.h[b0:b1], g.u[t, b0:b1], weights.A_back)
     for b in range(b0, b1):
-        lstm_cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g.gates[t, b])
-    for row in range(ROWS):
-        fill_(g_before[row], dtype.type(0))
+        if setting.gru:
+            gru_cell_backward(trace.gates[t, b], trace.x[t, b, F + K :], g.h[b], g.gates[t, b])
+        else:
+            lstm_cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g.gates[t, b])
+            fill_(g.h[b], dtype.type(0))
+        fill_(g_before[b - b0, :K], dtype.type(0))
+        copy_(g_before[b - b0, K:], g.h[b])
     add_product(g_before[: b1 - b0], g.gates[t, b0:b1], weights.gates_back)
     for b in range(b0, b1):
         copy_(g.read[b], g_before[b - b0, :K])
@@ -385,7 +395,7 @@ def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, tr
                                 g.targets[t, b, h, l * K + i] = -gdelta[h, l, i]
             if setting.rule == LOCAL:
                 _feedback_backward(b0, t, setting, weights, trace.u, g, g_seen)
-            _controller_backward(b0, t, weights, trace, given, g, g_before)
+            _controller_backward(b0, t, setting, weights, trace, given, g, g_before)
             for b in range(b0, b1):
                 if setting.starts[t, b] or t == 0:
                     add_late(g.theta[b], Late(late_g[b - b0], late_x[b - b0]))
@@ -442,16 +452,16 @@ class MnmTrace(FusedTrace[MnmState]):
     def pack(core: MnmCore, parameters: Parameters) -> Weights:
         p = Parameters(*(parameter.detach() for parameter in parameters))
         D, M, n = core.hidden_size, core.memory_size, 3 * core.heads
-        F = p.weight_ih.shape[1] - M
-        before = torch.cat([spread(p.weight_ih[:, F:], 4, D, 1, M), spread(p.weight_hh, 4, D, 1, D)], dim=1)
-        gates = torch.cat([spread_rows(p.weight_ih[:, :F], 4, D), before], dim=1)
+        pack_cell = pack_gru if isinstance(core.controller, nn.GRUCell) else pack_lstm
+        gates, gates_back, gates_bias = pack_cell(p[:4], core.controller.input_size - M)
         A = torch.cat([spread(p.A[:D], 1, D, 1, D), spread(p.A[D:], n, M, 1, D)])
         a = torch.cat([spread_rows(p.a[:D], 1, D), spread_rows(p.a[D:], n, M)])
         Q = spread(p.Q, len(p.Q) // M, M, p.Q.shape[1] // M, M)
-        packed = [gates.T, before, spread_rows(p.bias_ih + p.bias_hh, 4, D), A.T, A, a]
+        packed = [A.T, A, a]
         w = spread_rows(p.w[0], 1, D) if len(p.w) else p.w.flatten()
         packed += [spread_rows(p.b[0], 1, D), p.b_0.clone(), w, p.g_0.clone(), Q.T, Q, spread_rows(p.q, len(p.q) // M, M)]
-        return Weights(*[tensor.contiguous().numpy() for tensor in packed], theta_0=pad_memory(p.theta_0))  # type: ignore[misc]
+        arrays = [tensor.contiguous().numpy() for tensor in packed]
+        return Weights(gates, gates_back, gates_bias, *arrays, theta_0=pad_memory(p.theta_0))  # type: ignore[misc]
 
     def __init__(self, implementation: FusedCore[MnmState], state: MnmState, steps: int) -> None:
         super().__init__(implementation, state, steps)
@@ -461,6 +471,7 @@ class MnmTrace(FusedTrace[MnmState]):
         rule = core.memory.rule
         self.setting = Setting(
             rule=RULES[type(rule)],
+            gru=isinstance(core.controller, nn.GRUCell),
             M=M,
             bounded=rule.bounded,
             gated=core.read_gate is not None,
@@ -495,7 +506,7 @@ class MnmTrace(FusedTrace[MnmState]):
     def working_state(self) -> tuple[Tensor, ...]:
         h, c, read, theta = map(torch.from_numpy, self.now)
         D, M = self.D, self.M
-        return h[:, :D], c[:, :D], read[:, :M], theta[..., :M, :M]
+        return h[:, :D], c[:, : self.initial_state.c.shape[1]], read[:, :M], theta[..., :M, :M]
 
     def run_kernels(self, t0: int, t1: int) -> Tensor:
         run(_forward, fours(self.B), t0, t1, self.setting, self.weights, self.now, self.kept)
@@ -557,16 +568,17 @@ class MnmTrace(FusedTrace[MnmState]):
         )
         g_targets = g_targets.flatten(0, 1)
         g_strength, g_gate = (torch.from_numpy(a).flatten() for a in (g.strength, g.gate))
-        weight, bias = g_gates.T @ x, gather_rows(g_gates.sum(0), 4, D)
+        unpack_cell = unpack_gru if self.setting.gru else unpack_lstm
+        weight_ih, weight_hh, bias_ih, bias_hh = unpack_cell(g_gates.T @ x, g_gates.sum(0), D, F, M)
         g_A, g_a = g_u.T @ out[:, :P], g_u.sum(0)
         n, m = 3 * H, weights.Q.shape[0] // K  # the feedback maps see values, or values and keys; there are none but in rule p
         values, keys = u[:, P:].reshape(-1, 3, K)[:, VALUE], torch.from_numpy(trace.z[:, :, WRITTEN, :, 0]).reshape(-1, K)
         seen = torch.cat([values, keys], dim=1)[:, : m * K]
         parameters = Parameters(
-            weight_ih=torch.cat([gather_rows(weight[:, :F], 4, D), gather(weight[:, F : F + K], 4, D, 1, M)], dim=1),
-            weight_hh=gather(weight[:, F + K :], 4, D, 1, D),
-            bias_ih=bias,
-            bias_hh=bias,
+            weight_ih=weight_ih,
+            weight_hh=weight_hh,
+            bias_ih=bias_ih,
+            bias_hh=bias_hh,
             A=torch.cat([gather(g_A[:P], 1, D, 1, D), gather(g_A[P:], n, M, 1, D)]),
             a=torch.cat([gather_rows(g_a[:P], 1, D), gather_rows(g_a[P:], n, M)]),
             b=gather_rows(g_strength @ u[:, :P], 1, D).unsqueeze(0),
@@ -578,7 +590,8 @@ class MnmTrace(FusedTrace[MnmState]):
             theta_0=torch.from_numpy(g.theta_0).sum(0)[:, :M, :M],
         )
         g_inputs = (g_gates @ torch.from_numpy(weights.gates[:F]).T).view(T, B, F) if inputs else None
-        state = (torch.from_numpy(row)[:, :width] for row, width in ((g.h, D), (g.c, D), (g.read, M)))
+        widths = D, self.initial_state.c.shape[1], M
+        state = (torch.from_numpy(row)[:, :width] for row, width in zip((g.h, g.c, g.read), widths, strict=True))
         return g_inputs, *state, torch.from_numpy(g.theta)[..., :M, :M], *parameters
 
 

@@ -1,12 +1,37 @@
 """Between the shapes of PyTorch, of width D, and those of the kernels, of width P."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mnm_rl.fused.arena import Array, zeros
 from mnm_rl.fused.simd import ROWS, padded
+
+
+class CellWeights(NamedTuple):
+    """Those of a cell with inputs ``[x; v]``, x of width F as it is and v of width M, which may be 0, padded to K."""
+
+    gates: Array
+    """From ``[x; v; h]``: ``[F + K + P, 4P]``."""
+    gates_back: Array
+    """To ``[v; h]``: ``[4P, K + P]``."""
+    bias: Array
+    """``[4P]``."""
+
+
+CellParameters = tuple[Tensor, Tensor, Tensor, Tensor]
+"""``weight_ih``, ``weight_hh``, ``bias_ih`` and ``bias_hh`` of one of PyTorch's cells."""
+
+
+def spread_inputs(weight: Tensor, n: int, D: int, F: int) -> tuple[Tensor, Tensor]:
+    """Pad ``weight_ih [n D, F + M]``: the part of x, ``[n P, F]``, and that of v, ``[n P, K]``."""
+    return spread_rows(weight[:, :F], n, D), spread(weight[:, F:], n, D, 1, weight.shape[1] - F)
+
+
+def gather_inputs(weight: Tensor, n: int, D: int, F: int, M: int) -> Tensor:
+    """The inverse of :func:`spread_inputs`, of ``[n P, F + K]``."""
+    return torch.cat([gather_rows(weight[:, :F], n, D), gather(weight[:, F:], n, D, 1, M)], dim=1)
 
 
 def array(tensor: Tensor | None, shape: tuple[int, ...], dtype: Any) -> Array:

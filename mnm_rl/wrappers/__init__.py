@@ -7,6 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from mnm_rl.masks import KEY, choices
+
 
 class MetaObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Adds what a memory needs to learn from its own deeds: the previous action and reward (RL^2, Duan et al. 2016).
@@ -62,6 +64,44 @@ class MetaObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.Reco
     def _with(self, observation: Any, action: NDArray[np.float32], reward: float) -> dict[str, Any]:
         t = np.array([self._t])
         return meta_observation(observation, action, np.array([reward]), t, self.horizon)
+
+
+class InfoActionMasks(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Gives the action mask in an environment's ``info``, such as Taxi's, by the method ``action_masks``.
+
+    That is where the algorithms look for masks (:mod:`mnm_rl.masks`). Vector environments need no such wrapper.
+
+    Args:
+        env: the environment to wrap.
+        key: where in the ``info`` the mask is.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from mnm_rl.wrappers import InfoActionMasks
+        >>> env = InfoActionMasks(gym.make("Taxi-v3"))
+        >>> observation, info = env.reset(seed=0)
+        >>> env.action_masks()
+        array([ True,  True, False,  True, False, False])
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], key: str = KEY) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, key=key)
+        gym.Wrapper.__init__(self, env)
+        self.key = key
+        self._info: dict[str, Any] = {}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, self._info = self.env.reset(seed=seed, options=options)
+        return observation, self._info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, self._info = self.env.step(action)
+        return observation, reward, terminated, truncated, self._info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """The mask of the last observation; everything is allowed where the ``info`` held none."""
+        everything = np.ones(choices(self.action_space).sum(), bool)
+        return np.asarray(self._info.get(self.key, everything), dtype=bool)
 
 
 def meta_space(observation_space: spaces.Space[Any], action_space: spaces.Space[Any], horizon: int | None) -> spaces.Dict:

@@ -1,0 +1,243 @@
+"""Action masks: what an environment forbids has probability zero in rollouts, updates and predict, whatever gives the masks."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import NormalizeReward
+from numpy.typing import NDArray
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy as evaluate_without_masks
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
+
+from mnm_rl import GymnasiumVecEnv, LstmPolicy, RecurrentA2C, RecurrentPPO
+from mnm_rl.callbacks import MaskableEvalCallback
+from mnm_rl.evaluation import evaluate_episodes, evaluate_policy
+from mnm_rl.masks import action_masks, checked, choices
+from mnm_rl.wrappers import InfoActionMasks
+from tests.policies import roll_out
+
+ACTIONS: dict[str, spaces.Space[Any]] = {
+    "Discrete": spaces.Discrete(5),
+    "MultiDiscrete": spaces.MultiDiscrete([3, 2, 4]),
+    "MultiBinary": spaces.MultiBinary(3),
+}
+POLICIES = {
+    "mnm-p": ("MnmPolicy", {"hidden_size": 8}),
+    "gru, own critic": ("GruPolicy", {"hidden_size": 8, "critic_core": "own"}),
+    "MlpLstmPolicy": ("MlpLstmPolicy", {"lstm_hidden_size": 8, "net_arch": [8]}),
+}
+ALGORITHMS = [RecurrentA2C, partial(RecurrentPPO, batch_size=16, n_epochs=2)]
+
+
+class Picky(gym.Env[NDArray[np.float32], Any]):
+    """Allows other actions at every step, and ends an episode with a reward of -1 where another is taken; 1 a step otherwise."""
+
+    def __init__(self, space: spaces.Space[Any], length: int = 7, in_info: bool = False, in_method: bool = True) -> None:
+        self.observation_space = spaces.Box(-1, 1, (3,))
+        self.action_space, self.length, self.in_info = space, length, in_info
+        if in_method:
+            self.action_masks = lambda: self.mask
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observe()
+
+    def _observe(self) -> tuple[Any, dict[str, Any]]:
+        rng, parts = self.np_random, []
+        for n in choices(self.action_space):
+            part = rng.random(n) < 0.5
+            part[rng.integers(n)] = True
+            parts.append(part)
+        self.mask = np.concatenate(parts) if self.t < self.length else np.zeros(sum(map(len, parts)), bool)
+        observation = rng.uniform(-1, 1, 3).astype(np.float32)
+        return observation, {"action_mask": self.mask} if self.in_info else {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        allowed = is_allowed(self.action_space, action, self.mask)
+        self.t += 1
+        observation, info = self._observe()
+        return observation, 1.0 if allowed else -1.0, not allowed, self.t == self.length, info
+
+
+def is_allowed(space: spaces.Space[Any], action: Any, mask: NDArray[np.bool_]) -> bool:
+    sizes = choices(space)
+    return bool(mask[np.cumsum(sizes) - sizes + np.asarray(action).ravel().astype(int)].all())
+
+
+def vector(space: spaces.Space[Any], mode: AutoresetMode, wrap: Callable[[Any], Any] = lambda env: env) -> VecEnv:
+    env = SyncVectorEnv([lambda: Picky(space, in_info=True, in_method=False)] * 3, autoreset_mode=mode)
+    return GymnasiumVecEnv(wrap(env))
+
+
+KINDS: dict[str, Callable[[spaces.Space[Any]], VecEnv]] = {
+    "DummyVecEnv": lambda space: make_vec_env(lambda: Picky(space), n_envs=3),
+    "SubprocVecEnv": lambda space: make_vec_env(lambda: Picky(space), n_envs=2, vec_env_cls=SubprocVecEnv),
+    "VecNormalize": lambda space: VecNormalize(make_vec_env(lambda: Picky(space), n_envs=3)),
+    "from an info": lambda space: DummyVecEnv([lambda: InfoActionMasks(Monitor(Picky(space, in_info=True, in_method=False)))]),
+    "Gymnasium, method": lambda space: GymnasiumVecEnv(SyncVectorEnv([lambda: Picky(space)] * 3)),
+    "Gymnasium, same step": partial(vector, mode=AutoresetMode.SAME_STEP),
+    "Gymnasium, next step": partial(vector, mode=AutoresetMode.NEXT_STEP),
+    "Gymnasium, disabled": partial(vector, mode=AutoresetMode.DISABLED),
+    "Gymnasium, next step in its own way": partial(vector, mode=AutoresetMode.NEXT_STEP, wrap=NormalizeReward),
+}
+
+
+def model_of(algorithm: Any, policy: str, env: Any, **kwargs: Any) -> Any:
+    name, policy_kwargs = POLICIES[policy]
+    return algorithm(name, env, policy_kwargs=policy_kwargs, n_steps=16, seed=0, device="cpu", **kwargs)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=["A2C", "PPO"])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_what_is_forbidden_is_never_done_in_rollouts_and_changes_no_probability(actions: str, policy: str, algorithm: Any) -> None:
+    space = ACTIONS[actions]
+    model = model_of(algorithm, policy, KINDS["DummyVecEnv"](space))
+    roll_out(model)
+    rollout = model.rollout_buffer.sequence()
+    taken, masks = rollout.actions.numpy(), rollout.action_masks.numpy()
+    assert all(is_allowed(space, a, m) for a, m in zip(taken.reshape(48, -1), masks.reshape(48, -1), strict=True))
+    assert not masks.all()
+    with torch.no_grad():
+        for piece in ([rollout], *rollout.minibatches(16)):  # the ratio of new to old probability is 1 before the first update
+            for part in piece:
+                _, log_prob, entropy, _ = model._evaluate(part)
+                torch.testing.assert_close(log_prob, part.log_prob, rtol=1e-4, atol=1e-5)
+                assert entropy.isfinite().all()
+    before = torch.nn.utils.parameters_to_vector(model.policy.parameters()).clone()
+    model.learn(96)
+    after = torch.nn.utils.parameters_to_vector(model.policy.parameters())
+    assert after.isfinite().all()
+    assert (after != before).any()
+    assert {info["l"] for info in model.ep_info_buffer} == {7}  # no episode ended by a forbidden action
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_environment_gives_its_masks(kind: str) -> None:
+    env = KINDS[kind](spaces.Discrete(5))
+    model = model_of(RecurrentA2C, "mnm-p", env).learn(96)
+    assert model._masking
+    assert {info["l"] for info in model.ep_info_buffer} <= {7, 8}  # with a resetting step
+    played = evaluate_episodes(model, env, 6)
+    assert {episode["length"] for episode in played} <= {7, 8}
+    mean, _ = evaluate_policy(model, env, 6, warn=False)
+    assert mean > 0
+    env.close()
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_probabilities_of_what_is_forbidden_are_exactly_zero(actions: str) -> None:
+    space = ACTIONS[actions]
+    env = KINDS["DummyVecEnv"](space)
+    model = model_of(RecurrentPPO, "mnm-p", env)
+    obs, state = env.reset(), None
+    masks = torch.from_numpy(action_masks(env, space))
+    with torch.no_grad():
+        tensor, _ = model.policy.obs_to_tensor(obs)
+        starts = torch.ones(3, dtype=torch.bool)
+        dist, _ = model.policy.get_distribution(tensor, model.policy.initial_state(3), starts, action_masks=masks)
+    parts = dist.distribution if isinstance(dist.distribution, list) else [dist.distribution]
+    if actions == "MultiBinary":
+        probs = torch.stack([1 - parts[0].probs, parts[0].probs], dim=2).flatten(1)
+    else:
+        probs = torch.cat([part.probs for part in parts], dim=1)
+    assert (probs[~masks] == 0).all()
+    for deterministic in (False, True):
+        for _ in range(50):
+            masks = action_masks(env, space)
+            acts, state = model.predict(obs, state, deterministic=deterministic, action_masks=masks)
+            assert all(is_allowed(space, a, m) for a, m in zip(acts, masks, strict=True))
+            obs, *_ = env.step(acts)
+    one, _ = model.predict(obs[0], action_masks=masks[0])  # a single observation and its mask
+    assert is_allowed(space, one, masks[0])
+
+
+def test_masks_and_overridden_methods_act_together() -> None:
+    class Own(LstmPolicy):
+        def _get_action_dist_from_latent(self, latent_pi: torch.Tensor) -> Any:
+            return self.action_dist.proba_distribution(10 * self.action_net(latent_pi))
+
+    env = KINDS["DummyVecEnv"](spaces.Discrete(5))
+    model = RecurrentPPO(Own, env, n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu").learn(96)
+    assert {info["l"] for info in model.ep_info_buffer or ()} == {7}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=["A2C", "PPO"])
+def test_masking_can_be_switched_off(algorithm: Any) -> None:
+    model = model_of(algorithm, "mnm-p", KINDS["DummyVecEnv"](spaces.Discrete(5))).learn(96, use_masking=False)
+    assert min(info["l"] for info in model.ep_info_buffer) < 7
+    with_masks, _ = evaluate_policy(model, model.env, 20, warn=False)
+    without, _ = evaluate_policy(model, model.env, 20, warn=False, use_masking=False)
+    assert with_masks == 7 > without
+
+
+def test_nothing_changes_where_everything_is_allowed() -> None:
+    class Allows(Picky):
+        def _observe(self) -> tuple[Any, dict[str, Any]]:
+            result = super()._observe()
+            self.mask = np.ones(5, bool)
+            return result
+
+    weights = []
+    for use_masking in (True, False):
+        env = make_vec_env(lambda: Allows(spaces.Discrete(5)), n_envs=3, seed=0)
+        model = model_of(ALGORITHMS[1], "mnm-p", env).learn(96, use_masking=use_masking)
+        weights.append(torch.nn.utils.parameters_to_vector(model.policy.parameters()))
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_an_evaluation_callback_heeds_masks() -> None:
+    env = Monitor(Picky(spaces.Discrete(5)))
+    callback = MaskableEvalCallback(env, eval_freq=16, n_eval_episodes=5, verbose=0)
+    model = model_of(RecurrentA2C, "mnm-p", KINDS["DummyVecEnv"](spaces.Discrete(5))).learn(32, callback=callback)
+    assert callback.best_mean_reward == 7
+    assert callback.model is model
+    without, _ = evaluate_without_masks(model, env, 20)
+    assert without < 7
+
+
+def test_what_is_wrong_with_masks_is_said() -> None:
+    space = spaces.Discrete(3)
+    model = model_of(RecurrentPPO, "mnm-p", make_vec_env("CartPole-v1"))
+    with pytest.raises(ValueError, match="these have none"):
+        model.learn(16, use_masking=True)
+    with pytest.raises(ValueError, match="these have none"):
+        evaluate_policy(model, model.env, 1, use_masking=True)
+    with pytest.raises(ValueError, match=r"environment 1 allows no action: its action mask is \[0, 0, 0\]"):
+        checked([[1, 0, 0], [0, 0, 0]], space, 2)
+    with pytest.raises(ValueError, match="environment 0 allows no action in part 1"):
+        checked([1, 1, 1, 0, 0], spaces.MultiDiscrete([3, 2]), 1)
+    with pytest.raises(ValueError, match="environment 1 must hold 3 numbers"):
+        checked([[1, 0, 0], [1, 0]], space, 2)
+    with pytest.raises(ValueError, match="for each of the 2 environments, got 1"):
+        checked([1, 1, 0], space, 2)
+    with pytest.raises(ValueError, match="not for Box"):
+        choices(spaces.Box(0, 1, (2,)))
+
+    class Nothing(Picky):
+        def _observe(self) -> tuple[Any, dict[str, Any]]:
+            result = super()._observe()
+            self.mask = np.full(5, self.t < 3)
+            return result
+
+    model = model_of(RecurrentA2C, "mnm-p", make_vec_env(lambda: Nothing(spaces.Discrete(5)), n_envs=2))
+    with pytest.raises(ValueError, match="environment 0 allows no action") as raised:
+        model.learn(16)
+    assert "at step 6" in str(raised.value.__notes__)
+
+
+def test_a_masked_maze_is_learned_in_without_walking_into_walls() -> None:
+    single = gym.make("mnm/MazeSmall-v0", mask_walls=True, wall_penalty=1.0)
+    for env in (single, gym.make_vec("mnm/MazeSmall-v0", num_envs=4, mask_walls=True, wall_penalty=1.0)):
+        model = model_of(RecurrentA2C, "mnm-p", env).learn(800)
+        played = evaluate_episodes(model, model.get_env(), 4)  # type: ignore[arg-type]
+        assert all(episode["return"] == 10 * episode["goals"] for episode in played)  # no penalty was paid
