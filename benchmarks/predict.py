@@ -1,19 +1,22 @@
 """What one action costs: python -m benchmarks.predict [--json FILE].
 
 ``predict`` for one observation of CartPole with the state carried on, as a user plays: sb3-contrib's RecurrentPPO beside this
-library's policies, each as it is by default (an LSTM of 256 in ``MlpLstmPolicy``, 100 units in the others), and all of 64 units.
+library's policies, each as it is by default (an LSTM of 256 in ``MlpLstmPolicy``, 100 units in the others), and all of 64 units;
+then the same policies exported to ONNX, in ONNX Runtime.
 One thread. They take turns, and what counts is the median of the processor time of a turn: other work on the machine slows all.
 """
 
 import json
 import statistics
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 import tyro
 from rich.console import Console
@@ -51,6 +54,26 @@ def make(units: int | None, rival: Any = None) -> dict[str, Any]:
     return made
 
 
+class InOnnx:
+    """A model exported to ONNX, with ``predict`` for one observation."""
+
+    def __init__(self, model: RecurrentPPO) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "policy.onnx"
+            model.export(path, format="onnx")
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        inputs = self.session.get_inputs()
+        self.state = {i.name: np.zeros([1, *i.shape[1:]], np.float32) for i in inputs if i.name.startswith("state_")}
+
+    def predict(self, observation: Any, state: Any, start: Any, deterministic: bool) -> tuple[Any, Any]:
+        state = state or self.state
+        given = {"observation": observation[None], "episode_start": start, **state}
+        action, _, *after = self.session.run(None, given)
+        return action, dict(zip(state, after, strict=True))
+
+
 def measure(models: dict[str, Any], turns: int, calls: int) -> dict[str, float]:
     """Milliseconds of one call of ``predict``, of each model."""
     observation, start = np.zeros(4, np.float32), np.zeros(1, bool)
@@ -70,12 +93,14 @@ def main(options: Options) -> None:
     try:
         from sb3_contrib import RecurrentPPO as TheirRecurrentPPO
     except ImportError as error:
-        sys.exit(f"error: {error}; install what this compares with: pip install '.[bench]'")
+        sys.exit(f"error: {error}; install what this compares with: pip install '.[bench,onnx]'")
     torch.set_num_threads(1)
     figures = []
     table = Table("policy", "units", "ms", "of sb3-contrib's", title="predict, one observation")
     for units in (None, 64):
-        times = measure(make(units, TheirRecurrentPPO), options.turns, options.calls)
+        models = make(units, TheirRecurrentPPO)
+        exported = {f"{name}, ONNX Runtime": InOnnx(model) for name, model in models.items() if name != RIVAL}
+        times = measure(models | exported, options.turns, options.calls)
         for name, ms in times.items():
             figures.append({"policy": name, "units": units, "ms": ms, "of_sb3_contrib": ms / times[RIVAL]})
             table.add_row(name, "default" if units is None else str(units), f"{ms:.2f}", f"{ms / times[RIVAL]:.2f}")

@@ -260,7 +260,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return cast(Tensor, features).view(*batch, -1)
 
     def _one_step(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
-        features = self._features(obs, 1, len(episode_starts))
+        features = self._features(obs, 1, episode_starts.shape[0])
         outputs, state, _ = self.core(features, state, episode_starts.unsqueeze(0))
         return outputs[0], state
 
@@ -431,7 +431,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return self._distribution(latent_pi, action_masks), state
 
     def _actor_latent(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
-        features = self._features(obs, 1, len(episode_starts), actor_only=True)
+        features = self._features(obs, 1, episode_starts.shape[0], actor_only=True)
         latent, state, _ = self.actor_core(features, state, episode_starts.unsqueeze(0))
         return self.mlp_extractor.forward_actor(latent[0]), state
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from mnm_rl._version import __version__
 from mnm_rl.algorithms.checks import check_same_spaces, check_spaces, made, unchecked_distributions
 from mnm_rl.algorithms.copies import state_of_copy, state_to_copy
 from mnm_rl.algorithms.earlier import policy_kwargs_of
+from mnm_rl.algorithms.onnx import export_onnx
+from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
 from mnm_rl.cores.implementations import log_once
 
 FORMAT = 1
@@ -94,19 +96,33 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         vars(self).update(state_of_copy(state))
         self._vec_normalize_env = unwrap_vec_normalize(self.env) if self.env is not None else None
 
-    def export(self, directory: str | Path) -> None:
-        """Write the policy's parameters and a description of the model, for :meth:`from_pretrained`.
+    def export(self, path: str | Path, format: Literal["safetensors", "onnx"] = "safetensors") -> None:
+        """Write the policy for use elsewhere, without the optimizer's state.
 
-        Unlike :meth:`save`, it keeps no optimizer state and no code: arguments that JSON cannot hold (a learning rate
-        schedule, a features extractor or a core of your own) are named in the file and have to be given again.
+        ``"safetensors"`` is for :meth:`from_pretrained`: the parameters and a description of the model. It keeps no code:
+        arguments that JSON cannot hold (a learning rate schedule, a features extractor or a core of your own) are named in the file
+        and have to be given again.
+
+        ``"onnx"`` is for ONNX Runtime: one step of B environments, without PyTorch and without this library. Inputs are
+        ``observation [B, ...]``, as in the policy's observation space (of a Dict one for each key, ``observation_KEY``; images
+        channels first), ``episode_start [B]`` bool, and the state, ``state_NAME [B, ...]``; any numbers do where an episode starts.
+        Outputs are ``action [B, ...]``, the likeliest and within the bounds of a Box, ``logits`` of choices side by side or the
+        ``mean`` of a Gaussian, and the new state in the order of the inputs.
 
         Args:
-            directory: where ``config.json`` and ``model.safetensors`` go; made if missing.
+            path: a directory for ``config.json`` and ``model.safetensors``, made if missing; or the file of the ONNX model.
+            format: ``"safetensors"`` or ``"onnx"``.
 
         Raises:
-            ValueError: if the policy is not one of ``policy_aliases``.
+            ValueError: if the format is another, or the policy is not one of ``policy_aliases``, which ONNX does not need.
+            ImportError: for ONNX without the packages of the extra ``onnx``.
         """
-        directory = Path(directory)
+        if format == "onnx":
+            export_onnx(cast(RecurrentActorCriticPolicy, self.policy), path)
+            return
+        if format != "safetensors":
+            raise ValueError(f"format must be 'safetensors' or 'onnx', got {format!r}")
+        directory = Path(path)
         aliases = {policy: alias for alias, policy in self.policy_aliases.items()}
         if self.policy_class not in aliases:
             raise ValueError(

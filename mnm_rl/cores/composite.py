@@ -54,7 +54,7 @@ class CompositeCore(RecurrentCore[States]):
         return States(*chain.from_iterable(core.initial_state(batch_size) for core in self._all()))
 
     def step(self, x: Tensor, state: States) -> tuple[Tensor, States, Tensor]:
-        outputs, state, meta_loss = self(x.unsqueeze(0), state, torch.zeros(1, len(x), dtype=torch.bool, device=x.device))
+        outputs, state, meta_loss = self(x.unsqueeze(0), state, torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device))
         return outputs[0], state, meta_loss[0]
 
     def forward(self, inputs: Tensor, state: States, episode_starts: Tensor) -> tuple[Tensor, States, Tensor]:
@@ -122,7 +122,7 @@ class CompositeTrace(Trace[States]):
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
         self.t += 1
-        return self.core.wire(lambda k, x: (self.traces[k].step(x, episode_starts), x.new_zeros(len(x))), x)[0]
+        return self.core.wire(lambda k, x: (self.traces[k].step(x, episode_starts), x.new_zeros(x.shape[0])), x)[0]
 
     def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:
         outputs, meta_loss = self.core.wire(lambda k, x: self.traces[k].replay(x, episode_starts), inputs)
@@ -193,7 +193,7 @@ class NoMemory(RecurrentCore[NoState]):
         return NoState()
 
     def step(self, x: Tensor, state: NoState) -> tuple[Tensor, NoState, Tensor]:
-        return self.linear(x), state, x.new_zeros(len(x))
+        return self.linear(x), state, x.new_zeros(x.shape[0])
 
     def scan(self, inputs: Tensor, state: NoState, episode_starts: Tensor) -> tuple[Tensor, NoState, Tensor]:
         return self.linear(inputs), state, inputs.new_zeros(inputs.shape[:2])

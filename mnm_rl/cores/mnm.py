@@ -172,7 +172,7 @@ class MnmCore(RecurrentCore[MnmState]):
         return MnmState(h, c, read, theta, replay, replay, replay[:, :, 0, 0])
 
     def step(self, x: Tensor, state: MnmState) -> tuple[Tensor, MnmState, Tensor]:
-        outputs, state, meta_loss = self.scan(x.unsqueeze(0), state, torch.zeros(1, len(x), dtype=torch.bool, device=x.device))
+        outputs, state, meta_loss = self.scan(x.unsqueeze(0), state, torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device))
         return outputs[0], state, meta_loss[0]
 
     def scan(

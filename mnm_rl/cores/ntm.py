@@ -105,12 +105,12 @@ class NtmCore(RecurrentCore[NtmState]):
         read = torch.bmm(weights[:, :1], state.memory).squeeze(1)
         memory = write(state.memory, weights[:, 1], erase, add)
         output = self.output(torch.cat([h, read], dim=-1))
-        return output, NtmState(h, c, read, memory, weights), x.new_zeros(len(x))
+        return output, NtmState(h, c, read, memory, weights), x.new_zeros(x.shape[0])
 
     def _heads(self, h: Tensor) -> tuple[Heads, Tensor, Tensor]:
         """What the controller tells its heads, and what is to be erased and added, ``[B, W]``."""
         *of_heads, erase, add = torch.split(self.interaction(h), self.parts, dim=-1)
-        key, strength, gate, shift, sharpening = (part.view(len(h), 2, -1) for part in of_heads)
+        key, strength, gate, shift, sharpening = (part.view(h.shape[0], 2, -1) for part in of_heads)
         heads = Heads(
             torch.tanh(key), F.softplus(strength), torch.sigmoid(gate), torch.softmax(shift, dim=-1), 1 + F.softplus(sharpening)
         )

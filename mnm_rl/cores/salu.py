@@ -69,7 +69,7 @@ class SaluCore(RecurrentCore[SaluState]):
         return SaluState(zeros, zeros, zeros, past, past, zeros[:, 0])
 
     def step(self, x: Tensor, state: SaluState) -> tuple[Tensor, SaluState, Tensor]:
-        outputs, state, meta_loss = self.scan(x.unsqueeze(0), state, torch.zeros(1, len(x), dtype=torch.bool, device=x.device))
+        outputs, state, meta_loss = self.scan(x.unsqueeze(0), state, torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device))
         return outputs[0], state, meta_loss[0]
 
     def scan(self, inputs: Tensor, state: SaluState, episode_starts: Tensor) -> tuple[Tensor, SaluState, Tensor]:
