@@ -17,7 +17,7 @@ train: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	@$(BIN)/python -m mnm_rl.compile & compiling=$$!; $(BIN)/mypy || { kill $$compiling; exit 1; }; wait $$compiling
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 	$(MAKE) docs
 

@@ -82,3 +82,18 @@ def test_a2c_has_defaults_of_its_own(name: str) -> None:
 def built(agent: Agent) -> Any:
     run = Run(hyperparameters=agent, env="mnm/MazeSmall-v0", env_kwargs={"horizon": 20}, total_timesteps=100, n_envs=2, seed=0)
     return run.build(run.make_env(2), "cpu")
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_defaults_of_the_library_are_those_of_the_agents(name: str) -> None:
+    agent = AGENTS[name]()
+    given = agent.arguments()
+    policy_kwargs = {key: given[key] for key in ("write_rule", "variant") if given.get(key) is not None}
+    model = RecurrentPPO(agent.policy, "CartPole-v1", policy_kwargs=policy_kwargs, device="cpu")
+    assert (model.learning_rate, model.target_kl) == (agent.learning_rate, agent.target_kl)
+    assert model.policy.ortho_init == agent.ortho_init
+
+
+def test_the_defaults_with_names_of_sb3_contrib_are_its_own() -> None:
+    model = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu")
+    assert (model.learning_rate, model.target_kl, model.policy.ortho_init) == (3e-4, None, True)

@@ -148,6 +148,12 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if not hasattr(self, "core"):
             raise TypeError(f"_build of {name} must call super()._build, or _build_cores before anything else: it left no core")
 
+    @classmethod
+    def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """``learning_rate`` and ``target_kl`` of :class:`mnm_rl.RecurrentPPO` with this policy and these arguments, unless they are
+        given; those that were tuned (docs/results.md)."""
+        return {"learning_rate": 2e-3, "target_kl": 0.05}
+
     def _build(self, lr_schedule: Schedule) -> None:
         self._build_cores()
         super()._build(lr_schedule)
@@ -699,6 +705,13 @@ class MnmPolicy(RecurrentActorCriticPolicy):
 
     core_class = MnmCore
 
+    @classmethod
+    def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+        rule = policy_kwargs.get("write_rule", "p")
+        variant = policy_kwargs.get("variant") or ("paper" if rule == "delta" else "bounded")
+        rate = 4e-3 if variant == "bounded" else 1e-3 if rule == "g" else 2e-3
+        return super().ppo_defaults(policy_kwargs) | {"learning_rate": rate}
+
 
 class PlasticPolicy(RecurrentActorCriticPolicy):
     """Policy with differentiable plasticity; it takes the arguments of :class:`mnm_rl.PlasticCore` and of the base class."""
@@ -711,11 +724,19 @@ class LstmPolicy(RecurrentActorCriticPolicy):
 
     core_class = LstmCore
 
+    @classmethod
+    def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return super().ppo_defaults(policy_kwargs) | {"learning_rate": 4e-3}
+
 
 class GruPolicy(RecurrentActorCriticPolicy):
     """Policy with a GRU; it takes the arguments of :class:`mnm_rl.GruCore` and of the base class."""
 
     core_class = GruCore
+
+    @classmethod
+    def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return super().ppo_defaults(policy_kwargs) | {"learning_rate": 4e-3}
 
 
 class RnnPolicy(RecurrentActorCriticPolicy):
@@ -759,6 +780,11 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
 
     core_class = LstmCore
     default_extractor: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+
+    @classmethod
+    def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """sb3-contrib's."""
+        return {"learning_rate": 3e-4, "target_kl": None}
 
     def __init__(
         self,

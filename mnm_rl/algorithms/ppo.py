@@ -1,7 +1,7 @@
 """Proximal policy optimization for recurrent policies, as a Stable-Baselines3 algorithm."""
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -20,7 +20,8 @@ from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
 class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     """Proximal policy optimization (PPO, Schulman et al. 2017) for policies with a recurrent core.
 
-    Arguments are named and defaulted as in sb3-contrib's ``RecurrentPPO``; ``meta_coef`` is new. The loss is
+    Arguments are named as in sb3-contrib's ``RecurrentPPO``, and have its defaults but for two: ``learning_rate`` and ``target_kl``
+    are those of the policy, which are sb3-contrib's only with its names of policies. ``meta_coef`` is new. The loss is
 
         L = L_clip + vf_coef * L_value - ent_coef * entropy + meta_coef * mean(l_t),
 
@@ -32,7 +33,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     Args:
         policy: ``"MnmPolicy"``, ``"LstmPolicy"`` or another of ``policy_aliases``, or a policy class.
         env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3 ``VecEnv``.
-        learning_rate: a number, or a function of the remaining progress (from 1 to 0).
+        learning_rate: a number, or a function of the remaining progress (from 1 to 0); ``"auto"`` for that which was tuned for the
+            policy (see its ``ppo_defaults``).
         n_steps: rollout length per environment, and the length of backpropagation through time.
         batch_size: steps in a minibatch (of all processes, where several share the training), or None for the whole rollout.
         n_epochs: how many times an update goes through the rollout.
@@ -49,7 +51,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         use_sde: generalized state-dependent exploration, for Box actions.
         sde_sample_freq: steps between new exploration matrices; -1 for once a rollout.
         target_kl: an update ends before the minibatch whose estimated divergence from the policy of the rollout is more than 1.5
-            times this; None for never.
+            times this; None for never, ``"auto"`` for what the policy has (0.05; None with sb3-contrib's names).
         stats_window_size: episodes that the logged means are taken over.
         tensorboard_log: directory of the TensorBoard logs.
         policy_kwargs: arguments of the policy, such as ``{"write_rule": "g", "hidden_size": 64}``.
@@ -68,7 +70,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self,
         policy: str | type[RecurrentActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-4,
+        learning_rate: float | Schedule | Literal["auto"] = "auto",
         n_steps: int = 128,
         batch_size: int | None = 128,
         n_epochs: int = 10,
@@ -82,7 +84,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         max_grad_norm: float = 0.5,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
-        target_kl: float | None = None,
+        target_kl: float | Literal["auto"] | None = "auto",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -92,6 +94,11 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         meta_coef: float = 1.0,
         _init_setup_model: bool = True,
     ) -> None:
+        kind = policy if isinstance(policy, type) else self.policy_aliases.get(policy, RecurrentActorCriticPolicy)
+        if issubclass(kind, RecurrentActorCriticPolicy):  # others are refused later
+            defaults = kind.ppo_defaults(policy_kwargs or {})
+            learning_rate = defaults["learning_rate"] if learning_rate == "auto" else learning_rate
+            target_kl = defaults["target_kl"] if target_kl == "auto" else target_kl
         for name, number in (("batch_size", batch_size), ("n_epochs", n_epochs)):
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
@@ -102,7 +109,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self.n_epochs = n_epochs
         self.clip_range = clip_range
         self.clip_range_vf = clip_range_vf
-        self.target_kl = target_kl
+        self.target_kl: float | None = cast(Any, target_kl)
         super().__init__(
             policy,
             env,
