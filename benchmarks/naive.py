@@ -4,7 +4,7 @@ They use the parameters of the library's cores and give the same results.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore
 
@@ -27,7 +27,11 @@ def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
         return [*z[:-1], before[-1]], before
 
     for x in inputs:
-        h, c = core.controller(torch.cat([x, read], dim=1), (h, c))
+        seen = torch.cat([x, read], dim=1)
+        if isinstance(core.controller, nn.GRUCell):
+            h = core.controller(seen, h)
+        else:
+            h, c = core.controller(seen, (h, c))
         u = torch.tanh(core.interaction(h))
         beta = torch.sigmoid(core.write_strength(u[:, :D])).view(B)
         keys, values, read_keys = u[:, D:].view(B, H, 3, M).unbind(2)

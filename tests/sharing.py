@@ -65,7 +65,7 @@ def trained(case: str, parts: int = 1, device: str = "cpu") -> dict[str, torch.T
     env = SyncVectorEnv([Noisy] * distributed.share(N_ENVS, "the environments"), autoreset_mode=AutoresetMode.SAME_STEP)
     model = small(algorithm, policy, env, n_steps=N_STEPS, seed=5, device=device, **arguments)
     act = model.policy._act
-    model.policy._act = lambda latent, deterministic=False: act(latent, deterministic=True)  # type: ignore[method-assign]
+    model.policy._act = lambda latent, *_, **__: act(latent, deterministic=True)  # type: ignore[method-assign]
     if parts > 1 and arguments.get("batch_size"):
         model.batch_size = arguments["batch_size"] // parts  # type: ignore[attr-defined]
     model.learn(ROLLOUTS * N_ENVS * N_STEPS)
