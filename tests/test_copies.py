@@ -51,6 +51,7 @@ OF_POLICY: dict[str, dict[str, list[Any]]] = {
     "PlasticPolicy": GENERAL | {"rule": ["oja", "modulated", "retroactive"]},
     "LstmPolicy": GENERAL | {"init": ["pytorch"]},
     "GruPolicy": GENERAL,
+    "MinGruPolicy": GENERAL,
     "RnnPolicy": GENERAL,
     "SaluPolicy": GENERAL | {"slots": [4]},
     "NtmPolicy": GENERAL | {"slots": [4], "width": [3]},

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside, unchecked_distributions
 from mnm_rl.algorithms.popart import PopArt
-from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
+from mnm_rl.cores import GruCore, LstmCore, MinGruCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
 from mnm_rl.cores.implementations import Plain, Trace, hooked, log_once, parts, recorded
@@ -737,6 +737,12 @@ class GruPolicy(RecurrentActorCriticPolicy):
     @classmethod
     def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
         return super().ppo_defaults(policy_kwargs) | {"learning_rate": 4e-3}
+
+
+class MinGruPolicy(RecurrentActorCriticPolicy):
+    """Policy with a minGRU; it takes the arguments of :class:`mnm_rl.MinGruCore` and of the base class."""
+
+    core_class = MinGruCore
 
 
 class RnnPolicy(RecurrentActorCriticPolicy):
