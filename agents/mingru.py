@@ -12,3 +12,6 @@ class MinGru(Agent):
 
     name: ClassVar[str] = "mingru"
     policy: ClassVar[str] = "MinGruPolicy"
+
+    core_layers: int = 2
+    """Cores one on another: within one, what is stored cannot depend on what has been stored."""
