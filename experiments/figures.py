@@ -35,7 +35,7 @@ COLORS = {
 }
 """Told apart with every kind of color blindness, on white and on black (tests/test_report.py)."""
 
-RELATIVES = {"mingru": "gru"}
+RELATIVES = {"gated-deltanet": "deltanet", "mingru": "gru"}
 """Agents in the color of another, with dashes of their own: there are no more colors that all eyes tell apart."""
 
 FOREGROUND = "#010203"

@@ -47,7 +47,13 @@ GENERAL = {"hidden_size": [5], "critic_core": ["shared", "detached", "own", "non
 CONTRIB = {"lstm_hidden_size": [5], "n_lstm_layers": [2], "enable_critic_lstm": [False], "lstm_kwargs": [{"dropout": 0.3}]}
 OF_POLICY: dict[str, dict[str, list[Any]]] = {
     "MnmPolicy": GENERAL
-    | {"write_rule": ["g", "p", "delta"], "heads": [2], "replay": [2], "memory_layers": [1], "learn_initial_memory": [False]},
+    | {
+        "write_rule": ["g", "p", "delta", "gated-delta"],
+        "heads": [2],
+        "replay": [2],
+        "memory_layers": [1],
+        "learn_initial_memory": [False],
+    },
     "PlasticPolicy": GENERAL | {"rule": ["oja", "modulated", "retroactive"]},
     "LstmPolicy": GENERAL | {"init": ["pytorch"]},
     "GruPolicy": GENERAL,

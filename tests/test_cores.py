@@ -27,6 +27,8 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "mnm-p": lambda: MnmCore(F, D, write_rule="p"),
     REPLAY: lambda: MnmCore(F, D, heads=4, replay=3, feedback_inputs="key_value", memory_size=5),
     "mnm-g of one layer, fixed start": lambda: MnmCore(F, D, write_rule="g", memory_layers=1, learn_initial_memory=False),
+    "gated-deltanet": lambda: MnmCore(F, D, write_rule="gated-delta"),
+    "gated-deltanet, two heads, replay": lambda: MnmCore(F, D, write_rule="gated-delta", heads=2, replay=2),
     "mnm-g of a memory of its own width": lambda: MnmCore(F, D, write_rule="g", heads=2, memory_size=9),
     "hebb": lambda: PlasticCore(F, D, rule="hebb"),
     "decay": lambda: PlasticCore(F, D, rule="decay"),
@@ -40,7 +42,10 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "salu of three slots": lambda: SaluCore(F, D, slots=3),
     "ntm": lambda: NtmCore(F, D, slots=5, width=3),
 }
-ONLY_PLAIN = ("mingru", "rnn", REPLAY, VECTOR_GATE, "salu", "salu of three slots", "ntm")
+ONLY_PLAIN = (
+    *("mingru", "rnn", REPLAY, VECTOR_GATE, "salu", "salu of three slots", "ntm"),
+    *("gated-deltanet", "gated-deltanet, two heads, replay"),
+)
 
 
 PATHS = [(name, path) for name in CORES for path in ("plain", "fused") if path == "plain" or name not in ONLY_PLAIN]

@@ -21,6 +21,7 @@ CORES: dict[str, Callable[[], Any]] = {
     "mnm-g": lambda: MnmCore(F, 6, write_rule="g"),
     "mnm-p, two heads, replay": lambda: MnmCore(F, 6, write_rule="p", heads=2, replay=2),
     "deltanet": lambda: MnmCore(F, 6, write_rule="delta", memory_layers=1),
+    "gated-deltanet": lambda: MnmCore(F, 6, write_rule="gated-delta"),
     "plastic": lambda: PlasticCore(F, 6),
     "retroactive": lambda: PlasticCore(F, 6, rule="retroactive"),
     "lstm": lambda: LstmCore(F, 6),
