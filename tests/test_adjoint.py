@@ -14,8 +14,9 @@ from mnm_rl import MnmCore, NeuralMemory
 from mnm_rl.cores.mnm import VARIANTS, VariantName
 from mnm_rl.memory import PlainMemory, ReversibleMemory, RunningMemory
 from mnm_rl.memory.adjoint import write_and_read, write_and_read_backward
+from mnm_rl.memory.rules import WRITE_RULES, of_one_layer
 
-RULES_AND_LAYERS = [("g", 1), ("g", 3), ("p", 1), ("p", 3), ("delta", 1), ("gated-delta", 1)]
+RULES_AND_LAYERS = [(rule, layers) for rule in WRITE_RULES for layers in ((1,) if of_one_layer(rule) else (1, 3))]
 T, B, D, F = 12, 4, 5, 3
 
 
