@@ -1,4 +1,4 @@
-"""Gated DeltaNet: a DeltaNet with a gate of what stays (Yang, Kautz and Hatamizadeh 2024), with the controller of MNM."""
+"""Gated DeltaNet (Yang, Kautz and Hatamizadeh 2024): a DeltaNet with a gate of what stays."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from agents.deltanet import DeltaNet
 
 @dataclass(frozen=True, kw_only=True)
 class GatedDeltaNet(DeltaNet):
-    """Gated DeltaNet: an LSTM controller and linear fast weights written by the delta rule, with a gate of what stays."""
+    """Gated DeltaNet: a DeltaNet with a gate of what stays."""
 
     name: ClassVar[str] = "gated-deltanet"
     write_rule: ClassVar[str] = "gated-delta"

@@ -1,4 +1,4 @@
-"""The maze with several goals: find all of them, remember which is where, and go to the one that is asked for."""
+"""The maze with several goals: remember which is where, and go to the one that is asked for."""
 
 from typing import Any, ClassVar
 
@@ -11,40 +11,44 @@ from envs.rendering import Cell
 
 
 class MazeGoalsEnv(MazeEnv):
-    """Remember where goals of several colors are, and go to the one whose color is asked for, again and again.
+    """Remember where goals of several colors are, and go to the one that is asked for, again and again.
 
-    The Memory Maze of Pasukonis et al. (2022) on a grid. The goals stay where they are for an episode and can be seen from
-    nearby. One of them is asked for, and as soon as the agent stands on it, another one is, so whatever it sees on the way is
-    worth remembering. Unlike in :class:`envs.MazeEnv`, and as in Memory Maze, the agent stays where it is when it has reached a
-    goal: it always can know where it is, and what counts is the memory of where the goals are, not finding itself again.
+    The Memory Maze of Pasukonis et al. (2022) on a grid. The goals stay where they are for an
+    episode and can be seen from nearby. One of them is asked for, and as soon as the agent stands
+    on it, another one is, so whatever it sees on the way is worth remembering. Unlike in
+    :class:`envs.MazeEnv`, and as in Memory Maze, the agent stays where it is when it has reached a
+    goal: it always can know where it is, and what counts is the memory of where the goals are, not
+    finding itself again.
 
-    Action space, episode end and arguments are those of :class:`envs.MazeEnv`, with one argument more: `colors=6`, how many
-    goals there are, at least 2, each of a color of its own.
+    Action space, episode end and arguments are those of :class:`envs.MazeEnv`, with one argument
+    more: `colors=6`, how many goals there are, at least 2, each of a color of its own.
 
     ## Observation Space
 
-    `Box` of float32: the numbers that :class:`envs.MazeEnv` shows, then `colors * view**2` numbers, for each color the
-    neighbourhood of the agent row by row with a 1 where the goal of this color is, then `colors` numbers, the color asked
-    for, one-hot. Walls do not hide what is behind them.
+    `Box` of float32: the numbers that :class:`envs.MazeEnv` shows, then `colors * view**2` numbers,
+    for each color the neighbourhood of the agent row by row with a 1 where the goal of this color
+    is, then `colors` numbers, the color asked for, one-hot. Walls do not hide what is behind them.
 
     ## Rewards
 
-    `goal_reward` for reaching the goal that is asked for, `-wall_penalty` for walking into a wall, 0 otherwise; other goals
-    are free cells like any other.
+    `goal_reward` for reaching the goal that is asked for, `-wall_penalty` for walking into a wall,
+    0 otherwise; other goals are free cells like any other.
 
     ## Starting State
 
-    The goals are on random free cells other than the centre cell, new every episode. The agent starts on the centre cell
-    (`start="center"`) or on any free cell without a goal (`start="random"`). The first color is drawn from all, every next
-    one from all but the last.
+    The goals are on random free cells other than the centre cell, new every episode. The agent
+    starts on the centre cell (`start="center"`) or on any free cell without a goal
+    (`start="random"`). The first color is drawn from all, every next one from all but the last.
 
     ## Info
 
-    Beside what :class:`envs.MazeEnv` reports, the last step's `info` holds `mean_steps_to_seen_goals`: from being asked for to
-    being reached, of those goals that were reached and had been in view before they were asked for; `None` if there were none. An
-    agent that remembers all needs no more than a shortest path for them.
+    Beside what :class:`envs.MazeEnv` reports, the last step's `info` holds
+    `mean_steps_to_seen_goals`: from being asked for to being reached, of those goals that were
+    reached and had been in view before they were asked for; `None` if there were none. An agent
+    that remembers all needs no more than a shortest path for them.
 
-    Wrong arguments raise `ValueError`, and so does a layout without room for the agent and all goals.
+    Wrong arguments raise `ValueError`, and so does a layout without room for the agent and all
+    goals.
 
     ## Version History
 
@@ -105,8 +109,8 @@ class MazeGoalsEnv(MazeEnv):
 
 
 class MazeGoalsVectorEnv(MazeVectorEnv):
-    """A batch of mazes with several goals in NumPy; task, arguments, observations and `info` as in :class:`MazeGoalsEnv`,
-    autoreset, seeding and masked resets as in :class:`envs.MazeVectorEnv`.
+    """A batch of mazes with several goals in NumPy; task, arguments, observations and `info` as in
+    :class:`MazeGoalsEnv`, autoreset, seeding and masked resets as in :class:`envs.MazeVectorEnv`.
 
     Raises:
         ValueError: if `num_envs` is not positive, or an argument of the maze is wrong.
@@ -151,7 +155,7 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
 
     @property
     def goal_found(self) -> NDArray[np.bool_]:
-        """Whether each agent has had the goal that it is asked for in view in this episode, ``[num_envs]``."""
+        """Whether each agent has had the goal in view in this episode, ``[num_envs]``."""
         return self._seen[self._rows, self._color]
 
     def _begin(self, envs: NDArray[np.int64]) -> None:
@@ -174,7 +178,7 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
         self._asked_at[envs], self._known[envs] = self._t[envs], self._seen[envs, color]
 
     def _free_but(self, envs: NDArray[np.int64], taken: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-        """``n`` different free cells of each maze, in random order, other than those that are taken."""
+        """``n`` free cells of each maze, all different and none of those that are taken."""
         free = self._free[envs, : self._n_free[envs].max()]
         order = self.np_random.random(free.shape)
         order[(np.arange(free.shape[1]) >= self._n_free[envs, None]) | (free[..., None] == taken[:, None]).any(axis=2)] = 1
@@ -197,10 +201,10 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
 
 
 class MazeGoalsTask(MazeTask):
-    """The arguments of a maze with several goals, checked once for the single and the batched environment.
+    """The arguments of a maze with several goals, checked for the single and the batched one.
 
     Raises:
-        ValueError: if an argument is out of range, or the layout cannot be used or has too few free cells.
+        ValueError: if an argument is out of range, or the layout cannot be used or is too small.
     """
 
     def __init__(self, colors: int, *maze: Any) -> None:

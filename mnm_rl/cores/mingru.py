@@ -17,12 +17,13 @@ class MinGruState(NamedTuple):
 
 
 class MinGruCore(RecurrentCore[MinGruState]):
-    """One-layer minGRU (Feng et al. 2024): ``h_t = (1 - z_t) h_(t-1) + z_t h~_t`` with ``z_t = sigmoid(W_z x_t + b_z)`` and
-    ``h~_t = W_h x_t + b_h``.
+    """One-layer minGRU (Feng et al. 2024): ``h_t = (1 - z_t) h_(t-1) + z_t h~_t``, where
+    ``z_t = sigmoid(W_z x_t + b_z)`` and ``h~_t = W_h x_t + b_h``.
 
-    A sequence is one matrix product and, step by step, one multiplication and addition of each number. The paper's other
-    form makes ``h~`` positive, because its parallel scan works with logarithms. Here there are none: every ``h_t`` is a weighted
-    mean of what came before, which is accurate however long the sequence is, and ``h~`` may have any sign.
+    A sequence is one matrix product and, step by step, one multiplication and addition of each
+    number. The paper's other form makes ``h~`` positive, because its parallel scan works with
+    logarithms. Here there are none: every ``h_t`` is a weighted mean of what came before, which is
+    accurate however long the sequence is, and ``h~`` may have any sign.
 
     Args:
         input_size: width F of the inputs.
