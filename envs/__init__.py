@@ -1,4 +1,5 @@
-"""Environments, registered with Gymnasium: the mazes, ``mnm/Maze-v0`` and ``mnm/MazeSmall-v0``, and tasks for memories."""
+"""Environments, registered with Gymnasium: the mazes, ``mnm/Maze-v0``, ``mnm/MazeSmall-v0`` and ``mnm/MazeGoals-v0``, and tasks
+for memories."""
 
 from typing import Any
 
@@ -6,6 +7,7 @@ from gymnasium.envs.registration import register, registry
 
 from envs.bandit import BanditEnv, BanditVectorEnv
 from envs.maze import MazeEnv
+from envs.maze_goals import MazeGoalsEnv, MazeGoalsVectorEnv
 from envs.maze_vector import MazeVectorEnv
 from envs.memory_env import MemoryEnv, MemoryVectorEnv
 from envs.memory_tasks import TASKS, Episodes, MemoryTask
@@ -13,6 +15,7 @@ from envs.memory_tasks import TASKS, Episodes, MemoryTask
 _ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Maze": ("envs.maze:MazeEnv", "envs.maze_vector:MazeVectorEnv", {}),
     "MazeSmall": ("envs.maze:MazeEnv", "envs.maze_vector:MazeVectorEnv", {"size": 7, "horizon": 100}),
+    "MazeGoals": ("envs.maze_goals:MazeGoalsEnv", "envs.maze_goals:MazeGoalsVectorEnv", {}),
     "Bandit": ("envs.bandit:BanditEnv", "envs.bandit:BanditVectorEnv", {}),
 } | {
     task.title().replace("_", ""): ("envs.memory_env:MemoryEnv", "envs.memory_env:MemoryVectorEnv", {"task": task})
@@ -29,6 +32,8 @@ __all__ = [
     "BanditVectorEnv",
     "Episodes",
     "MazeEnv",
+    "MazeGoalsEnv",
+    "MazeGoalsVectorEnv",
     "MazeVectorEnv",
     "MemoryEnv",
     "MemoryTask",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from envs import layouts
 from envs.layouts import Walls
-from envs.rendering import ansi, rgb_array
+from envs.rendering import Cell, ansi, rgb_array
 
 Start = Literal["center", "random"]
 
@@ -72,6 +72,11 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 10}  # type: ignore[misc]
 
+    position: Cell
+    goal: Cell
+    goal_cells: tuple[Cell, ...] = ()
+    """Where the goals are, if there are several."""
+
     def __init__(
         self,
         size: int = 9,
@@ -84,13 +89,16 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         mask_walls: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        self.task = MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout, mask_walls)
-        if mask_walls:  # the algorithms look whether there is such a method
+        self._set_up(MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout, mask_walls), render_mode)
+
+    def _set_up(self, task: "MazeTask", render_mode: str | None) -> None:
+        self.task = task
+        if task.mask_walls:  # the algorithms look whether there is such a method
             self.action_masks = self._free_neighbours
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
         self.render_mode = render_mode
-        self.horizon = horizon
+        self.horizon = task.horizon
         self.observation_space = self.task.observation_space
         self.action_space = spaces.Discrete(4)
 
@@ -100,11 +108,9 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         super().reset(seed=seed)
         self.walls = self.task.draw_walls(self.np_random)
         self.free = [tuple(cell) for cell in layouts.free_cells(self.walls).tolist()]
-        centre = layouts.centre_cell(self.walls)
-        self.goal = self._random_cell(other_than=centre)
-        self.position = centre if self.task.start == "center" else self._random_cell(other_than=self.goal)
         self.t = 0
         self.hits: list[int] = []
+        self._begin(layouts.centre_cell(self.walls))
         self.path = [self.position]
         return self._observation(0.0, None), self._mask_info()
 
@@ -123,7 +129,7 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         if self.position == self.goal:
             reward = self.task.goal_reward
             self.hits.append(self.t)
-            self.position = self._random_cell(other_than=self.goal)
+            self._go_on()
             self.path = [self.position]
         terminated = self.t == self.task.horizon
         info = self._mask_info() | (self._episode_info() if terminated else {})
@@ -131,13 +137,22 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     def render(self) -> Any:
         if self.render_mode == "ansi":
-            return ansi(self.walls, self.position, self.goal)
+            return ansi(self.walls, self.position, self.goal, self.goal_cells)
         if self.render_mode == "rgb_array":
-            return rgb_array(self.walls, self.position, self.goal, self.path, self.t / self.task.horizon)
+            return rgb_array(self.walls, self.position, self.goal, self.path, self.t / self.task.horizon, self.goal_cells)
         return None
 
-    def _random_cell(self, other_than: tuple[int, int]) -> tuple[int, int]:
-        choices = [cell for cell in self.free if cell != other_than]
+    def _begin(self, centre: Cell) -> None:
+        """Place goal and agent."""
+        self.goal = self._random_cell(centre)
+        self.position = centre if self.task.start == "center" else self._random_cell(self.goal)
+
+    def _go_on(self) -> None:
+        """What follows when the goal was reached."""
+        self.position = self._random_cell(self.goal)
+
+    def _random_cell(self, *other_than: Cell) -> Cell:
+        choices = [cell for cell in self.free if cell not in other_than]
         return choices[self.np_random.integers(len(choices))]
 
     def _observation(self, reward: float, action: np.int64 | None) -> NDArray[np.float32]:

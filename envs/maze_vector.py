@@ -32,6 +32,9 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
 
+    sees_goals: ClassVar[bool] = False
+    """Whether goals can be seen from nearby."""
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -45,14 +48,18 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         mask_walls: bool = False,
         render_mode: str | None = None,
     ) -> None:
+        task = MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout, mask_walls)
+        self._set_up(num_envs, task, render_mode)
+
+    def _set_up(self, num_envs: int, task: MazeTask, render_mode: str | None) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
-        self.task = MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout, mask_walls)
+        self.task, view = task, task.view
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self.horizon = horizon
+        self.horizon = task.horizon
         self.single_observation_space = self.task.observation_space
         self.single_action_space = spaces.Discrete(4)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -106,9 +113,19 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         return self._row_col(self._goal)
 
     @property
+    def goal_cells(self) -> NDArray[np.int64]:
+        """Row and column of all goals, if there are several, ``[num_envs, K, 2]``."""
+        return np.zeros((self.num_envs, 0, 2), np.int64)
+
+    @property
     def goals(self) -> NDArray[np.int64]:
         """How often each agent has reached its goal in this episode, ``[num_envs]``."""
         return self._goals
+
+    @property
+    def goal_found(self) -> NDArray[np.bool_]:
+        """Whether each agent can know by now where its goal is, ``[num_envs]``."""
+        return self._goals > 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -137,7 +154,7 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
             self._goals[hit] += 1
             self._first_goal[hit] = np.where(self._goals[hit] == 1, self._t[hit], self._first_goal[hit])
             self._last_goal[hit] = self._t[hit]
-            self._position[hit] = self._random_cell(hit, self._goal_place[hit])
+            self._go_on(hit)
 
         rewards, terminated = self._reward, self._t == self.task.horizon
         observations, infos = self._observation(), {}
@@ -152,10 +169,11 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
     def render(self) -> tuple[Any, ...] | None:
         if self.render_mode is None:
             return None
-        mazes = zip(self.walls, map(tuple, self.position), map(tuple, self.goal), self._t / self.task.horizon, strict=True)
+        goals = ([tuple(cell) for cell in cells] for cells in self.goal_cells)
+        mazes = zip(self.walls, map(tuple, self.position), map(tuple, self.goal), goals, self._t / self.task.horizon, strict=True)
         if self.render_mode == "ansi":
-            return tuple(ansi(walls, position, goal) for walls, position, goal, _ in mazes)
-        return tuple(rgb_array(walls, position, goal, (), time) for walls, position, goal, time in mazes)
+            return tuple(ansi(walls, position, goal, goals) for walls, position, goal, goals, _ in mazes)
+        return tuple(rgb_array(walls, position, goal, (), time, goals) for walls, position, goal, goals, time in mazes)
 
     def _row_col(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.stack(np.divmod(cells, self._width), axis=-1) - self._margin
@@ -173,13 +191,25 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         if self.task.fresh_every_episode:
             for i in envs:
                 self._set_walls(i, self.task.draw_walls(self.np_random))
-        centre = self._centre[envs]
-        centre_place = (self._free[envs] == centre[:, None]).argmax(axis=1)
-        self._goal[envs] = self._random_cell(envs, centre_place)
-        self._goal_place[envs] = (self._free[envs] == self._goal[envs, None]).argmax(axis=1)
-        self._position[envs] = centre if self.task.start == "center" else self._random_cell(envs, self._goal_place[envs])
         self._t[envs] = self._goals[envs] = 0
         self._first_goal[envs] = self.task.horizon
+        self._begin(envs)
+
+    def _begin(self, envs: NDArray[np.int64]) -> None:
+        """Place goals and agents."""
+        centre = self._centre[envs]
+        self._goal[envs] = self._random_cell(envs, self._place(envs, centre))
+        self._goal_place[envs] = self._place(envs, self._goal[envs])
+        self._position[envs] = centre if self.task.start == "center" else self._random_cell(envs, self._goal_place[envs])
+
+    def _go_on(self, hit: NDArray[np.int64]) -> None:
+        """What follows where the goal was reached."""
+        self._position[hit] = self._random_cell(hit, self._goal_place[hit])
+
+    def _place(self, envs: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where cells are among the free cells of each maze."""
+        places: NDArray[np.int64] = (self._free[envs] == cells[:, None]).argmax(axis=1)
+        return places
 
     def _random_cell(self, envs: NDArray[np.int64], other_than: NDArray[np.int64]) -> NDArray[np.int64]:
         """A random free cell of each maze, other than the one at place ``other_than`` of its free cells."""
@@ -205,16 +235,20 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
 
     def _final_infos(self, observations: NDArray[np.float32], done: NDArray[np.bool_]) -> dict[str, Any]:
         final_obs = np.full(self.num_envs, None, dtype=object)
-        between = np.full(self.num_envs, None, dtype=object)
         for i in np.flatnonzero(done):
             final_obs[i] = observations[i]
-            if self._goals[i] > 1:
-                between[i] = (self._last_goal[i] - self._first_goal[i]) / (self._goals[i] - 1)
-        episode = {
+        episode = self._episode(done)
+        episode |= {key: mask for key, mask in self._mask_infos().items() if not key.startswith("_")}
+        final_info = episode | {f"_{key}": done.copy() for key in episode}
+        return {"final_obs": final_obs, "_final_obs": done.copy(), "final_info": final_info, "_final_info": done.copy()}
+
+    def _episode(self, done: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+        """What is reported of the episodes that are done."""
+        between = np.full(self.num_envs, None, dtype=object)
+        for i in np.flatnonzero(done & (self._goals > 1)):
+            between[i] = (self._last_goal[i] - self._first_goal[i]) / (self._goals[i] - 1)
+        return {
             "goals": np.where(done, self._goals, 0),
             "steps_to_first_goal": np.where(done, self._first_goal, 0),
             "mean_steps_between_goals": between,
         }
-        episode |= {key: mask for key, mask in self._mask_infos().items() if not key.startswith("_")}
-        final_info = episode | {f"_{key}": done.copy() for key in episode}
-        return {"final_obs": final_obs, "_final_obs": done.copy(), "final_info": final_info, "_final_info": done.copy()}

@@ -1,5 +1,6 @@
 """Reference policies that give the scale of the maze: chance, the best that must first find the goal, and omniscience."""
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,26 +12,30 @@ from envs.maze_vector import MazeVectorEnv
 
 Reference = Literal["random", "explorer", "oracle"]
 """``random``: uniform actions. ``explorer``: knows the map and where it is, walks to the nearest cell not yet visited until it
-hits the goal, and takes shortest paths to it from then on; a ceiling for any agent that has to find the goal. ``oracle``: knows
-the goal from the start."""
+hits the goal, and takes shortest paths to it from then on; a ceiling for any agent that has to find the goal. Where goals can be
+seen, it walks to the nearest cell not yet seen, until it has seen the goal that is asked for. ``oracle``: knows the goals
+from the start."""
 
 REFERENCES: tuple[Reference, ...] = get_args(Reference)
 
 
-def reference_episodes(reference: Reference, episodes: int = 1000, seed: int = 0, **maze: Any) -> dict[str, NDArray[Any]]:
+def reference_episodes(
+    reference: Reference, episodes: int = 1000, seed: int = 0, env_class: Callable[..., MazeVectorEnv] = MazeVectorEnv, **maze: Any
+) -> dict[str, NDArray[Any]]:
     """Play episodes of a maze with a reference policy.
 
     Args:
         reference: which policy.
         episodes: how many.
         seed: seed of mazes, goals and actions.
+        env_class: which maze, batched.
         **maze: the arguments of the maze, see :class:`envs.MazeEnv`.
 
     Returns:
-        ``return``, ``goals``, ``steps_to_first_goal`` and ``mean_steps_between_goals`` (None where there are fewer than two
-        goals) of every episode, ``[episodes]``.
+        ``return`` and what the maze reports, such as ``goals``, ``steps_to_first_goal`` and ``mean_steps_between_goals`` (None
+        where there are fewer than two goals), of every episode, ``[episodes]``.
     """
-    env = MazeVectorEnv(episodes, **maze)
+    env = env_class(episodes, **maze)
     env.reset(seed=seed)
     rng = np.random.default_rng([seed, 1])  # not the stream that the environment draws from
     act = _walker(env, knows_goal=reference == "oracle") if reference != "random" else None
@@ -40,7 +45,7 @@ def reference_episodes(reference: Reference, episodes: int = 1000, seed: int = 0
         _, rewards, _, _, infos = env.step(actions)
         returns += rewards
     final = infos["final_info"]
-    return {"return": returns} | {key: final[key] for key in ("goals", "steps_to_first_goal", "mean_steps_between_goals")}
+    return {"return": returns} | {key: values for key, values in final.items() if not key.startswith("_")}
 
 
 def _walker(env: MazeVectorEnv, knows_goal: bool) -> Any:
@@ -52,8 +57,10 @@ def _walker(env: MazeVectorEnv, knows_goal: bool) -> Any:
         place[m][~w] = np.arange(len(free_cells(w)))
     b = np.arange(env.num_envs)
     maze = b % len(walls)
-    visited = np.zeros((env.num_envs, D.shape[1]), bool)
+    known = np.zeros((env.num_envs, D.shape[1] + 1), bool)  # cells, and what -1 stands for
     moves = np.array(MOVES)
+    reach = np.arange(env.task.view) - env.task.view // 2 if env.sees_goals else np.zeros(1, int)
+    around = np.stack(np.meshgrid(reach, reach), axis=-1).reshape(-1, 1, 2)
     height, width = walls.shape[1:]
 
     def number(cells: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -65,9 +72,9 @@ def _walker(env: MazeVectorEnv, knows_goal: bool) -> Any:
 
     def act() -> NDArray[np.int64]:
         here, goal = number(env.position), number(env.goal)
-        visited[b, here] = True
-        unvisited = np.where(visited, np.inf, D[maze, here])
-        target = np.where(knows_goal | (env.goals > 0), goal, unvisited.argmin(axis=1))
+        known[b, number(env.position + around)] = True
+        unknown = np.where(known[:, :-1], np.inf, D[maze, here])
+        target = np.where(knows_goal | env.goal_found, goal, unknown.argmin(axis=1))
         there = number(env.position + moves[:, None, :])  # [4, B]
         actions: NDArray[np.int64] = np.where(there >= 0, D[maze, there, target], np.inf).argmin(axis=0)
         return actions

@@ -1,6 +1,7 @@
 """Pictures of a maze, drawn with NumPy alone."""
 
 from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 from itertools import pairwise
 
 import numpy as np
@@ -17,29 +18,40 @@ WALL, FLOOR, TRAIL, GOAL, AGENT, CLOCK = (
 )
 
 
-def ansi(walls: Walls, agent: Cell, goal: Cell) -> str:
-    """The maze as text: ``#`` wall, ``.`` free, ``A`` agent, ``G`` goal."""
+def ansi(walls: Walls, agent: Cell, goal: Cell, goals: Sequence[Cell] = ()) -> str:
+    """The maze as text: ``#`` wall, ``.`` free, ``A`` agent, ``G`` goal; of several goals the others are ``g``."""
     chars = np.where(walls, "#", ".")
+    for other in goals:
+        chars[other] = "g"
     chars[goal] = "G"
     chars[agent] = "A"
     return "\n".join("".join(row) for row in chars)
 
 
-def rgb_array(walls: Walls, agent: Cell, goal: Cell, path: Sequence[Cell], time: float) -> NDArray[np.uint8]:
+def rgb_array(
+    walls: Walls, agent: Cell, goal: Cell, path: Sequence[Cell], time: float, goals: Sequence[Cell] = ()
+) -> NDArray[np.uint8]:
     """The maze as a picture ``[height, width, 3]``.
 
     The agent is a disc, the goal a diamond, the cells walked over since the last goal are joined by a line, and the bar below
-    fills with the time of the episode.
+    fills with the time of the episode. Of several goals each has its color, the others are smaller, and the bar has the
+    color of the goal.
     """
+    color, clock_color = GOAL, CLOCK
     picture = np.where(np.kron(walls, np.ones((CELL, CELL), bool))[..., None], WALL, FLOOR)
     y, x = np.mgrid[: picture.shape[0], : picture.shape[1]] / CELL - 0.5  # in cells, whole numbers at the cells' middles
 
     for (r0, c0), (r1, c1) in pairwise(path):
         near = (y > min(r0, r1) - 0.12) & (y < max(r0, r1) + 0.12) & (x > min(c0, c1) - 0.12) & (x < max(c0, c1) + 0.12)
         picture[near] = TRAIL
-    picture[np.abs(y - goal[0]) + np.abs(x - goal[1]) < 0.4] = GOAL
+    for i, cell in enumerate(goals):
+        shade = np.array([255 * part for part in hsv_to_rgb(i / len(goals), 0.9, 0.8)], np.uint8)
+        picture[np.abs(y - cell[0]) + np.abs(x - cell[1]) < 0.25] = shade
+        if cell == goal:
+            color = clock_color = shade
+    picture[np.abs(y - goal[0]) + np.abs(x - goal[1]) < 0.4] = color
     picture[np.hypot(y - agent[0], x - agent[1]) < 0.3] = AGENT
 
     clock = np.broadcast_to(FLOOR, (CELL // 2, picture.shape[1], 3)).copy()
-    clock[4:-4, : round(time * picture.shape[1])] = CLOCK
+    clock[4:-4, : round(time * picture.shape[1])] = clock_color
     return np.concatenate([picture, clock])

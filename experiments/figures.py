@@ -35,6 +35,9 @@ COLORS = {
 }
 """Told apart with every kind of color blindness, on white and on black (tests/test_report.py)."""
 
+RELATIVES = {"gated-deltanet": "deltanet", "mingru": "gru"}
+"""Agents in the color of another, with dashes of their own: there are no more colors that all eyes tell apart."""
+
 FOREGROUND = "#010203"
 """Text and axes: black, and in a page the color of the text around the figure, which is not known when it is drawn."""
 for _part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
@@ -46,17 +49,19 @@ Line = tuple[Scores, Scores, Scores, Scores]
 
 
 def agent_color(agent: str) -> str:
-    """The color of an agent, also of its paper variant, the same in every figure; that of the text for those that have none yet."""
+    """The color of an agent, also of its paper variant and of its relatives, the same in every figure; that of the text for those
+    that have none yet."""
     return COLORS.get(_family(agent), FOREGROUND)
 
 
 def _family(label: str) -> str:
-    """The agent of a label, without its setting and its variant."""
-    return label.split(", ")[0].removesuffix("-paper")
+    """The agent of a label, without its setting and its variant, or the one that it is a relative of."""
+    agent = label.split(", ")[0].removesuffix("-paper")
+    return RELATIVES.get(agent, agent)
 
 
 def style_of(label: str, labels: Sequence[str]) -> Style:
-    """Color and dashes of a line: the agent's color, and one kind of dashes for each of its settings and variants."""
+    """Color and dashes of a line: the agent's color, and one kind of dashes for each of its settings, variants and relatives."""
     same = [other for other in labels if _family(other) == _family(label)]
     dashes = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (1, 3)))
     return {"color": agent_color(_family(label)), "linestyle": dashes[sorted(same, key=len).index(label) % len(dashes)]}

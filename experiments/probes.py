@@ -88,9 +88,11 @@ def _look_into_mnm(core: MnmCore, inputs: Tensor) -> dict[str, Array]:
     written: list[tuple[Tensor, ...]] = []
 
     class Watched(PlainMemory):
-        def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor) -> Tensor:
+        def write_and_read(
+            self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor, alpha: Tensor | None = None
+        ) -> Tensor:
             own = slice(core.heads)  # the others check what was written
-            recalled = super().write_and_read(keys, values, beta, read_keys)
+            recalled = super().write_and_read(keys, values, beta, read_keys, alpha)
             written.append((keys[0], values[0], read_keys[0, own], recalled[0, own].mean(dim=0), beta[0]))
             return recalled
 

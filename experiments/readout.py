@@ -45,12 +45,13 @@ def check_maze(run: Run) -> None:
     """Check that a run's environment has a goal to read out.
 
     Raises:
-        UsageError: if it is not a maze.
+        UsageError: if it is not a maze with one hidden goal.
     """
     env = run.make_env(1)
     env.close()
-    if not isinstance(env.env.unwrapped, MazeVectorEnv):
-        raise UsageError(f"--goal-readout looks for the goal of a maze; {run.env} has none")
+    maze = env.env.unwrapped
+    if not isinstance(maze, MazeVectorEnv) or maze.sees_goals:
+        raise UsageError(f"--goal-readout looks for the one hidden goal of a maze; {run.env} has none")
 
 
 def _outputs_and_goals(directory: Path, run: Run, episodes: int, seed: int) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -165,16 +165,18 @@ def references(run: Run) -> dict[str, Score]:
     env = run.make_env(1)
     maze = env.env.unwrapped
     env.close()
-    return _maze_references(json.dumps(maze.task.arguments)) if isinstance(maze, MazeVectorEnv) else {}
+    if not isinstance(maze, MazeVectorEnv):
+        return {}
+    return _maze_references(json.dumps(maze.task.arguments), type(maze))  # type: ignore[arg-type]  # classes are hashable
 
 
 @cache
-def _maze_references(arguments: str) -> dict[str, Score]:
+def _maze_references(arguments: str, env_class: Callable[..., MazeVectorEnv]) -> dict[str, Score]:
     maze = json.loads(arguments)
     episodes = 200 if maze.get("layout") == "perfect" else 1000  # a new map an episode takes its time
     scores: dict[str, Score] = {}
     for reference in REFERENCES:
-        played = reference_episodes(reference, episodes, **maze)
+        played = reference_episodes(reference, episodes, env_class=env_class, **maze)
         scores[reference] = Score.of(played.pop("return"), {key: list(values) for key, values in played.items()})
     return scores
 

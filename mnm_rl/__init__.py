@@ -8,6 +8,7 @@ from mnm_rl.algorithms.policies import (
     CnnLstmPolicy,
     GruPolicy,
     LstmPolicy,
+    MinGruPolicy,
     MlpLstmPolicy,
     MnmPolicy,
     MultiInputLstmPolicy,
@@ -18,7 +19,7 @@ from mnm_rl.algorithms.policies import (
     SaluPolicy,
 )
 from mnm_rl.algorithms.ppo import RecurrentPPO
-from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
+from mnm_rl.cores import GruCore, LstmCore, MinGruCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.vec_env import GymnasiumVecEnv
 
@@ -29,6 +30,8 @@ __all__ = [
     "GymnasiumVecEnv",
     "LstmCore",
     "LstmPolicy",
+    "MinGruCore",
+    "MinGruPolicy",
     "MlpLstmPolicy",
     "MnmCore",
     "MnmPolicy",

@@ -9,20 +9,19 @@ again. They are kept with the package, or in ``NUMBA_CACHE_DIR``, and found ther
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from mnm_rl.algorithms.a2c import RecurrentA2C
 from mnm_rl.algorithms.ppo import RecurrentPPO
 from mnm_rl.fused import numba_problem
-from mnm_rl.memory import WriteRuleName
 
 
 def policies() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every policy that has kernels, with arguments such that each kernel is needed."""
-    for rule in get_args(WriteRuleName):
-        yield "MnmPolicy", {"write_rule": rule, "memory_layers": 1 if rule == "delta" else 2}
+    for rule, layers in {"g": 2, "p": 2, "delta": 1}.items():
+        yield "MnmPolicy", {"write_rule": rule, "memory_layers": layers}
     for name in ("PlasticPolicy", "LstmPolicy", "GruPolicy"):
         yield name, {}
 

@@ -14,8 +14,9 @@ from mnm_rl import MnmCore, NeuralMemory
 from mnm_rl.cores.mnm import VARIANTS, VariantName
 from mnm_rl.memory import PlainMemory, ReversibleMemory, RunningMemory
 from mnm_rl.memory.adjoint import write_and_read, write_and_read_backward
+from mnm_rl.memory.rules import WRITE_RULES, of_one_layer
 
-RULES_AND_LAYERS = [("g", 1), ("g", 3), ("p", 1), ("p", 3), ("delta", 1)]
+RULES_AND_LAYERS = [(rule, layers) for rule in WRITE_RULES for layers in ((1,) if of_one_layer(rule) else (1, 3))]
 T, B, D, F = 12, 4, 5, 3
 
 
@@ -26,6 +27,11 @@ def random_step(memory: NeuralMemory, heads: int, reads: int, B: int = B) -> lis
     return [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
 
 
+def gate(memory: NeuralMemory, B: int = B) -> list[Tensor]:
+    """A share alpha that stays, if the rule has one."""
+    return [torch.rand(B, dtype=torch.float64).requires_grad_()] if memory.rule.gated else []
+
+
 @pytest.mark.parametrize(("rule", "layers"), RULES_AND_LAYERS)
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("bounded", [True, False])
@@ -34,15 +40,18 @@ def test_the_adjoint_is_what_autograd_gives(rule: Any, layers: int, heads: int, 
     memory = NeuralMemory(D, layers, rule, bounded=bounded, init="pytorch").double()
     keys, values, beta, read_keys, theta_before = (x.detach() for x in random_step(memory, heads, reads=2))
     theta_before *= scale  # activations of a norm below and above one
-    given = [x.detach().requires_grad_() for x in (*memory.prepare_write(keys, values, beta), read_keys, theta_before)]
+    prepared = (*memory.prepare_write(keys, values, beta), read_keys, *gate(memory), theta_before)
+    given = [x.detach().requires_grad_() for x in prepared]
     theta, read, kept = write_and_read(memory.rule, given[-1].unbind(1), *given[:-1])
     G, g_read = torch.randn_like(theta_before), torch.randn_like(read)
     expected = torch.autograd.grad([torch.stack(theta, 1), read], given, [G, g_read])
 
-    with torch.no_grad():
-        before, G_before, gradients = write_and_read_backward(memory.rule, theta, G.unbind(1), g_read, kept)
-    torch.testing.assert_close(torch.stack(before, 1), theta_before)
-    torch.testing.assert_close((*gradients, torch.stack(G_before, 1)), expected, rtol=1e-9, atol=1e-12)
+    for known in (None, theta_before.unbind(1)):
+        with torch.no_grad():
+            before, G_before, gradients = write_and_read_backward(memory.rule, theta, G.unbind(1), g_read, kept, known)
+        found = [g for g in gradients if g is not None]
+        torch.testing.assert_close(torch.stack(before, 1), theta_before)
+        torch.testing.assert_close((*found, torch.stack(G_before, 1)), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("rule", "layers"), RULES_AND_LAYERS)
@@ -51,13 +60,16 @@ def test_a_reversible_write_and_read_passes_gradcheck(rule: Any, layers: int, bo
     memory = NeuralMemory(3, layers, rule, bounded=bounded).double()
     starts = torch.tensor([False, True])
 
-    def write_reset_write(keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor, theta: Tensor, *_: Tensor) -> Any:
-        running = ReversibleMemory(memory, theta)
-        first = running.write_and_read(keys, values, beta, read_keys)
-        running.reset(starts)
-        return first, running.write_and_read(values, keys, beta, read_keys), running.theta()
+    alpha = gate(memory, B=2)
 
-    assert torch.autograd.gradcheck(write_reset_write, (*random_step(memory, heads=2, reads=1, B=2), *memory.parameters()))
+    def write_reset_write(keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor, theta: Tensor, *rest: Tensor) -> Any:
+        running, share = ReversibleMemory(memory, theta), rest[: len(alpha)]
+        first = running.write_and_read(keys, values, beta, read_keys, *share)
+        running.reset(starts)
+        return first, running.write_and_read(values, keys, beta, read_keys, *share), running.theta()
+
+    step = random_step(memory, heads=2, reads=1, B=2)
+    assert torch.autograd.gradcheck(write_reset_write, (*step, *alpha, *memory.parameters()))
 
 
 def sequence(core: MnmCore, dtype: torch.dtype, T: int = T) -> tuple[Tensor, Any, Tensor]:
@@ -152,6 +164,42 @@ def test_undoing_many_writes_does_not_drift() -> None:
     exact = gradients(torch.float64, PlainMemory)
     for g, g_exact in zip(gradients(torch.float32, ReversibleMemory), exact, strict=True):
         assert (g - g_exact).norm() < 1e-4 * g_exact.norm()
+
+
+def test_undoing_a_thousand_gated_writes_does_not_drift() -> None:
+    """Whether a step leaves half of the fast weights, as gates begin with, all of them, or now and then nothing."""
+    T, heads = 1_000, 2
+    memory, starts = NeuralMemory(D, 1, "gated-delta"), torch.zeros(T, B, dtype=torch.bool)
+    starts[[300, 301, 777], [1, 2, 1]] = True
+    alpha = torch.tensor([0.5, 0.98, 1.0, 1.0]).repeat(T, 1)
+    alpha[::100, 3] = 1e-30
+    writes = torch.randn(2, T, B, heads, D)
+    beta = torch.rand(T, B)
+
+    def gradients(dtype: torch.dtype, running_memory: type[RunningMemory]) -> tuple[Tensor, ...]:
+        keys, values = writes.to(dtype)
+        leaves = [x.to(dtype).requires_grad_() for x in (keys, values, beta, alpha)]
+        theta = torch.stack(memory.to(dtype).initial_memory(B), dim=1).detach().requires_grad_()
+        running, read = running_memory(memory, theta), []
+        for t in range(T):
+            if starts[t].any():
+                running.reset(starts[t])
+            k, v, b, a = (x[t] for x in leaves)
+            read.append(running.write_and_read(k, v, b, v, a))
+        return torch.autograd.grad(torch.stack(read).square().mean(), [*leaves, theta, memory.theta_0])
+
+    exact = gradients(torch.float64, PlainMemory)
+    for g, g_exact in zip(gradients(torch.float32, ReversibleMemory), exact, strict=True):
+        assert (g - g_exact).norm() < 1e-5 * g_exact.norm()
+
+
+def test_gated_writes_keep_fast_weights_as_rarely_as_half_of_them_is_forgotten() -> None:
+    memory = NeuralMemory(D, 1, "gated-delta").double()
+    keys, values, beta, read_keys, theta = random_step(memory, heads=1, reads=1)
+    running = ReversibleMemory(memory, theta)
+    for _ in range(100):
+        running.write_and_read(keys, values, beta, read_keys, torch.full((B,), 0.98, dtype=torch.float64))
+    assert [*running._tape.known] == [34, 69]  # 0.98^35 < 1/2 < 0.98^34
 
 
 def kept_bytes(D: int, T: int, running_memory: type[RunningMemory]) -> int:

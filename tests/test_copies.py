@@ -22,6 +22,8 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from mnm_rl import GruCore, MnmCore, PlasticCore, RecurrentA2C, RecurrentPPO
+from mnm_rl.algorithms.policies import POLICIES as REGISTERED
+from mnm_rl.memory import WRITE_RULES
 from tests.counting import Random, Recall
 from tests.policies import POLICIES, ROUNDING, small
 
@@ -46,12 +48,14 @@ ACTIONS = [
 GENERAL = {"hidden_size": [5], "critic_core": ["shared", "detached", "own", "none"], "core_layers": [2], "core_dropout": [0.5]}
 CONTRIB = {"lstm_hidden_size": [5], "n_lstm_layers": [2], "enable_critic_lstm": [False], "lstm_kwargs": [{"dropout": 0.3}]}
 OF_POLICY: dict[str, dict[str, list[Any]]] = {
+    name: GENERAL
+    for name, policy in REGISTERED.items()
+    if policy.__module__.startswith("mnm_rl.") and hasattr(policy, "core_class")
+} | {
     "MnmPolicy": GENERAL
-    | {"write_rule": ["g", "p", "delta"], "heads": [2], "replay": [2], "memory_layers": [1], "learn_initial_memory": [False]},
+    | {"write_rule": [*WRITE_RULES], "heads": [2], "replay": [2], "memory_layers": [1], "learn_initial_memory": [False]},
     "PlasticPolicy": GENERAL | {"rule": ["oja", "modulated", "retroactive"]},
     "LstmPolicy": GENERAL | {"init": ["pytorch"]},
-    "GruPolicy": GENERAL,
-    "RnnPolicy": GENERAL,
     "SaluPolicy": GENERAL | {"slots": [4]},
     "NtmPolicy": GENERAL | {"slots": [4], "width": [3]},
     "RecurrentActorCriticPolicy": GENERAL | {"core_class": [GruCore, MnmCore, PlasticCore]},

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnm_rl import LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
+from mnm_rl import LstmCore, MinGruCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.cores import ntm
 from mnm_rl.cores.implementations import PathName
 from mnm_rl.cores.salu import Past
@@ -27,6 +27,8 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "mnm-p": lambda: MnmCore(F, D, write_rule="p"),
     REPLAY: lambda: MnmCore(F, D, heads=4, replay=3, feedback_inputs="key_value", memory_size=5),
     "mnm-g of one layer, fixed start": lambda: MnmCore(F, D, write_rule="g", memory_layers=1, learn_initial_memory=False),
+    "gated-deltanet": lambda: MnmCore(F, D, write_rule="gated-delta"),
+    "gated-deltanet, two heads, replay": lambda: MnmCore(F, D, write_rule="gated-delta", heads=2, replay=2),
     "mnm-g of a memory of its own width": lambda: MnmCore(F, D, write_rule="g", heads=2, memory_size=9),
     "hebb": lambda: PlasticCore(F, D, rule="hebb"),
     "decay": lambda: PlasticCore(F, D, rule="decay"),
@@ -34,12 +36,16 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "modulated": lambda: PlasticCore(F, D, rule="modulated"),
     "retroactive": lambda: PlasticCore(F, D, rule="retroactive"),
     "lstm": lambda: LstmCore(F, D),
+    "mingru": lambda: MinGruCore(F, D),
     "rnn": lambda: RnnCore(F, D),
     "salu": lambda: SaluCore(F, D),
     "salu of three slots": lambda: SaluCore(F, D, slots=3),
     "ntm": lambda: NtmCore(F, D, slots=5, width=3),
 }
-ONLY_PLAIN = ("rnn", REPLAY, VECTOR_GATE, "salu", "salu of three slots", "ntm")
+ONLY_PLAIN = (
+    *("mingru", "rnn", REPLAY, VECTOR_GATE, "salu", "salu of three slots", "ntm"),
+    *("gated-deltanet", "gated-deltanet, two heads, replay"),
+)
 
 
 PATHS = [(name, path) for name in CORES for path in ("plain", "fused") if path == "plain" or name not in ONLY_PLAIN]
@@ -213,6 +219,23 @@ def test_plastic_rules_neuron_by_neuron(rule: str) -> None:
                 trace = (1 - core.eta) * state.eligibility[b] + core.eta * P
                 torch.testing.assert_close(new.eligibility[b], trace)
         state = new
+
+
+@given(seed=st.integers(0, 1000))
+def test_a_whole_sequence_of_a_mingru_is_its_equation_and_its_gradient_step_by_step(seed: int) -> None:
+    core = MinGruCore(F, D).double()
+    (W_z, W_h), (b_z, b_h) = core.input.weight.chunk(2), core.input.bias.chunk(2)
+    inputs, starts = sequence(seed)
+    state = used_state(core)
+    outputs, _, _ = core(inputs, state, starts)
+    h, expected = state.h, []
+    for x, start in zip(inputs, starts, strict=True):
+        z = torch.sigmoid(x @ W_z.mT + b_z)
+        h = (1 - z) * torch.where(start.unsqueeze(1), 0, h) + z * (x @ W_h.mT + b_h)
+        expected.append(h)
+    torch.testing.assert_close(outputs, torch.stack(expected))
+    gradients = (torch.autograd.grad(x.square().sum(), [*core.parameters()]) for x in (outputs, torch.stack(expected)))
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("slots", [3, 100])

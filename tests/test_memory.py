@@ -11,7 +11,7 @@ from torch import Tensor
 from mnm_rl import MnmCore, NeuralMemory
 from mnm_rl.memory import WRITE_RULES, WriteRuleName, recall_loss
 from mnm_rl.memory.function import activations, undo, write
-from mnm_rl.memory.rules import GradientRule
+from mnm_rl.memory.rules import GradientRule, of_one_layer
 
 RULES = tuple(WRITE_RULES)
 B, D = 3, 5
@@ -24,7 +24,7 @@ def random_write(heads: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def memory(rule: str, layers: int = 3, **kwargs: object) -> NeuralMemory:
-    return NeuralMemory(D, 1 if rule == "delta" else layers, rule, **kwargs).double()  # type: ignore[arg-type]
+    return NeuralMemory(D, 1 if of_one_layer(rule) else layers, rule, **kwargs).double()  # type: ignore[arg-type]
 
 
 def test_every_rule_can_be_named() -> None:
@@ -145,6 +145,19 @@ def test_a_whole_delta_write_replaces_its_value_and_spares_those_of_orthogonal_k
     torch.testing.assert_close(net.read(written, keys), torch.cat([value, net.read(theta, keys[:, 1:])], dim=1))
 
 
+@given(heads=st.sampled_from([1, 4]), seed=st.integers(0, 1000))
+def test_a_gate_leaves_its_share_of_what_a_delta_write_would_have_left(heads: int, seed: int) -> None:
+    keys, values, beta = random_write(heads, seed)
+    net, alpha = memory("gated-delta"), torch.rand(B, dtype=torch.float64)
+    (W,) = net.initial_memory(B)
+    (gated,), (whole,) = net.write((W,), keys, values, beta, alpha), net.write((W,), keys, values, beta)
+    for b in range(B):
+        k = torch.nn.functional.normalize(keys[b], dim=-1)
+        U = W[b] - beta[b] / heads * (k @ W[b].mT - values[b]).mT @ k
+        torch.testing.assert_close(whole[b], U)
+        torch.testing.assert_close(gated[b], alpha[b] * U)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_write_can_be_undone(rule: str) -> None:
     keys, values, beta = random_write(heads=3)
@@ -157,6 +170,8 @@ def test_a_write_can_be_undone(rule: str) -> None:
     after = write(before, *factors)
     assert all((new != old).any() for new, old in zip(after, before, strict=True))
     torch.testing.assert_close(undo(after, *factors), before, rtol=1e-14, atol=1e-14)
+    alpha = torch.full((B,), 0.1, dtype=torch.float64)
+    torch.testing.assert_close(undo(write(before, *factors, alpha), *factors, alpha), before, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -241,10 +256,26 @@ def test_a_memory_saved_by_version_0_1_0_can_be_loaded() -> None:
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
-def test_the_delta_rule_is_for_one_layer() -> None:
+@pytest.mark.parametrize("rule", ["delta", "gated-delta"])
+def test_the_delta_rules_are_for_one_layer(rule: WriteRuleName) -> None:
     with pytest.raises(ValueError, match="memory_layers=1, got 3"):
-        MnmCore(4, D, write_rule="delta", memory_layers=3)
-    assert MnmCore(4, D, write_rule="delta").memory.layers == 1
+        MnmCore(4, D, write_rule=rule, memory_layers=3)
+    assert MnmCore(4, D, write_rule=rule).memory.layers == 1
+
+
+def test_a_gated_core_begins_by_keeping_nearly_everything_and_has_no_kernels() -> None:
+    core = MnmCore(4, 64, write_rule="gated-delta")
+    assert core.retention is not None
+    alpha = torch.sigmoid(core.retention(torch.tanh(core.interaction(torch.rand(100, 64) * 2 - 1))[:, :64]))
+    assert alpha.mean().item() == pytest.approx(0.98, abs=0.01)
+    assert alpha.min() > 0.9
+    assert core.why_not("fused") == "there is no fused path for the memory NeuralMemory with GatedDeltaRule"
+    assert core.why_not("reversible") is None
+    assert MnmCore(4, 64, write_rule="delta").retention is None
+    core = MnmCore(4, 64, write_rule="gated-delta", writes=False)
+    inputs, starts = torch.randn(5, B, 4), torch.zeros(5, B, dtype=torch.bool)
+    first = core.initial_state(B)
+    assert torch.equal(core(inputs, first, starts)[1].theta, first.theta)
 
 
 class Halved(GradientRule):

@@ -17,7 +17,7 @@ from PIL import Image
 from agents import AGENTS
 from experiments.__main__ import Options, main
 from experiments.command_line import UsageError, parse
-from experiments.figures import COLORS, agent_color, style_of
+from experiments.figures import COLORS, RELATIVES, agent_color, style_of
 from experiments.page import FIGURES, write_figures, write_page
 from experiments.results import Results
 from tests.results import result, results, three_agents
@@ -54,7 +54,7 @@ def oklab(rgb: Any) -> Any:
 
 
 def test_every_agent_has_a_color() -> None:
-    assert set(COLORS) == {name.removesuffix("-paper") for name in AGENTS}
+    assert set(COLORS) | set(RELATIVES) == {name.removesuffix("-paper") for name in AGENTS}
     assert agent_color("mnm-p-paper") == agent_color("mnm-p")
 
 
@@ -79,6 +79,10 @@ def test_an_agent_has_one_color_and_each_of_its_settings_other_dashes() -> None:
     assert [style["color"] for style in styles] == [COLORS["mnm-p"], COLORS["lstm"], COLORS["mnm-p"], COLORS["mnm-p"]]
     assert len({str(style["linestyle"]) for style in (styles[0], *styles[2:])}) == 3
     assert styles[0]["linestyle"] == styles[1]["linestyle"] == "-"
+    for agent, other in RELATIVES.items():
+        its, others = (style_of(label, [agent, other]) for label in (agent, other))
+        assert its["color"] == others["color"]
+        assert its["linestyle"] != others["linestyle"] == "-"
 
 
 class Addresses(HTMLParser):

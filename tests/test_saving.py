@@ -374,7 +374,7 @@ def test_a_description_takes_no_more_memory_and_time_than_the_weights(change: di
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "mnm-g", "mnm-p", "deltanet", "plastic", "rnn", "salu", "ntm"])
+@pytest.mark.parametrize("name", AGENTS)
 def test_every_core_can_be_described_without_memory(name: str, tmp_path: Path) -> None:
     """Or else its exports could not be checked before they are built."""
     agent = AGENTS[name]()

@@ -33,11 +33,12 @@ from torch import Tensor
 
 from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside, unchecked_distributions
 from mnm_rl.algorithms.popart import PopArt
-from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
+from mnm_rl.cores import GruCore, LstmCore, MinGruCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
 from mnm_rl.cores.implementations import Plain, Trace, hooked, log_once, parts, recorded
 from mnm_rl.masks import checked, mask_distribution, mask_logits
+from mnm_rl.memory.rules import of_one_layer
 
 State = tuple[Tensor, ...]
 CriticCore = Literal["shared", "detached", "own", "none"]
@@ -708,7 +709,7 @@ class MnmPolicy(RecurrentActorCriticPolicy):
     @classmethod
     def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
         rule = policy_kwargs.get("write_rule", "p")
-        variant = policy_kwargs.get("variant") or ("paper" if rule == "delta" else "bounded")
+        variant = policy_kwargs.get("variant") or ("paper" if of_one_layer(rule) else "bounded")
         rate = 4e-3 if variant == "bounded" else 1e-3 if rule == "g" else 2e-3
         return super().ppo_defaults(policy_kwargs) | {"learning_rate": rate}
 
@@ -733,6 +734,16 @@ class GruPolicy(RecurrentActorCriticPolicy):
     """Policy with a GRU; it takes the arguments of :class:`mnm_rl.GruCore` and of the base class."""
 
     core_class = GruCore
+
+    @classmethod
+    def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return super().ppo_defaults(policy_kwargs) | {"learning_rate": 4e-3}
+
+
+class MinGruPolicy(RecurrentActorCriticPolicy):
+    """Policy with a minGRU; it takes the arguments of :class:`mnm_rl.MinGruCore` and of the base class."""
+
+    core_class = MinGruCore
 
     @classmethod
     def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:

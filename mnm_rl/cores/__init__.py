@@ -3,6 +3,7 @@
 from mnm_rl.cores.core import RecurrentCore
 from mnm_rl.cores.gru import GruCore, GruState
 from mnm_rl.cores.lstm import LstmCore, LstmState
+from mnm_rl.cores.mingru import MinGruCore, MinGruState
 from mnm_rl.cores.mnm import MnmCore, MnmState
 from mnm_rl.cores.ntm import NtmCore, NtmState
 from mnm_rl.cores.plastic import PlasticCore, PlasticState
@@ -14,6 +15,8 @@ __all__ = [
     "GruState",
     "LstmCore",
     "LstmState",
+    "MinGruCore",
+    "MinGruState",
     "MnmCore",
     "MnmState",
     "NtmCore",

@@ -11,6 +11,7 @@ from mnm_rl.cores.implementations import recorded
 from mnm_rl.initialization import Init, orthogonal_blocks_, scaled_inputs_
 from mnm_rl.memory import FeedbackInputs, NeuralMemory, PlainMemory, RunningMemory, WriteRuleName, recall_loss
 from mnm_rl.memory.function import write_size
+from mnm_rl.memory.rules import of_one_layer
 
 
 class MnmState(NamedTuple):
@@ -52,7 +53,7 @@ class Variant(NamedTuple):
     gain: float
     """Norm of the rows of ``A`` that keys and values come from, at the beginning."""
     layers: int
-    """Of the memory; the delta rule has one."""
+    """Of the memory; the delta rules have one."""
     size: int | None
     """Width of the memory, if the controller is not narrower; None for that of the controller."""
 
@@ -69,18 +70,24 @@ UPDATE_BIAS = -2.0
 """Where the update gate of a GRU controller begins, before its sigmoid: what is bound is then mostly what was just seen."""
 
 
+RETENTION_BIAS = math.log(0.98 / 0.02)
+"""Where the gate of a gated rule begins, before its sigmoid: a step leaves 98% of the fast weights."""
+
+
 class MnmCore(RecurrentCore[MnmState]):
     """Gated controller with a neural memory that it writes, then reads, at every step.
 
     One step: ``h_t = GRU([x_t; v^r_(t-1)], h_(t-1))`` or that of an LSTM; ``u_t = tanh(A h_t + a)`` gives the write strength
     ``beta_t = sigmoid(b . u_t[:D] + b_0)``, the gate ``gamma_t = sigmoid(w . u_t[:D] + g_0)``, and H triples
     ``(k^w, v^w, k^r)`` of width M; write, then read ``v^r_t = gamma_t mean_h f_(theta_t)(k^r_h)``; output
-    ``o_t = C [h_t; v^r_t] + c``.
+    ``o_t = C [h_t; v^r_t] + c``. With the gated delta rule, a write leaves the share
+    ``alpha_t = sigmoid(f . u_t[:D] + f_0)`` of the fast weights.
 
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller and of the outputs.
-        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule) or ``"delta"`` (delta rule, of one layer).
+        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule), or of one layer, ``"delta"`` (delta rule) or
+            ``"gated-delta"`` (the same, gated).
         memory_layers: layers L of the memory; that of the variant if None.
         heads: writes (and reads) H per step.
         replay: the meta-loss of a step also averages over the last ``replay`` writes of the episode.
@@ -91,7 +98,7 @@ class MnmCore(RecurrentCore[MnmState]):
         init: ``"scaled"`` (default), with which what a memory does reaches the loss from the first update, or ``"pytorch"``.
             ``b_0`` is then that of the variant and ``log H``, as a write is divided among the heads.
         variant: ``"bounded"`` or ``"paper"``, see :data:`VARIANTS`. If None, ``"bounded"`` for rules g and p, and ``"paper"`` for
-            the delta rule, whose writes are bounded as they are: DeltaNet has no gate and the width of its controller.
+            the delta rules, whose writes are bounded as they are: DeltaNet has no gate and the width of its controller.
         controller: ``"gru"`` or ``"lstm"``, instead of what the variant has; so are the arguments after it, see :class:`Variant`.
         read_gate: gate of what is read.
         write_bias: where the write strength begins, before its sigmoid.
@@ -126,7 +133,7 @@ class MnmCore(RecurrentCore[MnmState]):
         if heads < 1 or replay < 0:
             raise ValueError(f"a core needs heads >= 1 and replay >= 0, got heads={heads}, replay={replay}")
         if variant is None:
-            variant = "paper" if write_rule == "delta" else "bounded"
+            variant = "paper" if of_one_layer(write_rule) else "bounded"
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
         for name, value, names in (("controller", controller, ControllerName), ("read_gate", read_gate, ReadGateName)):
@@ -141,13 +148,16 @@ class MnmCore(RecurrentCore[MnmState]):
             M = min(D, self.variant.size or D)
         L = memory_layers
         if L is None:
-            L = 1 if write_rule == "delta" else self.variant.layers
+            L = 1 if of_one_layer(write_rule) else self.variant.layers
         self.memory = NeuralMemory(M, L, write_rule, feedback_inputs, learn_initial_memory, writes, self.variant.bounded, init)
         self.memory_size, self.heads, self.replay = M, int(heads), replay  # NumPy's shapes do not take True for 1
         cell = nn.GRUCell if self.variant.controller == "gru" else nn.LSTMCell
         self.controller: nn.GRUCell | nn.LSTMCell = cell(input_size + M, D)
         self.interaction = nn.Linear(D, D + 3 * heads * M)  # A, a
         self.write_strength = nn.Linear(D, 1)  # b, b_0
+        self.retention = nn.Linear(D, 1) if self.memory.rule.gated else None  # f, f_0
+        if self.retention is not None:
+            nn.init.constant_(self.retention.bias, RETENTION_BIAS)
         gates = {"none": 0, "scalar": 1, "vector": M}[self.variant.read_gate]
         self.read_gate = nn.Linear(D, gates) if gates else None  # w, g_0
         self.output = nn.Linear(D + M, D)  # C, c
@@ -212,10 +222,13 @@ class MnmCore(RecurrentCore[MnmState]):
             h, c = self.controller(seen, state.h), state.c
         u = torch.tanh(self.interaction(h))
         beta = torch.sigmoid(self.write_strength(u[:, :D])).squeeze(-1)
+        alpha = None
+        if self.retention is not None and self.memory.writes:
+            alpha = torch.sigmoid(self.retention(u[:, :D])).squeeze(-1)
         k_w, v_w, k_r = u[:, D:].view(B, H, 3, M).unbind(2)
 
         # One pass over theta_t serves the read, the check of the write, and the replayed checks.
-        recalled = memory.write_and_read(k_w, v_w, beta, torch.cat([k_r, k_w, state.replay_keys.flatten(1, 2)], dim=1))
+        recalled = memory.write_and_read(k_w, v_w, beta, torch.cat([k_r, k_w, state.replay_keys.flatten(1, 2)], dim=1), alpha)
         read, after = recalled[:, :H].mean(dim=1), recalled[:, H : 2 * H]
         if self.read_gate is not None:
             read = torch.sigmoid(self.read_gate(u[:, :D])) * read

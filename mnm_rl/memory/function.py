@@ -28,25 +28,32 @@ def activations(theta: FastWeights, keys: Tensor) -> list[Tensor]:
     return z
 
 
-def write(theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_sizes: Tensor) -> FastWeights:
-    """The rank-H update of every layer: ``W^l - s^l * sum_h delta^l_h (z^(l-1)_h)^T``.
+def write(
+    theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_sizes: Tensor, alpha: Tensor | None = None
+) -> FastWeights:
+    """The rank-H update of every layer: ``alpha (W^l - s^l * sum_h delta^l_h (z^(l-1)_h)^T)``.
 
     Args:
         theta: fast weights before the write, each ``[B, D, D]``.
         z: activations ``z^0 ... z^L`` of the written keys, each ``[B, H, D]``.
         deltas: error signals ``delta^1 ... delta^L``, each ``[B, H, D]``.
         step_sizes: ``s^1 ... s^L``, ``[B, L]``.
+        alpha: the share of the fast weights that stays, ``[B]``; all of them if None.
 
     Returns:
         The new fast weights, each ``[B, D, D]``.
     """
     steps = (-step_sizes).view(*step_sizes.shape, 1, 1).unbind(1)
     factors = zip(theta, steps, deltas, z[:-1], strict=True)
-    return tuple(baddbmm(W, (step * delta).mT, z_in) for W, step, delta, z_in in factors)
+    written = tuple(baddbmm(W, (step * delta).mT, z_in) for W, step, delta, z_in in factors)
+    return written if alpha is None else tuple(alpha.view(-1, 1, 1) * W for W in written)
 
 
-def undo(theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_sizes: Tensor) -> FastWeights:
-    """The fast weights before a :func:`write`, from those after it and its factors: the same up to rounding."""
+def undo(theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_sizes: Tensor, alpha: Tensor | None = None) -> FastWeights:
+    """The fast weights before a :func:`write`, from those after it and its factors: the same up to rounding, which the
+    division by ``alpha`` makes ``1 / alpha`` times larger."""
+    if alpha is not None:
+        theta = tuple(W / alpha.view(-1, 1, 1) for W in theta)
     return write(theta, z, deltas, -step_sizes)
 
 

@@ -20,8 +20,8 @@ class NeuralMemory(nn.Module):
     Args:
         size: width ``D`` of keys, values and every layer.
         layers: number of layers ``L``.
-        write_rule: ``"g"``, a gradient step on the recall loss; ``"p"``, a learned local (perceptron) rule; or ``"delta"``, the
-            delta rule, for one layer. See :mod:`mnm_rl.memory.rules`.
+        write_rule: ``"g"``, a gradient step on the recall loss; ``"p"``, a learned local (perceptron) rule; ``"delta"``, the
+            delta rule, for one layer; or ``"gated-delta"``, the same with a gate of what stays. See :mod:`mnm_rl.memory.rules`.
         feedback_inputs: what the feedback maps of rule p see: ``"value"`` (the paper) or ``"key_value"``.
         learn_initial_memory: train ``theta_0`` (default), or keep it as a fixed random draw.
         writes: if False, every write has a strength of zero, and the memory stays ``theta_0``: an ablation.
@@ -83,12 +83,13 @@ class NeuralMemory(nn.Module):
         """``f_theta(k)`` for keys ``[B, N, D]``: values ``[B, N, D]``."""
         return activations(theta, self.rule.normalize(keys))[-1]
 
-    def write(self, theta: FastWeights, keys: Tensor, values: Tensor, beta: Tensor) -> FastWeights:
-        """Write ``keys -> values`` (``[B, H, D]`` each) with strength ``beta [B]``; returns ``theta_t``."""
+    def write(self, theta: FastWeights, keys: Tensor, values: Tensor, beta: Tensor, alpha: Tensor | None = None) -> FastWeights:
+        """Write ``keys -> values`` (``[B, H, D]`` each) with strength ``beta [B]``, and keep the share ``alpha [B]`` of the fast
+        weights, all of them if None; returns ``theta_t``."""
         keys, targets, beta = self.prepare_write(keys, values, beta)
         z = activations(theta, keys)
         deltas = self.rule.deltas(theta, z, targets)
-        return write(theta, z, deltas, self.rule.step_sizes(beta, z, deltas))
+        return write(theta, z, deltas, self.rule.step_sizes(beta, z, deltas), alpha)
 
     def prepare_write(self, keys: Tensor, values: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Everything of a write that does not depend on the fast weights: keys and targets, as the rule wants them, and the

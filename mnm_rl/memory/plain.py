@@ -23,8 +23,9 @@ class RunningMemory(Protocol):
     def reset(self, starts: Tensor) -> None:
         """Back to ``theta_0`` where ``starts [B]`` is true; the other environments stay bit-identical."""
 
-    def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor) -> Tensor:
-        """Write ``keys -> values`` (``[B, H, D]`` each) with strength ``beta [B]``, then read: ``[B, N, D]`` to ``[B, N, D]``."""
+    def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor, alpha: Tensor | None = None) -> Tensor:
+        """Write ``keys -> values`` (``[B, H, D]`` each) with strength ``beta [B]``, keep the share ``alpha [B]`` of the
+        fast weights, all of them if None, then read: ``[B, N, D]`` to ``[B, N, D]``."""
 
     def theta(self) -> Tensor:
         """The fast weights as they are now, ``[B, L, D, D]``."""
@@ -39,11 +40,11 @@ class PlainMemory:
     def reset(self, starts: Tensor) -> None:
         self._theta = self._memory.reset(self._theta, starts)
 
-    def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor) -> Tensor:
+    def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor, alpha: Tensor | None = None) -> Tensor:
         keys, targets, beta = self._memory.prepare_write(keys, values, beta)
         rule = self._memory.rule
         read_keys = rule.normalize(read_keys)
-        self._theta, read, self.last = write_and_read(rule, self._theta, keys, targets, beta, read_keys)
+        self._theta, read, self.last = write_and_read(rule, self._theta, keys, targets, beta, read_keys, alpha)
         return read
 
     def theta(self) -> Tensor:

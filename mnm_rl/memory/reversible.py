@@ -3,7 +3,8 @@
 The fast weights are on a *tape*: as they are now, and for every step the vectors of its write. Its steps are autograd functions
 that hand on a *token*, a number without meaning whose gradient orders them: a step's backward pass finds on the tape the fast
 weights that the step left and the gradient with respect to them, and leaves those before it, undoing its write. Where an episode
-started in the middle, the fast weights that the episode before ended with are written again from that episode's start.
+started in the middle, the fast weights that the episode before ended with are written again from that episode's start. Where a
+gate has left less than half of the fast weights, they are kept as they were: division would not bring them back.
 """
 
 from typing import Any, NamedTuple
@@ -30,10 +31,10 @@ class ReversibleMemory:
         self._tape.recording |= torch.is_grad_enabled()
         self._token = _Reset.apply(self._tape, self._token, self._memory.theta_0, starts)  # type: ignore[no-untyped-call]
 
-    def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor) -> Tensor:
+    def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor, alpha: Tensor | None = None) -> Tensor:
         self._tape.recording |= torch.is_grad_enabled()
         keys, targets, beta = self._memory.prepare_write(keys, values, beta)
-        tensors = (keys, targets, beta, self._memory.rule.normalize(read_keys))
+        tensors = (keys, targets, beta, self._memory.rule.normalize(read_keys), alpha)
         self._token, read = _WriteAndRead.apply(self._tape, self._token, *tensors)  # type: ignore[no-untyped-call]
         return read  # type: ignore[no-any-return]
 
@@ -63,17 +64,25 @@ class _Tape:
         self.rule = rule
         self.first = self.last = theta.detach().unbind(1)
         self.steps: list[Kept | _ResetStep] = []
+        self.known: dict[int, FastWeights] = {}  # theta at some positions, where undoing would lose precision
+        self.left = torch.ones_like(self.first[0][:, 0, 0])  # what is left of the fast weights that are known, [B]
         self.recording = False  # steps before the first one with gradient leave nothing
         self.last_write: Kept
         self.back: tuple[int, FastWeights, FastWeights]  # position, theta, G = dL/dtheta
 
     def step(self, step: "Kept | _ResetStep", theta: FastWeights) -> None:
         """Go on to theta; what is kept for the way back is ``step``."""
-        self.last = theta
         if self.recording:
+            if isinstance(step, _ResetStep):
+                self.left = torch.where(step.starts, 1, self.left)
+            elif step.alpha is not None:
+                self.left = self.left * step.alpha
+                if self.left.min() < 0.5:  # dividing by it would make rounding errors twice as large, or more
+                    self.known[len(self.steps)], self.left = self.last, torch.ones_like(self.left)
             self.steps.append(step)
         else:
             self.first = theta
+        self.last = theta
 
     def arrive(self, position: int, g_token: Tensor | None) -> tuple[FastWeights, FastWeights]:
         """Theta and G at a position, on the way back."""
@@ -89,20 +98,31 @@ class _Tape:
     def undo(self, at: int, theta: FastWeights) -> FastWeights:
         """Theta before step number ``at``, from theta after it."""
         step = self.steps[at]
+        if at in self.known:
+            return self.known[at]
         if isinstance(step, Kept):
-            return undo(theta, step.z, step.deltas, step.step_sizes)
+            return undo(theta, step.z, step.deltas, step.step_sizes, step.alpha)
         ended = step.starts.nonzero().squeeze(1)
         return tuple(W.index_copy(0, ended, W_end) for W, W_end in zip(theta, self.write_again(at, ended), strict=True))
 
     def write_again(self, position: int, environments: Tensor) -> FastWeights:
-        """Theta of some environments at a position: from the starts of the episodes that they are in, all writes at once."""
+        """Theta of some environments at a position: from the starts of the episodes that they are in, or from where theta is
+        known, all writes at once."""
         theta = tuple(W[environments] for W in self.first)
         writes, strengths = [], []
         unmet = torch.ones_like(environments, dtype=torch.bool)  # those whose episode started earlier
-        for step in reversed(self.steps[:position]):
+        left = torch.ones_like(self.left[environments])  # the share of a write at this step that is left at the position
+        for at in range(position - 1, -1, -1):
+            step = self.steps[at]
             if isinstance(step, Kept):
+                if step.alpha is not None:
+                    left = torch.where(unmet, left * step.alpha[environments], left)
                 writes.append(step)
-                strengths.append(step.step_sizes[environments] * unmet.unsqueeze(1))
+                strengths.append(step.step_sizes[environments] * (unmet * left).unsqueeze(1))
+                if at in self.known:
+                    before = (W[environments] for W in self.known[at])
+                    theta = tuple(torch.where(unmet.view(-1, 1, 1), W, own) for W, own in zip(before, theta, strict=True))
+                    break
             else:
                 starts = step.starts[environments]
                 here = (starts & unmet).view(-1, 1, 1)
@@ -112,6 +132,7 @@ class _Tape:
                     break
         if not writes:
             return theta
+        theta = tuple(left.view(-1, 1, 1) * W for W in theta)
         s = torch.stack(strengths, dim=1)[..., None, None]  # [B, writes, L, 1, 1]
 
         def written(l: int, W: Tensor) -> Tensor:
@@ -165,16 +186,24 @@ class _Reset(Function):
 class _WriteAndRead(Function):
     @staticmethod
     def forward(
-        ctx: Any, tape: _Tape, token: Tensor, keys: Tensor, targets: Tensor, beta: Tensor, read_keys: Tensor
+        ctx: Any,
+        tape: _Tape,
+        token: Tensor,
+        keys: Tensor,
+        targets: Tensor,
+        beta: Tensor,
+        read_keys: Tensor,
+        alpha: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.tape, ctx.at = tape, len(tape.steps)
         # Detached: what the tape keeps must not lead back to the graph that keeps the tape.
-        arguments = (x.detach() for x in (keys, targets, beta, read_keys))
-        theta, values, kept = write_and_read(tape.rule, tape.last, *arguments)
+        keys_, targets_, beta_, read_keys_ = (x.detach() for x in (keys, targets, beta, read_keys))
+        alpha_ = None if alpha is None else alpha.detach()
+        theta, values, kept = write_and_read(tape.rule, tape.last, keys_, targets_, beta_, read_keys_, alpha_)
         ctx.kept = kept._replace(y=[*kept.y[:-1], values.detach()])
         tape.step(ctx.kept, theta)
         tape.last_write = ctx.kept
-        ctx.save_for_backward(keys, beta, read_keys)
+        ctx.save_for_backward(keys, beta, read_keys, alpha)
         ctx.set_materialize_grads(False)
         return torch.zeros_like(token), values
 
@@ -186,7 +215,8 @@ class _WriteAndRead(Function):
         theta, G = tape.arrive(ctx.at + 1, g_token)
         if g_values is None:
             g_values = torch.zeros_like(ctx.kept.y[-1])
-        theta, G, gradients = write_and_read_backward(tape.rule, theta, G, g_values, ctx.kept)
+        before = tape.known.get(ctx.at)
+        theta, G, gradients = write_and_read_backward(tape.rule, theta, G, g_values, ctx.kept, before)
         tape.back = ctx.at, theta, G
         return None, g_values.new_zeros(()), *gradients
 

@@ -18,7 +18,7 @@ class DeltaRule(WriteRule):
     def __init__(self, size: int, layers: int, feedback_inputs: FeedbackInputs, init: Init, bounded: bool = True) -> None:
         super().__init__(size, layers, feedback_inputs, init, bounded=True)
         if layers != 1:
-            raise ValueError(f"write_rule='delta' writes a single linear layer: it needs memory_layers=1, got {layers}")
+            raise ValueError(f"the delta rule writes a single linear layer: it needs memory_layers=1, got {layers}")
 
     def deltas(self, theta: FastWeights, z: list[Tensor], targets: Tensor) -> list[Tensor]:
         return [z[1] - targets.squeeze(2)]

@@ -1,7 +1,7 @@
 """What a write rule is."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ class WriteRule(nn.Module, ABC):
     Raises:
         ValueError: if the rule is not for memories of so many layers.
     """
+
+    gated: ClassVar[bool] = False
+    """Whether every write leaves only a share ``alpha`` of the fast weights, which the core has to give."""
 
     def __init__(self, size: int, layers: int, feedback_inputs: FeedbackInputs, init: Init, bounded: bool = True) -> None:
         super().__init__()
