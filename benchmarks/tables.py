@@ -204,6 +204,18 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
     )
 
 
+def masks(files: dict[str, float]) -> str:
+    """How soon each maze is learned, with and without masked walls."""
+    rows = []
+    for file, mark in files.items():
+        results = Results.load(ROOT / "docs" / "results" / file)
+        for (_, _, environment), runs in sorted(results.groups.items(), key=lambda item: item[0][2]):
+            steps = each([first_at(run.curve, mark)[0] for run in runs], lambda x: f"{x / 1e3:.0f}k")
+            goals = each([run.score for run in runs], lambda x: f"{x:.1f}")
+            rows.append([f"`{environment}`", f"{mark:g}", steps, goals])
+    return table(("environment", "goals", "steps to them, each seed", "goals after training"), rows)
+
+
 def compared(cells: Callable[[Results, dict[str, Group], float], dict[str, str]]) -> str:
     """A row for each agent, with its best setting, and a column for each grid of :data:`COMPARED`."""
     columns = {}
@@ -371,6 +383,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
+    "masks": lambda: masks({"masks.json": 20, "masks_perfect.json": 10}),
     "ppo_clock": lambda: grid("maze_clock.json", 20, 26, 30),
     "ppo_clock_tuning": lambda: grid("maze_clock_tuning.json", 20, 26, 30),
     "ppo_clock_memory": lambda: grid("maze_clock_memory.json", 20, 26, 30),
