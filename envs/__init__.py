@@ -11,11 +11,11 @@ from envs.memory_env import MemoryEnv, MemoryVectorEnv
 from envs.memory_tasks import TASKS, Episodes, MemoryTask
 
 _ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "Maze": ("envs.maze:MazeEnv", "envs.maze_vector:MazeVectorEnv", {}),
-    "MazeSmall": ("envs.maze:MazeEnv", "envs.maze_vector:MazeVectorEnv", {"size": 7, "horizon": 100}),
-    "Bandit": ("envs.bandit:BanditEnv", "envs.bandit:BanditVectorEnv", {}),
+    "Maze": (f"{__name__}.maze:MazeEnv", f"{__name__}.maze_vector:MazeVectorEnv", {}),
+    "MazeSmall": (f"{__name__}.maze:MazeEnv", f"{__name__}.maze_vector:MazeVectorEnv", {"size": 7, "horizon": 100}),
+    "Bandit": (f"{__name__}.bandit:BanditEnv", f"{__name__}.bandit:BanditVectorEnv", {}),
 } | {
-    task.title().replace("_", ""): ("envs.memory_env:MemoryEnv", "envs.memory_env:MemoryVectorEnv", {"task": task})
+    task.title().replace("_", ""): (f"{__name__}.memory_env:MemoryEnv", f"{__name__}.memory_env:MemoryVectorEnv", {"task": task})
     for task in TASKS
 }
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
-from experiments.command_line import UsageError, key_values
-from experiments.run import ALGORITHMS, MAX_SEED, UNWRITTEN, Run
+from experiments.command_line import MAX_SEED, UsageError, calling, key_values
+from experiments.run import ALGORITHMS, UNWRITTEN, Run
 from mnm_rl.callbacks import checkpoints
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -98,7 +98,7 @@ class Job:
 
     def shell(self) -> str:
         """The command line as it can be typed."""
-        return shlex.join(["python", "train.py", *self.command()[2:]])
+        return shlex.join([*calling("train"), *self.command()[2:]])
 
     def check_unchanged(self) -> None:
         """Check that what is in the directory was made with the settings of the grid's file and the defaults of the agent.
