@@ -190,7 +190,7 @@ def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
     agent = args[0]
     if agent not in AGENTS:
         raise UsageError(f"unknown agent {agent!r}: it must be one of {names}")
-    of_agent: type[Options[Agent]] = Options[AGENTS[agent]]  # type: ignore[misc]
+    of_agent: type[Options[Agent]] = Options[AGENTS[agent]]  # type: ignore[valid-type]
     defaults = of_agent(hyperparameters=AGENTS[agent].defaults(_algorithm(args)))
     options = parse(of_agent, args[1:], f"{calling('train')[-1]} {agent}", AGENTS[agent].__doc__ or "", defaults)
     check_range(1, 2**53, total_timesteps=options.total_timesteps, checkpoint_interval=options.checkpoint_interval)
