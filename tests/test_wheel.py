@@ -109,12 +109,10 @@ def test_an_interpreter_that_does_not_import_gymnasium_imports_nothing_of_ours(i
     assert run(installed / "python", "-c", code, cwd=elsewhere).strip() == "['mnm_rl_zoo', 'mnm_rl_zoo.plugin']"
 
 
-def test_the_commands_train_evaluate_and_list_grids(installed: Path, elsewhere: Path) -> None:
+def test_the_commands_run_beside_packages_of_those_names(installed: Path, elsewhere: Path) -> None:
     assert "  mnm-p  " in run(installed / "mnm-train", "--help", cwd=elsewhere)
     small = ["--env", "envs:Mine-v0", "--total-timesteps", "200", "--n-envs", "2", "--n-steps", "20", "--threads", "1"]
     told = run(installed / "mnm-train", "rnn", *small, "--out", "run", cwd=elsewhere)
     assert "mnm-eval run --gif" in told
     assert "usage: mnm-eval " in run(installed / "mnm-eval", "--help", cwd=elsewhere)
-    grid = 'title = ""\nabout = ""\nalgorithms = ["ppo"]\nenvironments = ["envs:Mine-v0"]\nagents = ["rnn"]\nseeds = 1\n'
-    (elsewhere / "grid.toml").write_text(f"{grid}total_timesteps = 200\n")
-    assert "mnm-train rnn " in run(installed / "mnm-experiments", "list", "grid.toml", cwd=elsewhere)
+    assert "usage: mnm-experiments run " in run(installed / "mnm-experiments", "run", "--help", cwd=elsewhere)
