@@ -7,11 +7,11 @@ COPY . .
 RUN python -m build --wheel --outdir /wheel
 
 FROM python:3.12-slim
-# PyTorch without CUDA, from its own index: a tenth of the size.
 COPY constraints.txt /tmp/
-RUN pip install --no-cache-dir --constraint /tmp/constraints.txt torch --index-url https://download.pytorch.org/whl/cpu
 COPY --from=wheel /wheel /wheel
-RUN pip install --no-cache-dir --constraint /tmp/constraints.txt "$(ls /wheel/*.whl)[train]"
+# PyTorch's own index has it without CUDA, which is gigabytes; such a build counts as newer, so pip takes it.
+RUN pip install --no-cache-dir --constraint /tmp/constraints.txt \
+    --extra-index-url https://download.pytorch.org/whl/cpu "$(ls /wheel/*.whl)[train]"
 RUN python -m mnm_rl.compile
 RUN useradd --create-home user && mkdir /work && chown user /work
 USER user

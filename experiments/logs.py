@@ -78,7 +78,7 @@ class EventFile(KVWriter):
         self.path = directory / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if first:
-            self._add(Event(wall_time=time.time(), summary=custom_scalars(TENSORBOARD_LAYOUT)))
+            self._add(Event(wall_time=time.time(), summary=custom_scalars(TENSORBOARD_LAYOUT)))  # type: ignore[no-untyped-call]
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Add the points of a step."""

@@ -19,12 +19,15 @@ GENERAL = {"envs", "agents", "experiments", "train", "eval"}
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel, built from a copy of the sources, so that nothing is left among them."""
+    """A wheel, built from a copy of what the Dockerfile has, so that nothing is left among the sources."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("mnm_rl", "mnm_rl_zoo", "envs", "agents", "experiments"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("train.py", "eval.py", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            path = ROOT / line.removeprefix("!")
+            if path.is_dir():
+                shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(path, source)
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source / "dist", source, cwd=source)
     (built,) = (source / "dist").glob("*.whl")
     return built
