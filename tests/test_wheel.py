@@ -112,6 +112,18 @@ def test_an_interpreter_that_does_not_import_gymnasium_imports_nothing_of_ours(i
     assert run(installed / "python", "-c", code, cwd=elsewhere).strip() == "['mnm_rl_zoo', 'mnm_rl_zoo.plugin']"
 
 
+def test_gymnasium_can_be_imported_where_the_environments_cannot(installed: Path, elsewhere: Path) -> None:
+    (elsewhere / "gymnasium.py").write_text("version = 'of long ago'")
+    code = """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    import gymnasium
+assert gymnasium.version == "of long ago"
+assert "the environments of mnm-rl cannot be had" in str(caught[0].message)
+"""
+    run(installed / "python", "-c", code, cwd=elsewhere)
+
+
 def test_the_commands_run_beside_packages_of_those_names(installed: Path, elsewhere: Path) -> None:
     assert "  mnm-p  " in run(installed / "mnm-train", "--help", cwd=elsewhere)
     small = ["--env", "envs:Mine-v0", "--total-timesteps", "200", "--n-envs", "2", "--n-steps", "20", "--threads", "1"]
