@@ -679,7 +679,7 @@ def test_figures_that_do_not_apply_are_null_or_refused_before_an_episode(tmp_pat
         assert report["runs"][0][key] is None
     assert report["agents"][0]["normalized_iqm"] is None
     assert report["agents"][0]["return_iqm_ci95"] is None
-    monkeypatch.setattr(eval_, "evaluate", lambda *_: pytest.fail("episodes are played"))
+    monkeypatch.setattr("experiments.scores.evaluate", lambda *_: pytest.fail("episodes are played"))
     assert "has none" in fails(2, "eval.py", run, "--goal-readout", tmp_path / "readout.png")
     assert "no fast weights" in fails(2, "eval.py", run, "--probe", tmp_path / "probe.png")
     monkeypatch.setattr("tests.counting.Counting.render", lambda self: None)
