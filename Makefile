@@ -3,13 +3,14 @@
 # make browser   installs Chromium, as root on Debian or Ubuntu, for those tests of reports that look at one
 # make docs    the documentation with the API reference, in site/
 # make bench   throughput and memory beside the alternatives, for about half an hour (make bench ARGS="--json FILE --plot FILE")
+# make dist    the wheel and the source archive, in dist/
 # All make the virtual environment .venv first, with the versions of constraints.txt.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test browser docs bench format clean
+.PHONY: train test browser docs bench dist format clean
 
 train: $(VENV)/installed
 	$(BIN)/python train.py $(or $(ARGS),mnm-p --env mnm/MazeSmall-v0 --total-timesteps 5e5)
@@ -32,6 +33,10 @@ docs: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
+dist: $(VENV)/installed
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -44,4 +49,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build site *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info

@@ -3,10 +3,9 @@
 import os
 import signal
 
-if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C and SIGTERM end without a traceback
+if __name__ == "__main__":  # from the first import until run_main takes over, Ctrl-C and SIGTERM end without a traceback
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(130))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads wait asleep: ten times as fast on a busy core
 
 import json
 import sys
@@ -14,24 +13,30 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import tyro
 
-from experiments.animation import record_gif
-from experiments.command_line import UsageError, check_range, parse, run_main
-from experiments.episode import check_playable
-from experiments.figures import learning_curves
-from experiments.probes import check_memory_to_probe, probe_memory
-from experiments.readout import check_maze, goal_readout
-from experiments.report import print_table
-from experiments.run import MAX_SEED, Run
-from experiments.scores import FINAL_EPISODES, FINAL_SEED, Evaluation, agent_rows, evaluate
+from experiments.command_line import (
+    FINAL_EPISODES,
+    FINAL_SEED,
+    MAX_SEED,
+    UsageError,
+    calling,
+    check_range,
+    default,
+    importing,
+    parse,
+    run_main,
+)
+
+if TYPE_CHECKING:
+    from experiments.scores import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")]]
     """Run directories, finished or not."""
     episodes: int = FINAL_EPISODES
     """Episodes to play with each."""
@@ -39,22 +44,23 @@ class Options:
     """Seed of the episodes; those of training start from the run's seed."""
     deterministic: bool = False
     """Take the most likely action instead of a sample."""
-    json: Path | None = None
+    json: Annotated[Path | None, default("")] = None
     """Write all figures here."""
-    plot: Path | None = None
+    plot: Annotated[Path | None, default("")] = None
     """Draw the learning curves here (PNG, SVG or PDF)."""
-    gif: Path | None = None
+    gif: Annotated[Path | None, default("")] = None
     """Record an episode of each run here, side by side, with the memory of those that have fast weights."""
-    probe: Path | None = None
+    probe: Annotated[Path | None, default("")] = None
     """Draw here what the memory of a run does in one episode (agents with fast weights); the data go into an .npz file beside."""
-    goal_readout: Path | None = None
+    goal_readout: Annotated[Path | None, default("")] = None
     """Draw here how well a linear read-out finds the goal in the agents' outputs (mazes only)."""
 
 
 def main(args: Sequence[str]) -> None:
-    options = parse(Options, args, prog="eval.py", description="Evaluate and compare runs.")
+    program = calling("eval")[-1]
+    options = parse(Options, args, prog=program, description="Evaluate and compare runs.")
     if not options.runs:
-        raise UsageError("name at least one run directory: eval.py RUN [RUN ...]")
+        raise UsageError(f"name at least one run directory: {program} RUN [RUN ...]")
     check_range(1, 2**53, episodes=options.episodes)
     check_range(0, MAX_SEED, seed=options.seed)
     check_output("json", options.json)
@@ -65,6 +71,16 @@ def main(args: Sequence[str]) -> None:
     if options.probe is not None and len(options.runs) > 1:
         raise UsageError(f"--probe looks into the memory of one run, got {len(options.runs)}")
     check_output("probe", options.probe and options.probe.with_suffix(".npz"))
+    with importing():
+        from experiments.animation import record_gif
+        from experiments.episode import check_playable
+        from experiments.figures import learning_curves
+        from experiments.probes import check_memory_to_probe, probe_memory
+        from experiments.readout import check_maze, goal_readout
+        from experiments.report import print_table
+        from experiments.run import Run
+        from experiments.scores import agent_rows, evaluate
+
     runs = [(directory, Run.load(directory)) for directory in options.runs]
     if options.probe is not None:
         check_memory_to_probe(*runs[0])
@@ -111,7 +127,7 @@ def check_output(option: str, path: Path | None, *endings: str) -> None:
         raise UsageError(f"--{option} {path} cannot be written: {error.strerror}") from error
 
 
-def print_warnings(evaluations: Sequence[Evaluation]) -> None:
+def print_warnings(evaluations: "Sequence[Evaluation]") -> None:
     """Name what should not be pooled: runs that are not finished, and runs of one seed, which are no further evidence."""
     for e in evaluations:
         if e.steps < e.run.total_timesteps:
@@ -130,5 +146,10 @@ def print_warnings(evaluations: Sequence[Evaluation]) -> None:
             )
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Run as a command: with exit codes, and errors in one line."""
     run_main(main)
+
+
+if __name__ == "__main__":
+    command()

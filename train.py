@@ -3,10 +3,9 @@
 import os
 import signal
 
-if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C and SIGTERM end without a traceback
+if __name__ == "__main__":  # from the first import until run_main takes over, Ctrl-C and SIGTERM end without a traceback
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(130))
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads wait asleep: ten times as fast on a busy core
 
 import shlex
 import sys
@@ -14,28 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, NoReturn, TypeVar
 
-import torch
 import tyro
-from stable_baselines3.common.logger import Logger
 
 from agents import AGENTS, Agent
-from experiments.command_line import InterruptedRun, UsageError, check_range, key_values, parse, run_main
-from experiments.logs import EventFile, ProgressTable
-from experiments.report import report
-from experiments.run import MAX_SEED, Run, check_unchanged, load_to_go_on, new_directory, reopen
-from mnm_rl import TrainingDivergedError
-from mnm_rl.algorithms import distributed
-from mnm_rl.callbacks import (
-    AtomicCheckpoints,
-    EpisodeMeans,
-    NotSavedError,
-    ProgressBar,
-    StopOnSignal,
-    StoppedTraining,
-    checkpoints,
-    save_atomically,
+from experiments.command_line import (
+    MAX_SEED,
+    InterruptedRun,
+    UsageError,
+    calling,
+    check_range,
+    default,
+    importing,
+    key_values,
+    parse,
+    run_main,
 )
 
 AgentT = TypeVar("AgentT", bound=Agent)
@@ -44,27 +37,27 @@ AgentT = TypeVar("AgentT", bound=Agent)
 @dataclass(frozen=True, kw_only=True)
 class Options(Generic[AgentT]):
     hyperparameters: tyro.conf.OmitArgPrefixes[AgentT]
+    """Of the agent, and of the algorithm that it is trained with."""
     env: str = "mnm/Maze-v0"
     """Gymnasium id of the environment; module:Id imports the module first."""
-    env_kwargs: tuple[str, ...] = ()
+    env_kwargs: Annotated[tuple[str, ...], default("")] = ()
     """Arguments of the environment, such as size=13 layout=perfect."""
-    total_timesteps: int | None = None
-    """Environment steps to train for (default: 2,000,000)."""
+    total_timesteps: Annotated[int | None, default("2,000,000")] = None
+    """Environment steps to train for."""
     n_envs: int = 64
     """Environments at once."""
     seed: int = 0
     """Seed of the weights, the environments and the actions."""
-    out: Path | None = None
-    """Run directory (default: runs/<env>/<agent>/seed<S>-<date>)."""
-    resume: Path | None = None
-    """Go on with an unfinished run from its last checkpoint, with its own settings, or with a finished one for more
-    --total-timesteps."""
-    checkpoint_interval: int | None = None
-    """Environment steps between two checkpoints; at each, all environments begin new episodes (default: 250,000)."""
+    out: Annotated[Path | None, default("runs/<env>/<agent>/seed<S>-<date>")] = None
+    """Run directory."""
+    resume: Annotated[Path | None, default("")] = None
+    """Go on with an unfinished run, with its own settings, or with a finished one for more --total-timesteps."""
+    checkpoint_interval: Annotated[int | None, default("250,000")] = None
+    """Environment steps between two checkpoints; at each, all environments begin new episodes."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where the model is (small recurrent models are fastest on the CPU)."""
-    threads: int | None = None
-    """CPU threads (default: all cores)."""
+    threads: Annotated[int | None, default("all cores")] = None
+    """CPU threads."""
 
 
 directory: Path | None = None
@@ -74,6 +67,28 @@ def main(args: Sequence[str]) -> None:
     global directory
     directory = None
     agent, options = parse_options(args)
+    with importing():
+        import torch
+        from stable_baselines3.common.logger import Logger
+
+        from experiments.logs import EventFile, ProgressTable
+        from experiments.report import report
+        from experiments.run import Run, check_unchanged, load_to_go_on, new_directory, reopen
+        from mnm_rl import TrainingDivergedError
+        from mnm_rl.algorithms import distributed
+        from mnm_rl.callbacks import (
+            AtomicCheckpoints,
+            EpisodeMeans,
+            NotSavedError,
+            ProgressBar,
+            StopOnSignal,
+            StoppedTraining,
+            checkpoints,
+            save_atomically,
+        )
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no GPU that PyTorch can use; take cpu or auto")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:
@@ -123,7 +138,7 @@ def main(args: Sequence[str]) -> None:
     # Train.
     same = {name: getattr(options, name) for name in ("device", "threads") if getattr(options, name) not in (None, "cpu")}
     flags = [part for name, value in {"resume": directory, **same}.items() for part in (f"--{name}", str(value))]
-    again = f"go on with: {distributed.launcher()} {shlex.join(['train.py', agent, *flags])}"
+    again = f"go on with: {shlex.join([*calling('train', distributed.launcher()), agent, *flags])}"
     goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
     progress, stop = ProgressBar(goals), StopOnSignal()
     saver = AtomicCheckpoints(directory / "checkpoints", run.checkpoint_interval)
@@ -163,31 +178,33 @@ def main(args: Sequence[str]) -> None:
 
 def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
     names = ", ".join(AGENTS)
+    program = " ".join(calling("train"))
     if not args or args[0] in ("-h", "--help"):
-        print(f"usage: python train.py AGENT [options]\n\nAGENT is one of {names}.\nOptions: python train.py AGENT --help")
+        print(f"usage: {program} AGENT [options]\n\nagents:")
+        for name, kind in AGENTS.items():
+            print(f"  {name:<18} {(kind.__doc__ or '').splitlines()[0]}")
+        print(f"\noptions: {program} AGENT --help")
         if not args:
             raise UsageError(f"name an agent: {names}")
         sys.exit(0)
     agent = args[0]
     if agent not in AGENTS:
         raise UsageError(f"unknown agent {agent!r}: it must be one of {names}")
-    kind: type[Options[Agent]] = Options[AGENTS[agent]]  # type: ignore[misc]
-    default = kind(hyperparameters=AGENTS[agent].defaults(_algorithm(args)))
-    options = parse(kind, args[1:], prog=f"train.py {agent}", description=AGENTS[agent].__doc__ or "", default=default)
+    of_agent: type[Options[Agent]] = Options[AGENTS[agent]]  # type: ignore[valid-type]
+    defaults = of_agent(hyperparameters=AGENTS[agent].defaults(_algorithm(args)))
+    options = parse(of_agent, args[1:], f"{calling('train')[-1]} {agent}", AGENTS[agent].__doc__ or "", defaults)
     check_range(1, 2**53, total_timesteps=options.total_timesteps, checkpoint_interval=options.checkpoint_interval)
     check_range(1, 2**20, n_envs=options.n_envs)
     check_range(1, 256, threads=options.threads)
     check_range(0, MAX_SEED, seed=options.seed)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no GPU that PyTorch can use; take cpu or auto")
     if options.resume is not None:
         changed = {"hyperparameters", "env", "env_kwargs", "n_envs", "seed", "out"}
-        default = Options(hyperparameters=AGENTS[agent]())
-        if given := sorted(name for name in changed if getattr(options, name) != getattr(default, name)):
+        unchanged = Options(hyperparameters=AGENTS[agent]())
+        if given := sorted(name for name in changed if getattr(options, name) != getattr(unchanged, name)):
             raise UsageError(f"--resume goes on with the settings of the run: leave out the flags for {', '.join(given)}")
     if options.hyperparameters.algorithm == "a2c":
         for name in Agent.of_ppo:
-            if getattr(options.hyperparameters, name) != getattr(default.hyperparameters, name):
+            if getattr(options.hyperparameters, name) != getattr(defaults.hyperparameters, name):
                 raise UsageError(f"--{name.replace('_', '-')} is a hyperparameter of PPO: leave it out, or --algorithm a2c")
     return agent, options
 
@@ -202,5 +219,10 @@ def _algorithm(args: Sequence[str]) -> str:
     return "ppo"
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Run as a command: with exit codes, errors in one line, and the signals that stop a training."""
     run_main(main, log=lambda: directory)
+
+
+if __name__ == "__main__":
+    command()

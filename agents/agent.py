@@ -3,8 +3,6 @@
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
-from mnm_rl.initialization import Init
-
 
 @dataclass(frozen=True, kw_only=True)
 class Agent:
@@ -32,7 +30,7 @@ class Agent:
     """PPO (Schulman et al. 2017), or A2C, the algorithm of the papers."""
     hidden_size: int = 100
     """Width of the core (both papers use 100 for the maze)."""
-    init: Init = "scaled"
+    init: Literal["scaled", "pytorch"] = "scaled"
     """Initial weights: scaled so that the memory is at work from the first update, or PyTorch's (docs/mathematics.md)."""
     learning_rate: float = 2e-3
     """Step size of Adam (tuned, see docs/results.md)."""
@@ -51,8 +49,7 @@ class Agent:
     adam_eps: float = 1e-8
     """Epsilon of Adam (PyTorch's default; Stable-Baselines3's is 1e-5)."""
     ortho_init: bool = False
-    """Stable-Baselines3's initialization: it shrinks the action head, and the gradients through it, a hundredfold, which holds
-    up the learning of a memory (docs/results.md)."""
+    """Stable-Baselines3's initialization: a smaller action head, which holds up the learning of a memory (docs/results.md)."""
     normalize_advantage: bool = True
     """Scale the advantages of each rollout or minibatch to mean 0 and standard deviation 1."""
     popart: bool = True
@@ -66,8 +63,7 @@ class Agent:
     clip_range: float = 0.2
     """PPO: change of an action's probability beyond which there is no gradient."""
     target_kl: float | None = 0.05
-    """PPO: an update ends where the policy has gone 1.5 times as far from that of the rollout, in KL divergence; without it a
-    policy that is good already can be lost in one update (docs/results.md)."""
+    """PPO: an update ends where the policy has gone 1.5 times as far, in KL divergence, from the rollout's (docs/results.md)."""
 
     def __post_init__(self) -> None:
         ranges = {

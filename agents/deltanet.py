@@ -1,10 +1,9 @@
 """DeltaNet: linear fast weights written by the delta rule (Schlag, Irie and Schmidhuber 2021), with the controller of MNM."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from agents.agent import Agent
-from mnm_rl.cores.mnm import ControllerName, ReadGateName, VariantName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +17,11 @@ class DeltaNet(Agent):
 
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
 
-    variant: VariantName = "paper"
+    variant: Literal["bounded", "paper"] = "paper"
     """Whether what is read passes a gate, and how strongly the first writes are (docs/mathematics.md)."""
-    controller: ControllerName | None = None
+    controller: Literal["gru", "lstm"] | None = None
     """GRU or LSTM; that of the variant if None."""
-    read_gate: ReadGateName | None = None
+    read_gate: Literal["none", "scalar", "vector"] | None = None
     """Gate of what is read; that of the variant if None."""
     write_bias: float | None = None
     """Where the write strength begins, before its sigmoid; that of the variant if None."""

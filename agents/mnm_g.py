@@ -1,10 +1,9 @@
 """MNM-g: metalearned neural memory, written by a gradient step (Munkhdalai et al. 2019)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from agents.agent import Agent
-from mnm_rl.cores.mnm import ControllerName, ReadGateName, VariantName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +18,11 @@ class MnmG(Agent):
 
     learning_rate: float = 4e-3
     """Step size of Adam (tuned, see docs/results.md)."""
-    variant: VariantName = "bounded"
+    variant: Literal["bounded", "paper"] = "bounded"
     """Bounded writes and a gated read, or writes and reads as the paper has them (docs/mathematics.md)."""
-    controller: ControllerName | None = None
+    controller: Literal["gru", "lstm"] | None = None
     """GRU or LSTM; that of the variant if None."""
-    read_gate: ReadGateName | None = None
+    read_gate: Literal["none", "scalar", "vector"] | None = None
     """Gate of what is read; that of the variant if None."""
     write_bias: float | None = None
     """Where the write strength begins, before its sigmoid; that of the variant if None."""

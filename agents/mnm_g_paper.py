@@ -1,10 +1,9 @@
 """MNM-g as the paper has it: unbounded writes, a read without a gate (Munkhdalai et al. 2019)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from agents.mnm_g import MnmG
-from mnm_rl.cores.mnm import VariantName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,5 +14,5 @@ class MnmGPaper(MnmG):
 
     learning_rate: float = 1e-3
     """Step size of Adam (tuned, see docs/results.md)."""
-    variant: VariantName = "paper"
+    variant: Literal["bounded", "paper"] = "paper"
     """Bounded writes and a gated read, or writes and reads as the paper has them (docs/mathematics.md)."""

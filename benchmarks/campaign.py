@@ -33,6 +33,7 @@ import torch
 import tyro
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
+import experiments.report
 import train
 from experiments.command_line import run_main
 from experiments.logs import read_rows
@@ -69,7 +70,7 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    train.report = lambda directory: None  # plays hundreds of episodes with the finished model
+    experiments.report.report = lambda directory: None  # plays hundreds of episodes with the finished model
     with tempfile.TemporaryDirectory() as folder:
         result = {
             "python": platform.python_version(),

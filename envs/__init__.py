@@ -13,12 +13,12 @@ from envs.memory_env import MemoryEnv, MemoryVectorEnv
 from envs.memory_tasks import TASKS, Episodes, MemoryTask
 
 _ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "Maze": ("envs.maze:MazeEnv", "envs.maze_vector:MazeVectorEnv", {}),
-    "MazeSmall": ("envs.maze:MazeEnv", "envs.maze_vector:MazeVectorEnv", {"size": 7, "horizon": 100}),
-    "MazeGoals": ("envs.maze_goals:MazeGoalsEnv", "envs.maze_goals:MazeGoalsVectorEnv", {}),
-    "Bandit": ("envs.bandit:BanditEnv", "envs.bandit:BanditVectorEnv", {}),
+    "Maze": (f"{__name__}.maze:MazeEnv", f"{__name__}.maze_vector:MazeVectorEnv", {}),
+    "MazeSmall": (f"{__name__}.maze:MazeEnv", f"{__name__}.maze_vector:MazeVectorEnv", {"size": 7, "horizon": 100}),
+    "MazeGoals": (f"{__name__}.maze_goals:MazeGoalsEnv", f"{__name__}.maze_goals:MazeGoalsVectorEnv", {}),
+    "Bandit": (f"{__name__}.bandit:BanditEnv", f"{__name__}.bandit:BanditVectorEnv", {}),
 } | {
-    task.title().replace("_", ""): ("envs.memory_env:MemoryEnv", "envs.memory_env:MemoryVectorEnv", {"task": task})
+    task.title().replace("_", ""): (f"{__name__}.memory_env:MemoryEnv", f"{__name__}.memory_env:MemoryVectorEnv", {"task": task})
     for task in TASKS
 }
 

@@ -2,25 +2,21 @@
 
 import signal
 
-if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
+if __name__ == "__main__":  # from the first import until run_main takes over, Ctrl-C ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import tyro
 
-from experiments.cluster import RayPool
-from experiments.command_line import UsageError, check_range, parse, run_main
-from experiments.display import Display
-from experiments.grid import Grid
-from experiments.page import write_figures, write_page
-from experiments.results import Results, collect
-from experiments.schedule import LocalPool, Pool, run_jobs
-from experiments.tune import tune
+from experiments.command_line import UsageError, calling, check_range, default, importing, parse, run_main
+
+if TYPE_CHECKING:
+    from experiments.schedule import Pool
 
 File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
 
@@ -31,14 +27,19 @@ class Run:
 
     file: File
     """The grid, such as experiments/maze_small.toml."""
-    workers: int | None = None
-    """Runs at a time, one thread each (default: as many as there are cores)."""
-    ray: str | None = None
+    workers: Annotated[int | None, default("as many as there are cores")] = None
+    """Runs at a time, one thread each."""
+    ray: Annotated[str | None, default("")] = None
     """Run on the Ray cluster at this address instead of on this machine; auto for the one that this machine belongs to."""
     retry: bool = False
     """Try those runs again that failed."""
 
     def __call__(self) -> None:
+        with importing():
+            from experiments.display import Display
+            from experiments.grid import Grid
+            from experiments.schedule import run_jobs
+
         jobs = Grid.load(self.file).jobs()
         run_jobs(jobs, make_pool(self.workers, self.ray), Display(jobs), self.retry)
 
@@ -51,6 +52,9 @@ class List:
     """The grid."""
 
     def __call__(self) -> None:
+        with importing():
+            from experiments.grid import Grid
+
         for job in Grid.load(self.file).jobs():
             state = "finished" if job.finished else "failed" if job.failed else "unfinished" if job.resumable else "to do"
             print(f"{state:<10}  {job.name}\n            {job.shell()}")
@@ -62,14 +66,18 @@ class Tune:
 
     file: File
     """The grid."""
-    workers: int | None = None
-    """Runs at a time, one thread each (default: as many as there are cores)."""
-    ray: str | None = None
+    workers: Annotated[int | None, default("as many as there are cores")] = None
+    """Runs at a time, one thread each."""
+    ray: Annotated[str | None, default("")] = None
     """Run on the Ray cluster at this address instead of on this machine."""
-    out: Path | None = None
-    """Where all trials go (default: docs/results/<grid>-tune.json)."""
+    out: Annotated[Path | None, default("docs/results/<grid>-tune.json")] = None
+    """Where all trials go."""
 
     def __call__(self) -> None:
+        with importing():
+            from experiments.grid import Grid
+            from experiments.tune import tune
+
         grid = Grid.load(self.file)
         out = self.out or Path("docs/results") / f"{grid.name}-tune.json"
         for study in tune(grid, make_pool(self.workers, self.ray), out):
@@ -84,10 +92,14 @@ class Collect:
 
     file: File
     """The grid."""
-    out: Path | None = None
-    """Where (default: docs/results/<grid>.json)."""
+    out: Annotated[Path | None, default("docs/results/<grid>.json")] = None
+    """Where."""
 
     def __call__(self) -> None:
+        with importing():
+            from experiments.grid import Grid
+            from experiments.results import Results, collect
+
         grid = Grid.load(self.file)
         out = self.out or Path("docs/results") / f"{grid.name}.json"
         results = collect(grid, earlier=Results.load(out) if out.exists() else None)
@@ -104,12 +116,17 @@ class Report:
     """The grid, whose finished runs are collected first, or the file of collected results."""
     out: Path = Path("report.html")
     """The page."""
-    figures: Path | None = None
+    figures: Annotated[Path | None, default("")] = None
     """Write the figures as PDF and PNG, too, into this directory."""
 
     def __call__(self) -> None:
         if self.out.is_dir() or not self.out.parent.is_dir():
             raise UsageError(f"--out {self.out}: name a file in a directory that there is")
+        with importing():
+            from experiments.grid import Grid
+            from experiments.page import write_figures, write_page
+            from experiments.results import Results, collect
+
         results = collect(Grid.load(self.file)) if self.file.suffix == ".toml" else Results.load(self.file)
         write_page(results, self.out)
         print(f"the report is {self.out}")
@@ -126,8 +143,12 @@ Verb = (
 )
 
 
-def make_pool(workers: int | None, ray: str | None) -> Pool:
+def make_pool(workers: int | None, ray: str | None) -> "Pool":
     """Where runs are worked on: this machine, or a cluster."""
+    with importing():
+        from experiments.cluster import RayPool
+        from experiments.schedule import LocalPool
+
     check_range(1, 4096, workers=workers)
     if ray is None:
         return LocalPool(workers or os.cpu_count() or 1)
@@ -142,8 +163,13 @@ class Options:
 
 
 def main(args: Sequence[str]) -> None:
-    parse(Options, args, prog="python -m experiments", description="Grids of runs.").verb()
+    parse(Options, args, prog=" ".join(calling("experiments")), description="Grids of runs.").verb()
+
+
+def command() -> NoReturn:
+    """Run as a command: with exit codes, and errors in one line."""
+    run_main(main)
 
 
 if __name__ == "__main__":
-    run_main(main)
+    command()

@@ -28,8 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from agents import AGENTS, Agent
-from experiments.command_line import InterruptedRun, RunError, UsageError, check_range, first_line, parse, run_main
-from experiments.run import MAX_SEED
+from experiments.command_line import MAX_SEED, InterruptedRun, RunError, UsageError, check_range, first_line, parse, run_main
 from experiments.supervised import (
     Batch,
     ProgressLine,

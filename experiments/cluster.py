@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import UsageError, first_line
+from experiments.command_line import INSTALLED, UsageError, first_line
 from experiments.grid import Job
 from experiments.schedule import LOST, start_locally
 
@@ -35,8 +35,9 @@ class RayPool:
     def __init__(self, address: str) -> None:
         if ray is None:
             raise UsageError("a cluster needs Ray: pip install 'mnm-rl[ray]'")
+        found = {} if INSTALLED else {"PYTHONPATH": str(ROOT)}
         try:
-            ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+            ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": found})
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(f"there is no Ray cluster at {address}: {first_line(error)}") from error
         self._work = ray.remote(num_cpus=1, max_retries=0)(work)

@@ -1,4 +1,7 @@
-"""What ``train.py`` and ``eval.py`` share on the command line: one-line errors, exit codes, numbers as people write them."""
+"""What the commands share: one-line errors, exit codes, numbers as people write them.
+
+Nothing here imports PyTorch, which takes seconds: ``--help`` and wrong usage are answered without it.
+"""
 
 import contextlib
 import io
@@ -11,18 +14,38 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, TypeVar, cast
+from types import FrameType, NoneType, UnionType
+from typing import Any, NoReturn, TypeVar, Union, cast, get_args, get_origin
 
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-from mnm_rl import TrainingDivergedError
-from mnm_rl.algorithms.distributed import LostProcessError
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    UnsupportedTypeAnnotationError,
+)
 
 OptionsT = TypeVar("OptionsT")
+
+MAX_SEED = 2**32 - 1
+"""The largest seed that NumPy takes."""
+
+FINAL_EPISODES, FINAL_SEED = 512, 10_000
+"""What a trained model plays to be judged: how many episodes, and their seed."""
+
+INSTALLED = "." in (__package__ or "")
+"""Whether this is the wheel's copy, which has commands of its own (see ``mnm_rl_zoo``)."""
+
+
+def calling(program: str, launcher: str = "python") -> list[str]:
+    """How ``train``, ``eval`` or ``experiments`` is called here: by a launcher, or by the name that it is installed under."""
+    if INSTALLED and launcher == "python":
+        return [f"mnm-{program}"]
+    if INSTALLED:
+        return [*launcher.split(), "-m", f"mnm_rl_zoo.{program}"]
+    return [*launcher.split(), *(["-m", program] if program == "experiments" else [f"{program}.py"])]
 
 
 class UsageError(Exception):
@@ -53,6 +76,31 @@ def _whole_number(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int]
         is_instance=lambda instance: isinstance(instance, int),
         str_from_instance=lambda instance: [f"{instance:_}"],
     )
+
+
+@_TYPES.primitive_rule
+def _or_none(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """What may be left out is shown as what it is when given: ``PATH``, not ``{None}|PATH``."""
+    kinds = get_args(type_info.type) if get_origin(type_info.type) in (Union, UnionType) else ()
+    given = [kind for kind in kinds if kind is not NoneType]
+    if len(given) != 1 or len(kinds) != 2:
+        return None
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(given[0], type_info.markers))
+    if isinstance(spec, UnsupportedTypeAnnotationError) or spec.nargs != 1:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=spec.metavar,
+        choices=spec.choices and ("None", *spec.choices),
+        instance_from_str=lambda args: None if args == ["None"] else spec.instance_from_str(args),
+        is_instance=lambda instance: instance is None or spec.is_instance(instance),
+        str_from_instance=lambda instance: ["None"] if instance is None else spec.str_from_instance(instance),
+    )
+
+
+def default(text: str) -> Any:
+    """Mark an option whose default is better told in words than by its value; with no words, nothing is told."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})" if text else "")
 
 
 def _count(text: str) -> int:
@@ -93,6 +141,15 @@ def _message(box: str) -> str:
     return " ".join(sentences).removeprefix("Error parsing hyperparameters: ")
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import what takes seconds: meanwhile Ctrl-C and SIGTERM end the process, since an exception would come out of any module."""
+    before = {number: signal.signal(number, lambda *_: os._exit(130)) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | None] = lambda: None) -> NoReturn:
     """Run a command and exit: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted.
 
@@ -101,6 +158,7 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads wait asleep: ten times as fast on a busy core
     logging.basicConfig(format="%(message)s")  # on the standard error output
     logging.getLogger("mnm_rl").setLevel(logging.INFO)  # that kernels are compiled, that steps are run again
     try:
@@ -108,10 +166,10 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
         sys.exit(0)
     except UsageError as error:
         _exit(2, str(error))
-    except (RunError, TrainingDivergedError, LostProcessError) as error:
-        _exit(1, "; ".join([str(error), *getattr(error, "__notes__", [])]))
     except (InterruptedRun, KeyboardInterrupt) as error:
         _exit(130, str(error) or "interrupted")
+    except _told_in_full() as error:
+        _exit(1, "; ".join([str(error), *getattr(error, "__notes__", [])]))
     except Exception as error:
         foreseen = not hasattr(error, "__notes__")  # else it came out of an environment or a training
         if isinstance(error, BrokenPipeError) and foreseen:  # the reader of a pipe went away, as `head` does
@@ -125,6 +183,16 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
                 (directory / "error.log").write_text(traceback.format_exc())
                 message += f" (the traceback is in {directory / 'error.log'})"
         _exit(1, "; ".join([message, *getattr(error, "__notes__", [])]))
+
+
+def _told_in_full() -> tuple[type[Exception], ...]:
+    """The errors whose messages say all; the library has none where nothing has imported it."""
+    if "mnm_rl" not in sys.modules:
+        return (RunError,)
+    from mnm_rl import TrainingDivergedError
+    from mnm_rl.algorithms.distributed import LostProcessError
+
+    return RunError, TrainingDivergedError, LostProcessError
 
 
 _interrupted = -math.inf

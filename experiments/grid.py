@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
-from experiments.command_line import UsageError, key_values
-from experiments.run import ALGORITHMS, MAX_SEED, UNWRITTEN, Run
+from experiments.command_line import INSTALLED, MAX_SEED, UsageError, calling, key_values
+from experiments.run import ALGORITHMS, UNWRITTEN, Run
 from mnm_rl.callbacks import checkpoints
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -83,13 +83,16 @@ class Job:
 
     def command(self) -> list[str]:
         """The command line of the run, from its start or from its last checkpoint."""
-        train = [sys.executable, str(TRAIN), self.agent]
+        program = ["-m", "mnm_rl_zoo.train"] if INSTALLED else [str(TRAIN)]
+        return [sys.executable, *program, *self._arguments()]
+
+    def _arguments(self) -> list[str]:
         always = ["--threads", "1", "--checkpoint-interval", str(self.checkpoint_interval)]
         if self.resumable:
-            return [*train, "--resume", str(self.directory), *always]
+            return [self.agent, "--resume", str(self.directory), *always]
         env, *env_kwargs = self.environment.split(" ")
         return [
-            *(*train, "--algorithm", self.algorithm, "--env", env),
+            *(self.agent, "--algorithm", self.algorithm, "--env", env),
             *(["--env-kwargs", *env_kwargs] if env_kwargs else []),
             *("--total-timesteps", str(self.total_timesteps), "--n-envs", str(self.n_envs), "--seed", str(self.seed)),
             *("--out", str(self.directory), *always),
@@ -98,7 +101,7 @@ class Job:
 
     def shell(self) -> str:
         """The command line as it can be typed."""
-        return shlex.join(["python", "train.py", *self.command()[2:]])
+        return shlex.join([*calling("train"), *self._arguments()])
 
     def check_unchanged(self) -> None:
         """Check that what is in the directory was made with the settings of the grid's file and the defaults of the agent.

@@ -15,8 +15,9 @@ from stable_baselines3.common.logger import KVWriter
 from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+from torch.utils.tensorboard.summary import custom_scalars
 
-from mnm_rl.callbacks import NotSavedError, replacing
+from mnm_rl.callbacks import TENSORBOARD_LAYOUT, NotSavedError, replacing
 
 STEPS = "time/total_timesteps"
 """The column that rows are ordered by."""
@@ -73,8 +74,11 @@ class EventFile(KVWriter):
 
     def __init__(self, directory: Path, up_to: int) -> None:
         cut_events(directory, up_to)
+        first = not any(directory.glob("events.out.tfevents.*"))
         self.path = directory / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if first:
+            self._add(Event(wall_time=time.time(), summary=custom_scalars(TENSORBOARD_LAYOUT)))  # type: ignore[no-untyped-call]
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Add the points of a step."""

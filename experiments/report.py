@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from experiments.command_line import calling
 from experiments.figures import learning_curves
 from experiments.run import Run, read_progress
 from experiments.scores import Evaluation, Score, final_evaluation
@@ -22,7 +23,7 @@ def report(directory: Path) -> None:
     print_training(directory)
     print_table([final_evaluation(directory, run)])
     learning_curves([(directory, run)], directory / "learning_curve.png")
-    gif = shlex.join(["python", "eval.py", str(directory), "--gif", "episode.gif"])
+    gif = shlex.join([*calling("eval"), str(directory), "--gif", "episode.gif"])
     print(f"learning curve: {directory / 'learning_curve.png'}\nan episode:     {gif}")
 
 

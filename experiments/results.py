@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.command_line import UsageError
+from experiments.command_line import UsageError, calling
 from experiments.grid import Grid, Job
 from experiments.run import UNWRITTEN, Run, read_progress
 from experiments.scores import Played, final_episodes, references
@@ -165,7 +165,9 @@ def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = Non
     jobs = grid.jobs(runs)
     finished = [job for job in jobs if job.finished]
     if not finished:
-        raise UsageError(f"no run of the grid {grid.name} is finished; start them with: python -m experiments run FILE")
+        raise UsageError(
+            f"no run of the grid {grid.name} is finished; start them with: {' '.join(calling('experiments'))} run FILE"
+        )
     for job in finished:
         job.check_unchanged()
     configurations: dict[Any, dict[str, Any]] = {}

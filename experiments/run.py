@@ -25,16 +25,13 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
 
 import envs  # noqa: F401  (registers the mazes)
 from agents import AGENTS, Agent
-from experiments.command_line import RunError, UsageError, first_line
+from experiments.command_line import MAX_SEED, RunError, UsageError, calling, first_line
 from experiments.logs import read_rows
 from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.pretrained import without_numbers
 from mnm_rl.callbacks import AT_BOUNDARY, UNFINISHED, checkpoint, checkpoints, replacing
-
-MAX_SEED = 2**32 - 1
-"""The largest seed that NumPy takes."""
 
 CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux says how much memory a container may use, in versions 2 and 1 of its control groups."""
@@ -228,7 +225,7 @@ class Run:
         """
         run = cls.load(directory)
         if run.agent != agent:
-            again = shlex.join(["python", "train.py", run.agent, "--resume", str(directory)])
+            again = shlex.join([*calling("train"), run.agent, "--resume", str(directory)])
             raise UsageError(f"{directory} holds a run of {run.agent}, not {agent}: {again}")
         if (directory / "model.zip").exists():
             if total_timesteps is None:

@@ -14,13 +14,12 @@ from stable_baselines3.common.utils import set_random_seed
 
 from envs import MazeVectorEnv
 from envs.references import REFERENCES, reference_episodes
-from experiments.command_line import RunError, first_line
+from experiments.command_line import FINAL_EPISODES, FINAL_SEED, RunError, first_line
 from experiments.run import Run, load_model, newest_model
 from experiments.statistics import Interval, aggregate, interval, mean
 from mnm_rl.callbacks import replacing
 from mnm_rl.evaluation import evaluate_episodes
 
-FINAL_EPISODES, FINAL_SEED = 512, 10_000
 """Episodes of the evaluation that a training ends with, and their seed."""
 
 

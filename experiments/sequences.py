@@ -20,8 +20,7 @@ from torch import nn
 
 from agents import AGENTS, Agent
 from envs.memory_tasks import TASKS, MemoryTask
-from experiments.command_line import UsageError, check_range, first_line, key_values, parse, run_main
-from experiments.run import MAX_SEED
+from experiments.command_line import MAX_SEED, UsageError, check_range, first_line, key_values, parse, run_main
 from experiments.supervised import (
     Batch,
     ProgressLine,

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.logger import TensorBoardOutputFormat
 
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
@@ -298,6 +299,37 @@ class MaskableEvalCallback(EvalCallback):
             return super()._on_step()
         finally:
             self.model = model
+
+
+TENSORBOARD_LAYOUT = {
+    "what comes of it": {
+        "return": ["Multiline", ["rollout/ep_rew_mean"]],
+        "goals": ["Multiline", ["rollout/goals"]],
+    },
+    "the memory": {
+        "share of the error that a write removes": ["Multiline", ["memory/error_removed"]],
+        "size of a write, and its strength": ["Multiline", ["memory/theta_change", "memory/beta"]],
+        "size of what is written": ["Multiline", ["memory/key_rms", "memory/value_rms"]],
+        "how much what is written varies": ["Multiline", ["memory/key_varies", "memory/value_varies"]],
+        "what is read": ["Multiline", ["memory/read_rms", "memory/read_varies"]],
+    },
+}
+"""What to look at first, as charts for the tab *Custom Scalars* of TensorBoard: of ``SummaryWriter.add_custom_scalars``."""
+
+
+class TensorBoardLayout(BaseCallback):
+    """Lay out TensorBoard's tab *Custom Scalars*: the return, the goals where there are any, and what the memory does.
+
+    Without ``tensorboard_log`` it does nothing.
+    """
+
+    def _on_training_start(self) -> None:
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                output.writer.add_custom_scalars(TENSORBOARD_LAYOUT)
+
+    def _on_step(self) -> bool:
+        return True
 
 
 class EpisodeMeans(BaseCallback):

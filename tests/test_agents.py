@@ -2,8 +2,9 @@
 
 import ast
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -11,6 +12,9 @@ import agents
 from agents import AGENTS, Agent
 from experiments.run import Run
 from mnm_rl import RecurrentA2C, RecurrentPPO
+from mnm_rl.cores.mnm import ControllerName, ReadGateName, VariantName
+from mnm_rl.initialization import Init
+from mnm_rl.memory import FeedbackInputs
 
 FILES = sorted(Path(agents.__file__).parent.glob("*.py"))
 
@@ -97,3 +101,15 @@ def test_the_defaults_of_the_library_are_those_of_the_agents(name: str) -> None:
 def test_the_defaults_with_names_of_sb3_contrib_are_its_own() -> None:
     model = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", device="cpu")
     assert (model.learning_rate, model.target_kl, model.policy.ortho_init) == (3e-4, None, True)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_choices_of_an_agent_are_the_librarys(name: str) -> None:
+    """They are written out, so that the command line knows them without PyTorch."""
+    names = {"init": Init, "variant": VariantName, "controller": ControllerName, "read_gate": ReadGateName}
+    names |= {"feedback_inputs": FeedbackInputs}
+    for field in fields(AGENTS[name]):
+        if field.name in names:
+            hint = get_type_hints(AGENTS[name])[field.name]
+            choices = {choice for part in (hint, *get_args(hint)) if get_origin(part) is Literal for choice in get_args(part)}
+            assert choices == set(get_args(names[field.name]))

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -456,6 +457,48 @@ def test_a_kill_at_any_moment_leaves_the_last_complete_checkpoint(tmp_path: Path
             RecurrentA2C.load(path, device="cpu")
 
 
+PROGRAMS = [
+    ["train.py", "--help"],
+    *(["train.py", name, "--help"] for name in AGENTS),
+    ["train.py", "unknown"],
+    ["eval.py", "--help"],
+    ["eval.py"],
+    *(["experiments", *verb, "--help"] for verb in ([], ["run"], ["list"], ["tune"], ["collect"], ["report"])),
+]
+
+
+@pytest.mark.parametrize("words", PROGRAMS, ids=" ".join)
+def test_help_and_wrong_usage_do_not_wait_for_pytorch(words: list[str]) -> None:
+    code = f"""
+import runpy, sys
+sys.argv = {words}
+try:
+    (runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module)(sys.argv[0], run_name="__main__")
+finally:
+    assert not {{"torch", "numpy", "gymnasium", "matplotlib"}} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "Error" not in done.stderr
+    assert done.returncode == (0 if "--help" in words else 2)
+    if "--help" not in words:
+        return
+    shown = " ".join(done.stdout.replace("│", " ").split())
+    for ugly in ("(default: )", "None}", "{None"):
+        assert ugly not in shown
+    for hint in re.findall(r"\(default: [^()]*\)", shown):
+        before = shown.split(hint)[0].split(" --")[-1]
+        assert "(default" not in before
+    sentences = [sentence for sentence in re.split(r"(?<=[.:]) ", shown) if len(sentence) > 60]
+    assert len(set(sentences)) == len(sentences)
+
+
+def test_help_has_a_line_for_each_agent() -> None:
+    lines = command("train.py", "--help").stdout.splitlines()
+    for name, agent in AGENTS.items():
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        assert line.split(maxsplit=1)[1] == (agent.__doc__ or "").splitlines()[0]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_imports_exits_with_130(number: signal.Signals, tmp_path: Path) -> None:
     process = start("lstm", *SMALL, "--out", tmp_path / "run")
@@ -636,7 +679,7 @@ def test_figures_that_do_not_apply_are_null_or_refused_before_an_episode(tmp_pat
         assert report["runs"][0][key] is None
     assert report["agents"][0]["normalized_iqm"] is None
     assert report["agents"][0]["return_iqm_ci95"] is None
-    monkeypatch.setattr(eval_, "evaluate", lambda *_: pytest.fail("episodes are played"))
+    monkeypatch.setattr("experiments.scores.evaluate", lambda *_: pytest.fail("episodes are played"))
     assert "has none" in fails(2, "eval.py", run, "--goal-readout", tmp_path / "readout.png")
     assert "no fast weights" in fails(2, "eval.py", run, "--probe", tmp_path / "probe.png")
     monkeypatch.setattr("tests.counting.Counting.render", lambda self: None)

@@ -52,6 +52,10 @@ def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
             words = ["python", *program[words[1]], *arguments[0]] if arguments else []
         if "torchrun" in words and "train.py" in words:
             words = ["python", *words[words.index("train.py") :]]
+        if "mnm-train" in words:
+            words = ["python", "train.py", *words[words.index("mnm-train") + 1 :]]
+        elif words[:1] == ["mnm-eval"]:
+            words = ["python", "eval.py", *words[1:]]
         if words[:2] == ["python", "train.py"] and "$what" not in words:
             if not {"--resume", "--help"} & set(words):
                 train.parse_options(words[2:])
@@ -83,3 +87,9 @@ def test_the_reference_has_every_public_name() -> None:
             names = importlib.import_module(package).__all__ if "*" in pattern else [pattern]
             shown |= {name for name in names if fnmatch(name, pattern)}
     assert shown >= set(importlib.import_module("mnm_rl").__all__) - {"__version__"}
+
+
+def test_nobody_is_told_to_install_this_from_an_index() -> None:
+    for page in PAGES:
+        for line in re.findall(r"pip install .*", page.read_text()):
+            assert not re.search(r"install (--\S+ )*['\"]?mnm[-_]rl(?!\S*\.whl)", line), f"{page.name}: {line}"

@@ -30,7 +30,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(train, "report", lambda directory: None)  # plays hundreds of episodes, after the run
+    monkeypatch.setattr("experiments.report.report", lambda directory: None)  # plays hundreds of episodes, after the run
 
 
 def run(*args: object) -> None:
