@@ -204,6 +204,13 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
     )
 
 
+def annealing() -> str:
+    """What a learning rate that falls to zero gives on the small maze."""
+    columns = ("agent", "seed", "steps to 20", "lowest after half", "goals")
+    rows = sorted(read("annealing.json"), key=lambda row: (row["agent"], row["seed"]))
+    return table(columns, ([str(row[column]) for column in columns] for row in rows))
+
+
 def masks(files: dict[str, float]) -> str:
     """How soon each maze is learned, with and without masked walls."""
     rows = []
@@ -383,7 +390,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
-    "masks": lambda: masks({"masks.json": 20, "masks_perfect.json": 10}),
+    "annealing": annealing,
+    "masks": lambda: masks({"masks.json": 20}),
     "ppo_clock": lambda: grid("maze_clock.json", 20, 26, 30),
     "ppo_clock_tuning": lambda: grid("maze_clock_tuning.json", 20, 26, 30),
     "ppo_clock_memory": lambda: grid("maze_clock_memory.json", 20, 26, 30),
