@@ -286,7 +286,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         latent, new_state = self._one_step(obs, state, episode_starts)
         if self._own("get_distribution", "predict_values"):
             return *self._act(latent, deterministic, action_masks), new_state
-        distribution, _ = self.get_distribution(obs, self._of_actor(state), episode_starts, **_given(action_masks))
+        distribution, _ = self.get_distribution(
+            obs, self._of_actor(state), episode_starts, **_given(self.get_distribution, action_masks)
+        )
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         return self._shaped(actions), self.predict_values(obs, state, episode_starts), log_prob, new_state
@@ -315,7 +317,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             latent = trace.step(self._features(obs, len(episode_starts)), episode_starts)
             return self._act(latent, action_masks=action_masks)
         what = "actions, values, log-probabilities and the new state"
-        results = self(obs, trace.state(), episode_starts, **_given(action_masks))
+        results = self(obs, trace.state(), episode_starts, **_given(self.forward, action_masks))
         actions, values, log_prob, state = self._returned("forward", results, 4, what)
         trace.go_to(make_state(trace.initial_state, state))
         return actions, values, log_prob
@@ -497,7 +499,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if self._own("evaluate_actions"):
             return self.evaluate_actions(obs, actions, state, episode_starts, trace, action_masks)
         what = "values, log-probabilities, entropies and meta-loss, [T, B] each"
-        given = self.evaluate_actions(obs, actions, state, episode_starts, **_given(action_masks))
+        masks = _given(self.evaluate_actions, action_masks)
+        given = self.evaluate_actions(obs, actions, state, episode_starts, **masks)
         results = self._returned("evaluate_actions", given, 4, what)
         return tuple(result if result is None else result.view(episode_starts.shape) for result in results)  # type: ignore[return-value]
 
@@ -524,7 +527,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         for t, starts in enumerate(episode_starts):
             now = {key: part[t] for key, part in obs.items()} if isinstance(obs, dict) else obs[t]
             masks = None if action_masks is None else action_masks[t]
-            distribution, _ = self.get_distribution(now, self._of_actor(state), starts, **_given(masks))
+            distribution, _ = self.get_distribution(
+                now, self._of_actor(state), starts, **_given(self.get_distribution, masks)
+            )
             log_probs.append(distribution.log_prob(actions[t]))
             entropies.append(distribution.entropy())
             values.append(self.predict_values(now, state, starts).flatten())
@@ -542,14 +547,16 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     ) -> tuple[Tensor, State]:
         """Actions for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and its new state."""
         if not self._own("get_distribution"):
-            distribution, state = self.get_distribution(observation, state, episode_starts, **_given(action_masks))
+            distribution, state = self.get_distribution(
+                observation, state, episode_starts, **_given(self.get_distribution, action_masks)
+            )
             return distribution.get_actions(deterministic=deterministic), state
         if not self._own("__call__", "forward"):
             if isinstance(self.core, ActorAndCritic):  # the critic's part, which predict does not carry, has no say in actions
                 whole = self.initial_state(len(episode_starts))
                 state = make_state(whole, (*state, *whole[len(state) :]))
             asked = {"deterministic": True} if deterministic else {}
-            actions, *_, state = self(observation, state, episode_starts, **asked, **_given(action_masks))
+            actions, *_, state = self(observation, state, episode_starts, **asked, **_given(self.forward, action_masks))
             return actions, self._of_actor(state)
         latent_pi, state = self._actor_latent(observation, state, episode_starts)
         if self._is_plain_categorical:
@@ -594,7 +601,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             masks = torch.from_numpy(checked(action_masks, self.action_space, B)).to(any_obs.device)
         with torch.no_grad():
             starts_tensor = torch.from_numpy(starts).to(any_obs.device)
-            actions, new_state = self._predict(obs, self._checked_state(state, B), starts_tensor, deterministic, **_given(masks))
+            state_now, given = self._checked_state(state, B), _given(self._predict, masks)
+            actions, new_state = self._predict(obs, state_now, starts_tensor, deterministic, **given)
         shape = cast(tuple[int, ...], self.action_space.shape)
         out: NDArray[Any] = actions.cpu().numpy().reshape((-1, *shape))
         if isinstance(self.action_space, spaces.Box):
@@ -663,9 +671,21 @@ _methods_of = attrgetter(*_NAMES)
 _CATEGORICAL = _methods_of(CategoricalDistribution)
 
 
-def _given(action_masks: Tensor | None) -> dict[str, Any]:
-    """The argument of a method that may be overridden by one that knows of no masks."""
-    return {} if action_masks is None else {"action_masks": action_masks}
+def _given(method: Any, action_masks: Tensor | None) -> dict[str, Any]:
+    """The argument of a method that may be overridden by one that knows of no masks.
+
+    Raises:
+        TypeError: if it is, and there are masks.
+    """
+    if action_masks is None:
+        return {}
+    parameters = inspect.signature(method).parameters
+    if "action_masks" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        raise TypeError(
+            f"{method.__qualname__} must take the argument action_masks=None to act with action masks, as the method "
+            "that it overrides does; use_masking=False ignores masks"
+        )
+    return {"action_masks": action_masks}
 
 
 def _chosen(logits: Tensor, deterministic: bool) -> Tensor:
