@@ -160,7 +160,9 @@ def choices(space: spaces.Space[Any]) -> NDArray[np.int64]:
         return np.array(space.nvec, dtype=np.int64)
     if isinstance(space, spaces.MultiBinary):
         return np.full(space.shape[0], 2)
-    raise ValueError(f"action masks are for Discrete, MultiDiscrete and MultiBinary actions, not for {space}; use_masking=False ignores them")
+    raise ValueError(
+        f"action masks are for Discrete, MultiDiscrete and MultiBinary actions, not for {space}; use_masking=False ignores them"
+    )
 
 
 def mask_logits(logits: Tensor, masks: Tensor) -> Tensor:

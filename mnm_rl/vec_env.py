@@ -22,9 +22,7 @@ _NO_FINAL_OBS = (
     "cuts episodes short and begins new ones in the same step, but gives no infos['final_obs']; "
     "the value of what would have followed is taken to be 0"
 )
-_NO_FIRST_MASK = (
-    f"gives infos[{KEY!r}] in step and not in reset: what it forbids is not heeded; give masks in reset, too"
-)
+_NO_FIRST_MASK = f"gives infos[{KEY!r}] in step and not in reset: what it forbids is not heeded; give masks in reset, too"
 
 
 class GymnasiumVecEnv(VecEnv):

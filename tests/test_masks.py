@@ -276,7 +276,9 @@ def test_masks_come_in_any_form_and_are_copied(form: str, actions: str) -> None:
         np.testing.assert_array_equal(alone, wanted[:1])
 
 
-@pytest.mark.parametrize("wrong", [[1, np.nan, 0], [0, -np.inf, -np.inf], [0.5, 1, 1], [2, 0, 0], ["True", "False", "1"], [1, None, 1]])
+@pytest.mark.parametrize(
+    "wrong", [[1, np.nan, 0], [0, -np.inf, -np.inf], [0.5, 1, 1], [2, 0, 0], ["True", "False", "1"], [1, None, 1]]
+)
 def test_what_is_neither_true_nor_false_is_no_mask(wrong: list[Any]) -> None:
     with pytest.raises(ValueError, match="environment 1 must hold 1 or 0, true or false"):
         checked([[1, 1, 1], wrong], spaces.Discrete(3), 2)

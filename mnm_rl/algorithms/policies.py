@@ -151,8 +151,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     @classmethod
     def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """``learning_rate`` and ``target_kl`` of :class:`mnm_rl.RecurrentPPO` with this policy and these arguments, unless they are
-        given; those that were tuned (docs/results.md)."""
+        """``learning_rate`` and ``target_kl`` of :class:`mnm_rl.RecurrentPPO` with this policy and these arguments, those of
+        ``core_kwargs`` among them, unless they are given; those that were tuned (docs/results.md). A policy of one's own may give
+        one of them alone."""
         return {"learning_rate": 2e-3, "target_kl": 0.05}
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -235,6 +236,12 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def acts_as_built(self) -> bool:
         """Whether a step of a rollout gives what :meth:`forward` would give, without calling it: nobody would notice."""
         return self._own("__call__", "forward", "get_distribution", "predict_values") and not (hooked(self) or hooked(self.core))
+
+    @property
+    def predicts_as_built(self) -> bool:
+        """Whether the actions of ``predict`` are those of :meth:`get_distribution`, overridden or not."""
+        of_distribution = not self._own("get_distribution") or self._own("__call__", "forward")
+        return self._own("_predict") and of_distribution
 
     @property
     def _is_plain_categorical(self) -> bool:
@@ -527,9 +534,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         for t, starts in enumerate(episode_starts):
             now = {key: part[t] for key, part in obs.items()} if isinstance(obs, dict) else obs[t]
             masks = None if action_masks is None else action_masks[t]
-            distribution, _ = self.get_distribution(
-                now, self._of_actor(state), starts, **_given(self.get_distribution, masks)
-            )
+            distribution, _ = self.get_distribution(now, self._of_actor(state), starts, **_given(self.get_distribution, masks))
             log_probs.append(distribution.log_prob(actions[t]))
             entropies.append(distribution.entropy())
             values.append(self.predict_values(now, state, starts).flatten())
@@ -553,7 +558,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             return distribution.get_actions(deterministic=deterministic), state
         if not self._own("__call__", "forward"):
             if isinstance(self.core, ActorAndCritic):  # the critic's part, which predict does not carry, has no say in actions
-                whole = self.initial_state(len(episode_starts))
+                whole = self.initial_state(episode_starts.shape[0])  # len would be a constant in a record
                 state = make_state(whole, (*state, *whole[len(state) :]))
             asked = {"deterministic": True} if deterministic else {}
             actions, *_, state = self(observation, state, episode_starts, **asked, **_given(self.forward, action_masks))
@@ -662,7 +667,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 _METHODS = {
     name: getattr(RecurrentActorCriticPolicy, name)
     for name in (
-        *("__call__", "forward", "evaluate_actions", "get_distribution", "predict_values"),
+        *("__call__", "forward", "evaluate_actions", "get_distribution", "predict_values", "_predict"),
         *("_get_action_dist_from_latent", "extract_features"),
     )
 }
