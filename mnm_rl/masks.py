@@ -114,9 +114,7 @@ def checked(masks: Any, space: spaces.Space[Any], n: int) -> NDArray[np.bool_]:
         if row.size != width:
             got = row.size if row.dtype.kind in "biuf" else row.tolist()
             raise ValueError(f"the action mask of environment {i} must hold {width} numbers for {space}, got {got}")
-        if row.dtype != bool and not np.all((row == 0) | (row == 1)):
-            raise ValueError(f"the action mask of environment {i} must hold 1 or 0, true or false, got {row.tolist()}")
-    whole = np.array(rows, dtype=bool)  # a copy: environments may use theirs again
+    whole = np.array([truths(row, i) for i, row in enumerate(rows)])  # a copy: environments may use theirs again
     possible = np.logical_or.reduceat(whole, np.cumsum(sizes) - sizes, axis=1)
     if not possible.all():
         i, part = np.argwhere(~possible)[0]
@@ -130,22 +128,33 @@ _ARRAYS = (np.ndarray, Tensor, list, tuple)
 
 def _rows(masks: Any, n: int, width: int) -> list[NDArray[Any]]:
     """The masks of n environments, or of one, each flat."""
-    if n == 1 and (one := _flat(masks)).size == width:
+    if n == 1 and (one := flat(masks)).size == width:
         return [one]
     if not isinstance(masks, _ARRAYS) or getattr(masks, "ndim", 1) == 0:
         raise ValueError(f"action masks must be arrays of bool, one for each environment, got {masks!r}")
     alone = width > 1 and not any(isinstance(row, _ARRAYS) or row is None for row in masks)
-    return [_flat(masks)] if alone else [_flat(row) for row in masks]
+    return [flat(masks)] if alone else [flat(row) for row in masks]
 
 
-def _flat(mask: Any) -> NDArray[Any]:
+def flat(mask: Any) -> NDArray[Any]:
     """The numbers of one mask, ``[width]``, whatever parts it comes in."""
     if isinstance(mask, Tensor):
         mask = mask.detach().cpu().numpy()
-    if isinstance(mask, list | tuple) or (isinstance(mask, np.ndarray) and mask.dtype == object and mask.ndim > 0):
-        if any(isinstance(part, _ARRAYS) for part in mask):
-            return np.concatenate([_flat(part) for part in mask])
+    nested = isinstance(mask, list | tuple) or (isinstance(mask, np.ndarray) and mask.dtype == object and mask.ndim > 0)
+    if nested and any(isinstance(part, _ARRAYS) for part in mask):
+        return np.concatenate([flat(part) for part in mask])
     return np.ravel(mask)
+
+
+def truths(mask: NDArray[Any], i: int = 0) -> NDArray[np.bool_]:
+    """The flat mask of environment i as bool.
+
+    Raises:
+        ValueError: if a number is neither 0 nor 1: NaN, say, and the zeros and infinities that are added to logits elsewhere.
+    """
+    if mask.dtype != bool and not np.all((mask == 0) | (mask == 1)):
+        raise ValueError(f"the action mask of environment {i} must hold 1 or 0, true or false, got {mask.tolist()}")
+    return mask.astype(bool, copy=False)
 
 
 def choices(space: spaces.Space[Any]) -> NDArray[np.int64]:

@@ -290,6 +290,22 @@ def test_what_is_no_mask_is_refused_in_words(wrong: Any) -> None:
         checked(wrong, spaces.Discrete(3), 1)
 
 
+def test_a_mask_in_an_info_comes_in_any_form() -> None:
+    space = spaces.MultiDiscrete([3, 2])
+    env = InfoActionMasks(Picky(space, in_info=True, in_method=False))
+    env.reset(seed=0)
+    mask = env._info["action_mask"]
+    for given in (mask, mask.astype(np.int8), (mask[:3], mask[3:]), [mask[:3].tolist(), mask[3:].tolist()]):
+        env._info = {"action_mask": given}
+        np.testing.assert_array_equal(env.action_masks(), mask)
+    for nothing in ({}, {"action_mask": None}):
+        env._info = nothing
+        assert env.action_masks().tolist() == [True] * 5
+    env._info = {"action_mask": np.full(5, np.nan)}
+    with pytest.raises(ValueError, match="must hold 1 or 0"):
+        env.action_masks()
+
+
 class Unmasked(Picky):
     """Says nothing of what it allows."""
 
@@ -395,10 +411,10 @@ def test_a_method_that_knows_of_no_masks_is_named(method: str) -> None:
     ours.__qualname__ = f"Own.{method}"
     setattr(Own, method, ours)
     model = RecurrentPPO(Own, Picky(spaces.Discrete(5)), n_steps=16, batch_size=16, n_epochs=1, device="cpu")
+    predict = partial(model.predict, np.zeros(3, np.float32), action_masks=np.ones(5, bool))
+    act: Any = predict if method == "_predict" else partial(model.learn, 16)
     with pytest.raises(TypeError, match=rf"Own.{method} must take the argument action_masks=None"):
-        if method == "_predict":
-            model.predict(np.zeros(3, np.float32), action_masks=np.ones(5, bool))
-        model.learn(16)
+        act()
     assert not model.learn(16, use_masking=False)._masking
 
 
