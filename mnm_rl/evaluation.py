@@ -10,7 +10,7 @@ from stable_baselines3.common import evaluation
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from mnm_rl.masks import METHOD, action_masks, has_action_masks
+from mnm_rl.masks import action_masks, heeds
 from mnm_rl.vec_env import failures_named
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,11 @@ class Masked:
     def __init__(self, model: Any, env: VecEnv, use_masking: bool | None = None) -> None:
         self.model, self.env = model, env
         if "action_masks" not in inspect.signature(model.predict).parameters:
+            if use_masking:
+                raise ValueError(f"use_masking=True needs a model whose predict takes action_masks, not a {type(model).__name__}")
             use_masking = False
         self.use_masking = use_masking
+        self._heeds: bool | None = None  # known from the first observation on
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -40,11 +43,9 @@ class Masked:
         Raises:
             ValueError: if there are to be masks, and the environments have none.
         """
-        if self.use_masking is None:  # known from the first observation on
-            self.use_masking = has_action_masks(self.env)
-        if self.use_masking:
-            if not has_action_masks(self.env):
-                raise ValueError(f"use_masking=True needs environments with a method {METHOD}, and these have none")
+        if self._heeds is None:
+            self._heeds = heeds(self.env, self.use_masking)
+        if self._heeds:
             arguments["action_masks"] = action_masks(self.env, self.model.action_space)
         return self.model.predict(observation, **arguments)  # type: ignore[no-any-return]
 
@@ -64,7 +65,7 @@ def evaluate_policy(
         the mean and the standard deviation of the returns, or with ``return_episode_rewards`` returns and lengths.
 
     Raises:
-        ValueError: if there are to be masks, and the environments have none, or one allows no action.
+        ValueError: if there are to be masks, and the environments or the model have none, or one allows no action.
     """
     envs = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     return evaluation.evaluate_policy(Masked(model, envs, use_masking), envs, *args, **kwargs)  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
             which line is missing.
     """
     base = env.unwrapped
-    for layer in _layers(env):
+    for layer in layers(env):
         if "autoreset_mode" in layer.metadata and (layer is base or layer.metadata is not base.metadata):
             mode = layer.metadata["autoreset_mode"]
             if isinstance(layer, SyncVectorEnv | AsyncVectorEnv) and type(layer) in (SyncVectorEnv, AsyncVectorEnv):
@@ -76,7 +76,7 @@ def takes_masks_unseen(env: VectorEnv[Any, Any, Any]) -> bool:
     ``reset`` of one's own may count, average or record what passes, and has to see what it would
     see in Gymnasium's own loop.
     """
-    *around, base = _layers(env)
+    *around, base = layers(env)
     if isinstance(base, AsyncVectorEnv):
         # Without shared memory, or with a worker of one's own, the next step would begin the episode again.
         can = base.shared_memory and base.worker is None and not _does_its_own(base, AsyncVectorEnv)
@@ -87,7 +87,7 @@ def takes_masks_unseen(env: VectorEnv[Any, Any, Any]) -> bool:
     )
 
 
-def _layers(env: VectorEnv[Any, Any, Any]) -> Iterator[VectorEnv[Any, Any, Any]]:
+def layers(env: VectorEnv[Any, Any, Any]) -> Iterator[VectorEnv[Any, Any, Any]]:
     """The wrappers, from the outside in, and what they wrap."""
     while isinstance(env, VectorWrapper):
         yield env

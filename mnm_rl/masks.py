@@ -6,6 +6,7 @@ of each part one after the other, and ``[2 n]`` for MultiBinary, "may be 0" and 
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -28,9 +29,60 @@ KEY = "action_mask"
 
 
 def has_action_masks(env: VecEnv) -> bool:
-    """Whether every environment says which actions it allows. Where they do so in their ``info``, as Gymnasium's vector
-    environments do, this is known from the first ``reset`` on."""
-    return env.has_attr(METHOD)
+    """Whether the environments say which actions they allow. Where they do so in their ``info``, as
+    Gymnasium's vector environments do, this is known from the first ``reset`` on.
+
+    Raises:
+        ValueError: if some do and others do not, or by an attribute that is no method.
+    """
+    try:
+        has = env.has_attr(METHOD)
+        if has and type(env.unwrapped).has_attr is VecEnv.has_attr:
+            # That only looks whether get_attr raises, and some of the users' own give None for anything.
+            has = any(method is not None for method in env.get_attr(METHOD) or ())
+    except NotImplementedError:  # a VecEnv of the user's own need not know
+        return False
+    methods = [_attribute(single) for single in _single_envs(env)]
+    for i, method in enumerate(methods):
+        if method is not None and not callable(method):
+            kind = type(method).__name__
+            raise ValueError(f"{METHOD} of environment {i} must be a method that gives its mask, and is a {kind}")
+    if not has and any(methods):
+        raise ValueError(
+            f"environment {methods.index(None)} has no method {METHOD}, and others have one: add one that allows "
+            "everything, or switch masking off with use_masking=False"
+        )
+    return has
+
+
+def heeds(env: VecEnv, use_masking: bool | None) -> bool:
+    """Whether the masks of the environments are to be heeded: None for where there are any, True to insist on
+    them, False for never.
+
+    Raises:
+        ValueError: as :func:`has_action_masks`, and if they are insisted on and there are none.
+    """
+    has = use_masking is not False and has_action_masks(env)
+    if use_masking and not has:
+        raise ValueError(
+            f"use_masking=True needs environments with a method {METHOD}, or Gymnasium vector environments with "
+            f"info[{KEY!r}] from reset on, and these have none"
+        )
+    return has
+
+
+def _single_envs(env: VecEnv) -> list[gym.Env[Any, Any]]:
+    """The environments of Stable-Baselines3's DummyVecEnv or Gymnasium's SyncVectorEnv; of others, none."""
+    base = env.unwrapped
+    envs = getattr(getattr(base, "env", base).unwrapped, "envs", None)
+    return [one for one in envs if isinstance(one, gym.Env)] if isinstance(envs, list | tuple) else []
+
+
+def _attribute(env: gym.Env[Any, Any]) -> Any:
+    try:
+        return env.get_wrapper_attr(METHOD)
+    except AttributeError:
+        return None
 
 
 def action_masks(env: VecEnv, space: spaces.Space[Any]) -> NDArray[np.bool_]:
@@ -40,30 +92,69 @@ def action_masks(env: VecEnv, space: spaces.Space[Any]) -> NDArray[np.bool_]:
         ValueError: if one has another shape than the action space asks for, or allows no action; the message names the
             environment.
     """
+    choices(space)  # before environments are asked, which know as little of masks for other actions
     return checked(env.env_method(METHOD), space, env.num_envs)
 
 
 def checked(masks: Any, space: spaces.Space[Any], n: int) -> NDArray[np.bool_]:
-    """Masks of n environments as ``[n, width]``; a single one may come without its first dimension.
+    """Masks of n environments as ``[n, width]``, a copy; a single one may come without its first dimension.
+
+    Arrays, tensors and lists do, of bool, or of any numbers that are 0 or 1. The mask of an environment may
+    come in parts, such as the tuple of arrays that Gymnasium's MultiDiscrete takes to sample.
 
     Raises:
-        ValueError: if they do not fit the action space, or one allows no action.
+        ValueError: if they do not fit the action space, hold anything else, or one allows no action.
     """
     sizes = choices(space)
     width = int(sizes.sum())
-    rows = masks if len(masks) and np.ndim(masks[0]) > 0 else [masks]
+    rows = _rows(masks, n, width)
     if len(rows) != n:
         raise ValueError(f"there must be an action mask for each of the {n} environments, got {len(rows)}")
     for i, row in enumerate(rows):
-        if np.size(row) != width:
-            raise ValueError(f"the action mask of environment {i} must hold {width} numbers for {space}, got {np.size(row)}")
-    whole = np.asarray(rows, dtype=bool).reshape(n, width)
+        if row.size != width:
+            got = row.size if row.dtype.kind in "biuf" else row.tolist()
+            raise ValueError(f"the action mask of environment {i} must hold {width} numbers for {space}, got {got}")
+    whole = np.array([truths(row, i) for i, row in enumerate(rows)])  # a copy: environments may use theirs again
     possible = np.logical_or.reduceat(whole, np.cumsum(sizes) - sizes, axis=1)
     if not possible.all():
         i, part = np.argwhere(~possible)[0]
         of_part = "" if isinstance(space, spaces.Discrete) else f" in part {part} of {space}"
         raise ValueError(f"environment {i} allows no action{of_part}: its action mask is {whole[i].astype(int).tolist()}")
     return whole
+
+
+_ARRAYS = (np.ndarray, Tensor, list, tuple)
+
+
+def _rows(masks: Any, n: int, width: int) -> list[NDArray[Any]]:
+    """The masks of n environments, or of one, each flat."""
+    if n == 1 and (one := flat(masks)).size == width:
+        return [one]
+    if not isinstance(masks, _ARRAYS) or getattr(masks, "ndim", 1) == 0:
+        raise ValueError(f"action masks must be arrays of bool, one for each environment, got {masks!r}")
+    alone = width > 1 and not any(isinstance(row, _ARRAYS) or row is None for row in masks)
+    return [flat(masks)] if alone else [flat(row) for row in masks]
+
+
+def flat(mask: Any) -> NDArray[Any]:
+    """The numbers of one mask, ``[width]``, whatever parts it comes in."""
+    if isinstance(mask, Tensor):
+        mask = mask.detach().cpu().numpy()
+    nested = isinstance(mask, list | tuple) or (isinstance(mask, np.ndarray) and mask.dtype == object and mask.ndim > 0)
+    if nested and any(isinstance(part, _ARRAYS) for part in mask):
+        return np.concatenate([flat(part) for part in mask])
+    return np.ravel(mask)
+
+
+def truths(mask: NDArray[Any], i: int = 0) -> NDArray[np.bool_]:
+    """The flat mask of environment i as bool.
+
+    Raises:
+        ValueError: if a number is neither 0 nor 1: NaN, say, and the zeros and infinities that are added to logits elsewhere.
+    """
+    if mask.dtype != bool and not np.all((mask == 0) | (mask == 1)):
+        raise ValueError(f"the action mask of environment {i} must hold 1 or 0, true or false, got {mask.tolist()}")
+    return mask.astype(bool, copy=False)
 
 
 def choices(space: spaces.Space[Any]) -> NDArray[np.int64]:
@@ -78,7 +169,9 @@ def choices(space: spaces.Space[Any]) -> NDArray[np.int64]:
         return np.array(space.nvec, dtype=np.int64)
     if isinstance(space, spaces.MultiBinary):
         return np.full(space.shape[0], 2)
-    raise ValueError(f"action masks are for Discrete, MultiDiscrete and MultiBinary actions, not for {space}")
+    raise ValueError(
+        f"action masks are for Discrete, MultiDiscrete and MultiBinary actions, not for {space}; use_masking=False ignores them"
+    )
 
 
 def mask_logits(logits: Tensor, masks: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from mnm_rl.gymnasium_vector import arrays, at, autoreset_mode, columns, split, takes_masks_unseen
+from mnm_rl.gymnasium_vector import arrays, at, autoreset_mode, columns, layers, split, takes_masks_unseen
 from mnm_rl.masks import KEY, METHOD, choices
 
 _NO_FINAL_OBS = (
     "cuts episodes short and begins new ones in the same step, but gives no infos['final_obs']; "
     "the value of what would have followed is taken to be 0"
 )
+_NO_FIRST_MASK = f"gives infos[{KEY!r}] in step and not in reset: what it forbids is not heeded; give masks in reset, too"
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -44,8 +45,9 @@ class GymnasiumVecEnv(VecEnv):
     ``Monitor``, and the seconds ``t`` that it took; statistics from ``RecordEpisodeStatistics`` are kept where there are any.
     ``info["TimeLimit.truncated"]`` tells whether it was cut short.
 
-    Action masks (:mod:`mnm_rl.masks`) that the environment gives in its ``info`` are those of the method ``action_masks`` here,
-    as Stable-Baselines3's world has it.
+    Action masks (:mod:`mnm_rl.masks`) that the environment gives in its ``info``, from ``reset`` on, are those of the method
+    ``action_masks`` here, as Stable-Baselines3's world has it; and so are those of a vector environment or vector wrapper that
+    has this method itself, for all environments at once, ``[num_envs, width]``.
 
     Args:
         env: the vector environment, wrapped or not.
@@ -80,7 +82,9 @@ class GymnasiumVecEnv(VecEnv):
         self.reset_infos = split(infos, self.num_envs)
         self._returns[:], self._lengths[:], self._started[:] = 0, 0, time.perf_counter()
         self._ending.clear()
-        self._masks = _masks_in(self.reset_infos)
+        masks = [info.get(KEY) for info in self.reset_infos]
+        if self._masks is not None or any(mask is not None for mask in masks):
+            self._masks = masks
         self._reset_seeds()
         self._reset_options()
         return arrays(observations)  # type: ignore[no-any-return]
@@ -92,6 +96,8 @@ class GymnasiumVecEnv(VecEnv):
         given, rewards, terminations, truncations, given_infos = self.env.step(self._actions)
         observations, infos = arrays(given), split(given_infos, self.num_envs)
         given_masks = None if self._masks is None else [info.get(KEY) for info in infos]
+        if given_masks is None and KEY in infos[0] and not self.has_attr(METHOD):
+            warnings.warn(f"{self.env} {_NO_FIRST_MASK}", stacklevel=2)
         rewards, terminations, truncations = columns(self.env, rewards, terminations, truncations)
         dones: NDArray[np.bool_] = terminations | truncations
         done: list[int] = dones.nonzero()[0].tolist()
@@ -166,7 +172,7 @@ class GymnasiumVecEnv(VecEnv):
         return self.env.render() or [None] * self.num_envs  # type: ignore[return-value]
 
     def has_attr(self, attr_name: str) -> bool:
-        if attr_name == METHOD and self._masks is not None:
+        if attr_name == METHOD and (self._masks is not None or self._masks_of_all() is not None):
             return True
         if isinstance(self.env.unwrapped, AsyncVectorEnv) and attr_name == METHOD:
             return False  # to ask would end the processes of environments that have none
@@ -199,6 +205,11 @@ class GymnasiumVecEnv(VecEnv):
         if method_name == METHOD and self._masks is not None:
             everything = np.ones(choices(self.action_space).sum(), bool)
             return [everything if self._masks[i] is None else self._masks[i] for i in chosen]
+        if method_name == METHOD and (of_all := self._masks_of_all()) is not None:
+            masks = of_all(*method_args, **method_kwargs)
+            if not isinstance(masks, np.ndarray | torch.Tensor | list | tuple) or len(masks) != self.num_envs:
+                raise ValueError(f"{METHOD} of {self.env} must give a mask for each of its {self.num_envs} environments")
+            return [masks[i] for i in chosen]
         if isinstance(base, SyncVectorEnv):
             return [base.envs[i].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for i in chosen]
         if chosen != list(range(self.num_envs)):
@@ -207,16 +218,15 @@ class GymnasiumVecEnv(VecEnv):
             return list(base.call(method_name, *method_args, **method_kwargs))
         return [getattr(base, method_name)(*method_args, **method_kwargs)] * self.num_envs
 
+    def _masks_of_all(self) -> Callable[..., Any] | None:
+        """The method ``action_masks`` of the vector environment or of a wrapper around it, the outermost."""
+        owners = (layer for layer in layers(self.env) if METHOD in vars(layer) or hasattr(type(layer), METHOD))
+        return getattr(next(owners, None), METHOD, None)
+
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None) -> list[bool]:
         base = self.env.unwrapped
         envs: Sequence[Any] = base.envs if isinstance(base, SyncVectorEnv) else [None] * self.num_envs
         return [_is_wrapped(envs[i], wrapper_class) for i in self._get_indices(indices)]
-
-
-def _masks_in(infos: Sequence[dict[str, Any]]) -> list[Any] | None:
-    """The action masks in the infos of a reset, or None if there are none."""
-    masks = [info.get(KEY) for info in infos]
-    return None if all(mask is None for mask in masks) else masks
 
 
 class _ResetMask(dict[str, Any]):

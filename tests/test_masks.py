@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers.vector import NormalizeReward
 from numpy.typing import NDArray
+from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy as evaluate_without_masks
 from stable_baselines3.common.monitor import Monitor
@@ -241,3 +242,196 @@ def test_a_masked_maze_is_learned_in_without_walking_into_walls() -> None:
         model = model_of(RecurrentA2C, "mnm-p", env).learn(800)
         played = evaluate_episodes(model, model.get_env(), 4)  # type: ignore[arg-type]
         assert all(episode["return"] == 10 * episode["goals"] for episode in played)  # no penalty was paid
+
+
+FORMS: dict[str, Callable[[NDArray[np.bool_]], Any]] = {
+    "bool": lambda masks: masks,
+    "integers": lambda masks: masks.astype(np.int8),
+    "floats": lambda masks: masks.astype(float),
+    "objects": lambda masks: masks.astype(object),
+    "lists": lambda masks: masks.tolist(),
+    "a tuple of arrays": lambda masks: tuple(masks),
+    "a tensor": torch.from_numpy,
+    "tensors with gradient": lambda masks: [torch.from_numpy(mask).float().requires_grad_() for mask in masks],
+}
+
+
+@pytest.mark.parametrize("actions", ACTIONS)
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_come_in_any_form_and_are_copied(form: str, actions: str) -> None:
+    space = ACTIONS[actions]
+    sizes = choices(space)
+    for n in (1, 2, 4):
+        masks = np.random.default_rng(n).random((n, sizes.sum())) < 0.3
+        masks[:, np.cumsum(sizes) - 1] = True
+        wanted, parts = masks.copy(), np.cumsum(sizes)[:-1]
+        result = checked(FORMS[form](masks), space, n)
+        by_part = [tuple(FORMS[form](part[np.newaxis])[0] for part in np.split(mask, parts)) for mask in masks]
+        in_parts = checked(by_part, space, n)
+        alone = checked(FORMS[form](masks)[0], space, 1)
+        masks[:] = False
+        for read in (result, in_parts):
+            assert read.dtype == bool
+            np.testing.assert_array_equal(read, wanted)
+        np.testing.assert_array_equal(alone, wanted[:1])
+
+
+@pytest.mark.parametrize(
+    "wrong", [[1, np.nan, 0], [0, -np.inf, -np.inf], [0.5, 1, 1], [2, 0, 0], ["True", "False", "1"], [1, None, 1]]
+)
+def test_what_is_neither_true_nor_false_is_no_mask(wrong: list[Any]) -> None:
+    with pytest.raises(ValueError, match="environment 1 must hold 1 or 0, true or false"):
+        checked([[1, 1, 1], wrong], spaces.Discrete(3), 2)
+
+
+@pytest.mark.parametrize("wrong", [None, True, np.array(True), {"a": 1}, [None], "mask", [[None, None]], np.ones((2, 2)), []])
+def test_what_is_no_mask_is_refused_in_words(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="action mask"):
+        checked(wrong, spaces.Discrete(3), 1)
+
+
+def test_a_mask_in_an_info_comes_in_any_form() -> None:
+    space = spaces.MultiDiscrete([3, 2])
+    env = InfoActionMasks(Picky(space, in_info=True, in_method=False))
+    env.reset(seed=0)
+    mask = env._info["action_mask"]
+    for given in (mask, mask.astype(np.int8), (mask[:3], mask[3:]), [mask[:3].tolist(), mask[3:].tolist()]):
+        env._info = {"action_mask": given}
+        np.testing.assert_array_equal(env.action_masks(), mask)
+    for nothing in ({}, {"action_mask": None}):
+        env._info = nothing
+        assert env.action_masks().tolist() == [True] * 5
+    env._info = {"action_mask": np.full(5, np.nan)}
+    with pytest.raises(ValueError, match="must hold 1 or 0"):
+        env.action_masks()
+
+
+class Unmasked(Picky):
+    """Says nothing of what it allows."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Discrete(5), in_method=False)
+
+
+@pytest.mark.parametrize("kind", [DummyVecEnv, SyncVectorEnv])
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=["A2C", "PPO"])
+def test_environments_have_masks_all_or_none_and_by_a_method(kind: Any, algorithm: Any) -> None:
+    mixed = model_of(algorithm, "mnm-p", kind([lambda: Picky(spaces.Discrete(5)), Unmasked]))
+    for use_masking in (None, True):
+        with pytest.raises(ValueError, match="environment 1 has no method action_masks, and others have one"):
+            mixed.learn(16, use_masking=use_masking)
+    assert not mixed.learn(16, use_masking=False)._masking
+
+    class Attribute(Unmasked):
+        action_masks = np.ones(5, bool)
+
+    no_method = model_of(algorithm, "mnm-p", kind([Attribute]))
+    with pytest.raises(ValueError, match="action_masks of environment 0 must be a method that gives its mask, and is a ndarray"):
+        no_method.learn(16)
+
+
+@pytest.mark.parametrize("answer", ["raises", "gives None"])
+def test_vec_envs_that_cannot_tell_have_no_masks(answer: str) -> None:
+    class Own(DummyVecEnv):
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            if answer == "raises" and attr_name != "render_mode":
+                raise NotImplementedError
+            return [None] * self.num_envs
+
+        def env_method(self, *args: Any, **kwargs: Any) -> list[Any]:
+            raise NotImplementedError
+
+    model = model_of(RecurrentA2C, "mnm-p", Own([lambda: Monitor(Unmasked())])).learn(16)
+    assert not model._masking
+    assert len(evaluate_episodes(model, model.env, 1)) == 1
+
+
+class Batched(VectorEnv[Any, Any, Any]):
+    """Many environments in one, which keep their masks in one array; steps that did what is forbidden are counted."""
+
+    def __init__(self, n: int, in_reset: bool = True, in_step: bool = True) -> None:
+        self.num_envs, self.in_reset, self.in_step = n, in_reset, in_step
+        self.single_observation_space, self.single_action_space = spaces.Box(-1, 1, (3,)), spaces.Discrete(5)
+        self.observation_space, self.action_space = spaces.Box(-1, 1, (n, 3)), spaces.MultiDiscrete([5] * n)
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.masks, self.forbidden, self.rng = np.zeros((n, 5), bool), 0, np.random.default_rng(0)
+
+    def _now(self, given: bool) -> tuple[Any, dict[str, Any]]:
+        self.masks[:] = False
+        self.masks[np.arange(self.num_envs), self.rng.integers(5, size=self.num_envs)] = True
+        return np.zeros((self.num_envs, 3), np.float32), {"action_mask": self.masks} if given else {}
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.t = 0
+        return self._now(self.in_reset)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self.forbidden += int((~self.masks[np.arange(self.num_envs), actions]).sum())
+        self.t += 1
+        observations, info = self._now(self.in_step)
+        return observations, np.zeros(self.num_envs), np.full(self.num_envs, self.t == 5), np.zeros(self.num_envs, bool), info
+
+
+class Wrapped(VectorWrapper[Any, Any, Any, Any, Any]):
+    def action_masks(self) -> Any:
+        return self.env.unwrapped.masks  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("by", ["info", "its method", "the method of a wrapper"])
+def test_a_vector_environment_gives_masks_of_all_at_once(by: str, n: int) -> None:
+    base = Batched(n, *[by == "info"] * 2)
+    if by == "its method":
+        base.action_masks = lambda: base.masks  # type: ignore[attr-defined]
+    model = model_of(RecurrentA2C, "mnm-p", Wrapped(base) if by == "the method of a wrapper" else base).learn(32 * n)
+    assert model._masking
+    assert base.forbidden == 0
+    stored = model.rollout_buffer.sequence().action_masks
+    assert (stored.sum(dim=-1) == 1).all()  # as they were, not as the environment's array is now
+    assert stored.any(dim=0).sum() > n
+
+
+def test_masks_of_steps_alone_are_not_heeded_with_a_warning() -> None:
+    model = model_of(RecurrentA2C, "mnm-p", Batched(3, in_reset=False))
+    with pytest.warns(UserWarning, match=r"gives infos\['action_mask'\] in step and not in reset"):
+        model.learn(48)
+    model = model_of(RecurrentA2C, "mnm-p", env := Batched(3, in_step=False)).learn(96)  # which is allowed
+    assert model._masking
+    assert env.forbidden > 0
+
+
+@pytest.mark.parametrize("method", ["forward", "evaluate_actions", "get_distribution", "_predict"])
+def test_a_method_that_knows_of_no_masks_is_named(method: str) -> None:
+    class Own(LstmPolicy):
+        pass
+
+    def ours(self: Any, obs: Any, *args: Any) -> Any:
+        return getattr(super(Own, self), method)(obs, *args)
+
+    ours.__qualname__ = f"Own.{method}"
+    setattr(Own, method, ours)
+    model = RecurrentPPO(Own, Picky(spaces.Discrete(5)), n_steps=16, batch_size=16, n_epochs=1, device="cpu")
+    predict = partial(model.predict, np.zeros(3, np.float32), action_masks=np.ones(5, bool))
+    act: Any = predict if method == "_predict" else partial(model.learn, 16)
+    with pytest.raises(TypeError, match=rf"Own.{method} must take the argument action_masks=None"):
+        act()
+    assert not model.learn(16, use_masking=False)._masking
+
+
+def test_the_memory_does_not_depend_on_masks() -> None:
+    env = KINDS["DummyVecEnv"](spaces.Discrete(5))
+    rng, (masked, free) = np.random.default_rng(0), (None, None)
+    model = model_of(RecurrentPPO, "mnm-p", env)
+    for _ in range(20):
+        observations = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
+        _, masked = model.predict(observations, masked, action_masks=np.eye(5, dtype=bool)[rng.integers(5, size=3)])
+        _, free = model.predict(observations, free)
+    assert masked is not None
+    assert free is not None
+    for one, other in zip(masked, free, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_to_insist_on_masks_needs_a_model_that_takes_them() -> None:
+    with pytest.raises(ValueError, match="a model whose predict takes action_masks, not a A2C"):
+        evaluate_policy(A2C("MlpPolicy", Unmasked()), Picky(spaces.Discrete(5)), 1, use_masking=True)

@@ -1,6 +1,10 @@
 """A policy as an ONNX model acts as predict does, step by step, with the state carried over and episodes beginning at any time."""
 
 import os
+import pickle
+import warnings
+from contextlib import nullcontext
+from copy import deepcopy
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
@@ -8,9 +12,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from gymnasium import spaces
 
-from mnm_rl import RecurrentA2C, RecurrentPPO
+from mnm_rl import LstmPolicy, RecurrentA2C, RecurrentPPO, RnnCore
 from tests.counting import Random
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
@@ -56,8 +61,12 @@ def model_of(policy: str, observations: str, actions: str, algorithm: Any = Recu
 
 
 def check(model: Any, path: Path, steps: int, n_envs: int = 1) -> None:
-    """The ONNX model and predict, over some steps with resets."""
     model.export(path, format="onnx")
+    compare(model, path, steps, n_envs)
+
+
+def compare(model: Any, path: Path, steps: int, n_envs: int) -> None:
+    """The ONNX model and predict, over some steps with resets."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["policy"] == type(model.policy).__name__
     inputs = {i.name: i for i in session.get_inputs()}
@@ -101,3 +110,95 @@ def test_an_onnx_model_acts_as_predict_does(policy: str, observations: str, acti
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format must be 'safetensors' or 'onnx', got 'tflite'"):
         model_of("rnn", "Box", "Discrete").export(tmp_path, format="tflite")
+
+
+class OwnForward(LstmPolicy):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        actions, *others = super().forward(*args, **kwargs)
+        return torch.full_like(actions, 2), *others
+
+
+class OwnPredict(LstmPolicy):
+    def _predict(self, *args: Any, **kwargs: Any) -> Any:
+        actions, state = super()._predict(*args, **kwargs)
+        return torch.full_like(actions, 2), state
+
+
+class OwnDistribution(LstmPolicy):
+    def _get_action_dist_from_latent(self, latent_pi: torch.Tensor) -> Any:
+        return self.action_dist.proba_distribution(-3 * self.action_net(latent_pi))
+
+
+class OwnGetDistribution(LstmPolicy):
+    def get_distribution(self, *args: Any, **kwargs: Any) -> Any:
+        distribution, state = super().get_distribution(*args, **kwargs)
+        return self.action_dist.proba_distribution(-3 * distribution.distribution.logits), state
+
+
+@pytest.mark.parametrize("policy", [OwnForward, OwnPredict, OwnDistribution, OwnGetDistribution])
+def test_whatever_is_overridden_acts_in_the_onnx_model_as_in_predict(policy: Any, tmp_path: Path) -> None:
+    kwargs = {"hidden_size": 4, "critic_core": "own"}
+    model = RecurrentPPO(policy, Random(BOX, spaces.Discrete(4)), n_steps=8, seed=0, device="cpu", policy_kwargs=kwargs)
+    check(model, tmp_path / "policy.onnx", steps=20, n_envs=3)
+
+
+def fail(*_: Any) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("actions", ["Discrete", "Box, squashed"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_export_changes_nothing(actions: str, fails: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    name = "mnm-p" if actions == "Discrete" else "two layers of gru"
+    model = model_of(name, "Box", actions).learn(16)
+    model.policy.set_training_mode(True)
+    model.policy.action_net.eval()
+    if fails:
+        model.policy.action_net.register_forward_hook(fail)
+
+    def now() -> Any:
+        space = model.observation_space.np_random.bit_generator.state
+        rng = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), space  # noqa: NPY002
+        return rng, [module.training for module in model.policy.modules()], pickle.dumps(model.policy.state_dict())
+
+    before = now()
+    capfd.readouterr()
+    with pytest.raises(Exception, match="Failed to export") if fails else nullcontext(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.export(tmp_path / "policy.onnx", format="onnx")
+    assert capfd.readouterr() == ("", "")
+    assert now() == before
+    for a_copy in (deepcopy(model), pickle.loads(pickle.dumps(model))):  # nothing without numbers was left behind
+        assert all(part.isfinite().all() for part in a_copy.policy.core.diagnostics.values())
+    model.save(tmp_path / "model.zip")
+    if not fails:
+        model.learn(16)
+
+
+def test_a_number_of_environments_that_is_taken_for_a_constant_is_told(tmp_path: Path) -> None:
+    class Fixed(RnnCore):
+        def step(self, x: torch.Tensor, state: Any) -> Any:
+            outputs, state, meta_loss = super().step(x, state)
+            return outputs + torch.zeros(len(x), 1), state, meta_loss
+
+    kwargs = {"core_class": Fixed, "hidden_size": 4}
+    model = RecurrentPPO("RecurrentActorCriticPolicy", Random(BOX, spaces.Discrete(4)), n_steps=8, policy_kwargs=kwargs)
+    with pytest.raises(ValueError, match=r"one number of environments only.*len\(tensor\)"):
+        model.export(tmp_path / "policy.onnx", format="onnx")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_where_a_model_is_written(tmp_path: Path) -> None:
+    model = model_of("rnn", "Box", "Discrete")
+    model.export(tmp_path / "new" / "directory" / "policy", format="onnx")  # as for the other format, and without a suffix
+    assert (tmp_path / "new" / "directory" / "policy").is_file()
+    with pytest.raises(IsADirectoryError, match="the ONNX model is one file"):
+        model.export(tmp_path, format="onnx")
+
+
+def test_one_model_serves_any_batch_and_any_key(tmp_path: Path) -> None:
+    space = spaces.Dict([("z/a b", BOX), ("episode_start", spaces.Discrete(3)), ("state h", spaces.MultiBinary([2, 3]))])
+    model = RecurrentPPO("RnnPolicy", Random(space, spaces.Discrete(4)), n_steps=8, device="cpu", seed=0)
+    model.export(tmp_path / "policy.onnx", format="onnx")
+    for n_envs in (1, 2, 7):
+        compare(model, tmp_path / "policy.onnx", steps=10, n_envs=n_envs)

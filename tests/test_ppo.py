@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from mnm_rl import RecurrentPPO
+from mnm_rl import LstmPolicy, RecurrentPPO
 from mnm_rl.algorithms.buffers import RolloutSequence
 from tests.counting import Counting, Random, Recall
 from tests.policies import POLICIES, ppo, roll_out
@@ -178,3 +178,37 @@ def test_learns_to_remember(name: str, batch_size: int) -> None:
     model = ppo(name, env, {"hidden_size": 24}, **kwargs).learn(8_000)
     mean, _ = evaluate_policy(model, make_vec_env(Recall, n_envs=8, seed=1), 100, deterministic=True)
     assert mean > 0.95
+
+
+def test_auto_is_what_the_policy_says_however_a_model_comes_about(tmp_path: Path) -> None:
+    def model_of(policy: Any = "MnmPolicy", **kwargs: Any) -> RecurrentPPO:
+        return RecurrentPPO(policy, "CartPole-v1", n_steps=8, batch_size=8, n_epochs=1, device="cpu", **kwargs)
+
+    def of(model: Any) -> tuple[Any, Any]:
+        return model.learning_rate, model.target_kl
+
+    auto: dict[str, Any] = {"learning_rate": "auto", "target_kl": "auto"}
+    g = {"write_rule": "g", "variant": "paper"}
+    given = model_of(learning_rate=0.1, target_kl=None, policy_kwargs={"core_kwargs": g})
+    assert of(given) == (0.1, None)
+    assert of(model_of(policy_kwargs={"core_kwargs": g})) == of(model_of(policy_kwargs=g)) == (1e-3, 0.05)
+
+    given.save(tmp_path / "model")
+    given.export(tmp_path / "exported")
+    assert of(RecurrentPPO.load(tmp_path / "model")) == of(RecurrentPPO.from_pretrained(tmp_path / "exported")) == (0.1, None)
+    env = "CartPole-v1"
+    for loaded in (
+        RecurrentPPO.load(tmp_path / "model", env, **auto),
+        RecurrentPPO.from_pretrained(tmp_path / "exported", env, **auto),
+    ):
+        assert of(loaded.learn(8)) == (1e-3, 0.05)
+        assert loaded.policy.optimizer.param_groups[0]["lr"] == 1e-3
+
+    class Own(LstmPolicy):
+        @classmethod
+        def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
+            return {"learning_rate": 1e-5}
+
+    assert of(model_of(Own)) == (1e-5, 0.05)
+    with pytest.raises(ValueError, match="target_kl must be a number, None or 'auto', got 'none'"):
+        model_of(target_kl="none")

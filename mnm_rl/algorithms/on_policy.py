@@ -49,7 +49,7 @@ from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, Sta
 from mnm_rl.algorithms.pretrained import ExportableAlgorithm
 from mnm_rl.cores.implementations import Trace
 from mnm_rl.fused.announcement import announce_aloud
-from mnm_rl.masks import METHOD, action_masks, choices, has_action_masks
+from mnm_rl.masks import action_masks, choices, heeds
 from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
 
@@ -268,11 +268,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         distributed.begin_alike(self.policy, n_envs=self.n_envs, n_steps=self.n_steps, num_timesteps=self.num_timesteps)
         _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
         assert self.env is not None, "there are no environments"
-        self._masking = self._asked_masking is not False and has_action_masks(self.env)
+        self._masking = heeds(self.env, self._asked_masking)
         if self._masking:
             choices(self.action_space)
-        elif self._asked_masking:
-            raise ValueError(f"use_masking=True needs environments with a method {METHOD}, and these have none")
         return total_timesteps, callback
 
     def _masks_now(self, env: VecEnv) -> Tensor | None:

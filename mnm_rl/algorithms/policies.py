@@ -151,8 +151,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     @classmethod
     def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """``learning_rate`` and ``target_kl`` of :class:`mnm_rl.RecurrentPPO` with this policy and these arguments, unless they are
-        given; those that were tuned (docs/results.md)."""
+        """``learning_rate`` and ``target_kl`` of :class:`mnm_rl.RecurrentPPO` with this policy and these arguments, those of
+        ``core_kwargs`` among them, unless they are given; those that were tuned (docs/results.md). A policy of one's own may give
+        one of them alone."""
         return {"learning_rate": 2e-3, "target_kl": 0.05}
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -237,6 +238,12 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return self._own("__call__", "forward", "get_distribution", "predict_values") and not (hooked(self) or hooked(self.core))
 
     @property
+    def predicts_as_built(self) -> bool:
+        """Whether the actions of ``predict`` are those of :meth:`get_distribution`, overridden or not."""
+        of_distribution = not self._own("get_distribution") or self._own("__call__", "forward")
+        return self._own("_predict") and of_distribution
+
+    @property
     def _is_plain_categorical(self) -> bool:
         """Whether actions are drawn from the softmax of ``action_net``'s outputs, and nothing else has a say in it."""
         dist = self.action_dist
@@ -286,7 +293,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         latent, new_state = self._one_step(obs, state, episode_starts)
         if self._own("get_distribution", "predict_values"):
             return *self._act(latent, deterministic, action_masks), new_state
-        distribution, _ = self.get_distribution(obs, self._of_actor(state), episode_starts, **_given(action_masks))
+        distribution, _ = self.get_distribution(
+            obs, self._of_actor(state), episode_starts, **_given(self.get_distribution, action_masks)
+        )
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         return self._shaped(actions), self.predict_values(obs, state, episode_starts), log_prob, new_state
@@ -315,7 +324,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             latent = trace.step(self._features(obs, len(episode_starts)), episode_starts)
             return self._act(latent, action_masks=action_masks)
         what = "actions, values, log-probabilities and the new state"
-        results = self(obs, trace.state(), episode_starts, **_given(action_masks))
+        results = self(obs, trace.state(), episode_starts, **_given(self.forward, action_masks))
         actions, values, log_prob, state = self._returned("forward", results, 4, what)
         trace.go_to(make_state(trace.initial_state, state))
         return actions, values, log_prob
@@ -497,7 +506,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if self._own("evaluate_actions"):
             return self.evaluate_actions(obs, actions, state, episode_starts, trace, action_masks)
         what = "values, log-probabilities, entropies and meta-loss, [T, B] each"
-        given = self.evaluate_actions(obs, actions, state, episode_starts, **_given(action_masks))
+        masks = _given(self.evaluate_actions, action_masks)
+        given = self.evaluate_actions(obs, actions, state, episode_starts, **masks)
         results = self._returned("evaluate_actions", given, 4, what)
         return tuple(result if result is None else result.view(episode_starts.shape) for result in results)  # type: ignore[return-value]
 
@@ -524,7 +534,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         for t, starts in enumerate(episode_starts):
             now = {key: part[t] for key, part in obs.items()} if isinstance(obs, dict) else obs[t]
             masks = None if action_masks is None else action_masks[t]
-            distribution, _ = self.get_distribution(now, self._of_actor(state), starts, **_given(masks))
+            distribution, _ = self.get_distribution(now, self._of_actor(state), starts, **_given(self.get_distribution, masks))
             log_probs.append(distribution.log_prob(actions[t]))
             entropies.append(distribution.entropy())
             values.append(self.predict_values(now, state, starts).flatten())
@@ -542,14 +552,16 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     ) -> tuple[Tensor, State]:
         """Actions for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and its new state."""
         if not self._own("get_distribution"):
-            distribution, state = self.get_distribution(observation, state, episode_starts, **_given(action_masks))
+            distribution, state = self.get_distribution(
+                observation, state, episode_starts, **_given(self.get_distribution, action_masks)
+            )
             return distribution.get_actions(deterministic=deterministic), state
         if not self._own("__call__", "forward"):
             if isinstance(self.core, ActorAndCritic):  # the critic's part, which predict does not carry, has no say in actions
-                whole = self.initial_state(len(episode_starts))
+                whole = self.initial_state(episode_starts.shape[0])  # len would be a constant in a record
                 state = make_state(whole, (*state, *whole[len(state) :]))
             asked = {"deterministic": True} if deterministic else {}
-            actions, *_, state = self(observation, state, episode_starts, **asked, **_given(action_masks))
+            actions, *_, state = self(observation, state, episode_starts, **asked, **_given(self.forward, action_masks))
             return actions, self._of_actor(state)
         latent_pi, state = self._actor_latent(observation, state, episode_starts)
         if self._is_plain_categorical:
@@ -594,7 +606,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             masks = torch.from_numpy(checked(action_masks, self.action_space, B)).to(any_obs.device)
         with torch.no_grad():
             starts_tensor = torch.from_numpy(starts).to(any_obs.device)
-            actions, new_state = self._predict(obs, self._checked_state(state, B), starts_tensor, deterministic, **_given(masks))
+            state_now, given = self._checked_state(state, B), _given(self._predict, masks)
+            actions, new_state = self._predict(obs, state_now, starts_tensor, deterministic, **given)
         shape = cast(tuple[int, ...], self.action_space.shape)
         out: NDArray[Any] = actions.cpu().numpy().reshape((-1, *shape))
         if isinstance(self.action_space, spaces.Box):
@@ -654,7 +667,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 _METHODS = {
     name: getattr(RecurrentActorCriticPolicy, name)
     for name in (
-        *("__call__", "forward", "evaluate_actions", "get_distribution", "predict_values"),
+        *("__call__", "forward", "evaluate_actions", "get_distribution", "predict_values", "_predict"),
         *("_get_action_dist_from_latent", "extract_features"),
     )
 }
@@ -663,9 +676,21 @@ _methods_of = attrgetter(*_NAMES)
 _CATEGORICAL = _methods_of(CategoricalDistribution)
 
 
-def _given(action_masks: Tensor | None) -> dict[str, Any]:
-    """The argument of a method that may be overridden by one that knows of no masks."""
-    return {} if action_masks is None else {"action_masks": action_masks}
+def _given(method: Any, action_masks: Tensor | None) -> dict[str, Any]:
+    """The argument of a method that may be overridden by one that knows of no masks.
+
+    Raises:
+        TypeError: if it is, and there are masks.
+    """
+    if action_masks is None:
+        return {}
+    parameters = inspect.signature(method).parameters
+    if "action_masks" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        raise TypeError(
+            f"{method.__qualname__} must take the argument action_masks=None to act with action masks, as the method "
+            "that it overrides does; use_masking=False ignores masks"
+        )
+    return {"action_masks": action_masks}
 
 
 def _chosen(logits: Tensor, deterministic: bool) -> Tensor:

@@ -1,6 +1,7 @@
 """Proximal policy optimization for recurrent policies, as a Stable-Baselines3 algorithm."""
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -94,11 +95,6 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         meta_coef: float = 1.0,
         _init_setup_model: bool = True,
     ) -> None:
-        kind = policy if isinstance(policy, type) else self.policy_aliases.get(policy, RecurrentActorCriticPolicy)
-        if issubclass(kind, RecurrentActorCriticPolicy):  # others are refused later
-            defaults = kind.ppo_defaults(policy_kwargs or {})
-            learning_rate = defaults["learning_rate"] if learning_rate == "auto" else learning_rate
-            target_kl = defaults["target_kl"] if target_kl == "auto" else target_kl
         for name, number in (("batch_size", batch_size), ("n_epochs", n_epochs)):
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
@@ -109,7 +105,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         self.n_epochs = n_epochs
         self.clip_range = clip_range
         self.clip_range_vf = clip_range_vf
-        self.target_kl: float | None = cast(Any, target_kl)
+        self.target_kl: float | None = cast(Any, target_kl)  # _setup_model knows what "auto" is
         super().__init__(
             policy,
             env,
@@ -132,6 +128,19 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             device=device,
             _init_setup_model=_init_setup_model,
         )
+
+    def _setup_model(self) -> None:
+        if issubclass(self.policy_class, RecurrentActorCriticPolicy):  # others are refused
+            given = self.policy_kwargs
+            ours = self.policy_class.ppo_defaults((given.get("core_kwargs") or {}) | given)
+            defaults = RecurrentActorCriticPolicy.ppo_defaults(given) | ours
+            for name in ("learning_rate", "target_kl"):
+                if isinstance(value := getattr(self, name), str) and value == "auto":
+                    setattr(self, name, defaults[name])
+            target_kl: Any = self.target_kl
+            if target_kl is not None and not isinstance(target_kl, Real):
+                raise ValueError(f"target_kl must be a number, None or 'auto', got {target_kl!r}")
+        super()._setup_model()
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
         self.rollout_buffer.batch_size = self.batch_size and distributed.share(self.batch_size, "the steps of a minibatch")

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from mnm_rl.masks import KEY, choices
+from mnm_rl.masks import KEY, choices, flat, truths
 
 
 class MetaObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.RecordConstructorArgs):
@@ -100,8 +100,8 @@ class InfoActionMasks(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
 
     def action_masks(self) -> NDArray[np.bool_]:
         """The mask of the last observation; everything is allowed where the ``info`` held none."""
-        everything = np.ones(choices(self.action_space).sum(), bool)
-        return np.asarray(self._info.get(self.key, everything), dtype=bool)
+        mask = self._info.get(self.key)
+        return np.ones(choices(self.action_space).sum(), bool) if mask is None else truths(flat(mask))
 
 
 def meta_space(observation_space: spaces.Space[Any], action_space: spaces.Space[Any], horizon: int | None) -> spaces.Dict:
