@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -105,6 +106,13 @@ CASES = [*product(POLICIES, OBSERVATIONS, ACTIONS)] if ALL else [*zip(FEW, cycle
 def test_an_onnx_model_acts_as_predict_does(policy: str, observations: str, actions: str, tmp_path: Path) -> None:
     algorithm = RecurrentA2C if policy == "two layers of gru" else RecurrentPPO
     check(model_of(policy, observations, actions, algorithm), tmp_path / "policy.onnx", steps=STEPS, n_envs=3)
+
+
+def test_the_critic_is_left_behind(tmp_path: Path) -> None:
+    model_of("sb3-contrib's", "Box", "Discrete").export(tmp_path / "policy.onnx", format="onnx")
+    weights = [weight.name for weight in onnx.load(tmp_path / "policy.onnx").graph.initializer]
+    assert any("cores.0" in name for name in weights)
+    assert not any("cores.1" in name for name in weights)
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class _Step(nn.Module):
         state = policy.actor_core.initial_state(1)
         self.like = state
         self.carried = [i for i, part in enumerate(state) if part.numel() > 0]
+        self.as_built = policy.predicts_as_built  # asked before PyTorch's exporter puts methods of its own in place
 
     def forward(self, observation: Any, episode_start: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
         policy, B = self.policy, episode_start.shape[0]
@@ -35,7 +36,7 @@ class _Step(nn.Module):
             parts[i] = part
         before = make_state(self.like, parts)
         distribution, state = policy.get_distribution(observation, before, episode_start)
-        if policy.predicts_as_built:
+        if self.as_built:
             action = distribution.get_actions(deterministic=True)
         else:
             action, state = policy._predict(observation, before, episode_start, deterministic=True)
