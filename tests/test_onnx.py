@@ -99,7 +99,11 @@ ALL = "ONNX_PRODUCT" in os.environ
 """Every policy with all spaces, for 1,000 steps: an hour of one core. Otherwise, some policies, each with one pair of spaces."""
 STEPS = 1_000 if ALL else 100
 FEW = "mnm-p", "mnm-g, two heads, replay", "plastic", "two layers of gru", "salu", "ntm", "sb3-contrib's"
-CASES = [*product(POLICIES, OBSERVATIONS, ACTIONS)] if ALL else [*zip(FEW, cycle(OBSERVATIONS), cycle(ACTIONS), strict=False)]
+CASES = (
+    [*product(POLICIES, OBSERVATIONS, ACTIONS)]
+    if ALL
+    else [*zip(FEW, cycle(OBSERVATIONS), cycle(ACTIONS), strict=False), ("mnm-p", "Box", "Box")]
+)
 
 
 @pytest.mark.parametrize(("policy", "observations", "actions"), CASES)

@@ -106,7 +106,7 @@ def _exported(step: _Step, policy: RecurrentActorCriticPolicy) -> torch.onnx.ONN
             input_names=[*names, "episode_start", *states],
             output_names=[
                 "action",
-                "mean" if isinstance(policy.action_space, spaces.Box) else "logits",
+                "action_mean" if isinstance(policy.action_space, spaces.Box) else "logits",
                 *(f"new_{s}" for s in states),
             ],
             dynamic_shapes=(shapes, {0: batch}, tuple({0: batch} for _ in carried)),

@@ -107,7 +107,7 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         ``observation [B, ...]``, as in the policy's observation space (of a Dict one for each key, ``observation_KEY``; images
         channels first), ``episode_start [B]`` bool, and the state, ``state_NAME [B, ...]``; any numbers do where an episode starts.
         Outputs are ``action [B, ...]``, the likeliest and within the bounds of a Box, ``logits`` of choices side by side or the
-        ``mean`` of a Gaussian, and the new state in the order of the inputs.
+        ``action_mean`` of a Gaussian, and the new state in the order of the inputs.
 
         Args:
             path: a directory for ``config.json`` and ``model.safetensors``, made if missing; or the file of the ONNX model.
