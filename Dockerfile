@@ -9,11 +9,11 @@ RUN python -m build --wheel --outdir /wheel
 FROM python:3.12-slim
 COPY constraints.txt /tmp/
 COPY --from=wheel /wheel /wheel
-# PyTorch's own index has it without CUDA, which is gigabytes; such a build counts as newer, so pip takes it.
-RUN pip install --no-cache-dir --constraint /tmp/constraints.txt \
-    --extra-index-url https://download.pytorch.org/whl/cpu "$(ls /wheel/*.whl)[train]"
+# PyTorch's own index has it without CUDA, which is gigabytes; such a build counts as newer, so pip takes it where it is named.
+ARG PIP_EXTRA_INDEX_URL
+RUN pip install --no-cache-dir --constraint /tmp/constraints.txt "$(ls /wheel/*.whl)[train]"
 RUN python -m mnm_rl.compile
-RUN useradd --create-home user && mkdir /work && chown user /work
+RUN useradd --create-home user
 USER user
-WORKDIR /work
+WORKDIR /home/user
 CMD ["mnm-train", "--help"]

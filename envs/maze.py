@@ -187,14 +187,14 @@ class MazeTask:
 
     def __init__(
         self,
-        size: int,
-        horizon: int,
-        view: int,
-        goal_reward: float,
-        wall_penalty: float,
-        start: Start,
-        layout: str,
-        mask_walls: bool,
+        size: int = 9,
+        horizon: int = 200,
+        view: int = 3,
+        goal_reward: float = 10.0,
+        wall_penalty: float = 0.0,
+        start: Start = "center",
+        layout: str = "pillars",
+        mask_walls: bool = False,
     ) -> None:
         for name, number in (("size", size), ("horizon", horizon), ("view", view)):
             if not isinstance(number, int | np.integer):

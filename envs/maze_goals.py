@@ -3,9 +3,10 @@
 from typing import Any, ClassVar
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.maze import MazeEnv, MazeTask, Start
+from envs.maze import MazeEnv, MazeTask
 from envs.maze_vector import MazeVectorEnv
 from envs.rendering import Cell
 
@@ -57,21 +58,8 @@ class MazeGoalsEnv(MazeEnv):
 
     task: "MazeGoalsTask"
 
-    def __init__(
-        self,
-        size: int = 9,
-        horizon: int = 200,
-        view: int = 3,
-        goal_reward: float = 10.0,
-        wall_penalty: float = 0.0,
-        start: Start = "center",
-        layout: str = "pillars",
-        mask_walls: bool = False,
-        colors: int = 6,
-        render_mode: str | None = None,
-    ) -> None:
-        task = MazeGoalsTask(colors, size, horizon, view, goal_reward, wall_penalty, start, layout, mask_walls)
-        self._set_up(task, render_mode)
+    def __init__(self, colors: int = 6, render_mode: str | None = None, **maze: Any) -> None:
+        self._set_up(MazeGoalsTask(colors, **maze), render_mode)
 
     def _begin(self, centre: Cell) -> None:
         places: list[Cell] = []
@@ -119,22 +107,8 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
     task: "MazeGoalsTask"
     sees_goals: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        size: int = 9,
-        horizon: int = 200,
-        view: int = 3,
-        goal_reward: float = 10.0,
-        wall_penalty: float = 0.0,
-        start: Start = "center",
-        layout: str = "pillars",
-        mask_walls: bool = False,
-        colors: int = 6,
-        render_mode: str | None = None,
-    ) -> None:
-        task = MazeGoalsTask(colors, size, horizon, view, goal_reward, wall_penalty, start, layout, mask_walls)
-        self._set_up(num_envs, task, render_mode)
+    def __init__(self, num_envs: int = 1, colors: int = 6, render_mode: str | None = None, **maze: Any) -> None:
+        self._set_up(num_envs, MazeGoalsTask(colors, **maze), render_mode)
         self._cells = np.zeros((num_envs, colors), np.int64)
         self._seen = np.zeros((num_envs, colors), bool)
         self._color = np.zeros(num_envs, np.int64)
@@ -207,8 +181,8 @@ class MazeGoalsTask(MazeTask):
         ValueError: if an argument is out of range, or the layout cannot be used or is too small.
     """
 
-    def __init__(self, colors: int, *maze: Any) -> None:
-        super().__init__(*maze)
+    def __init__(self, colors: int, **maze: Any) -> None:
+        super().__init__(**maze)
         if not isinstance(colors, int | np.integer):
             raise ValueError(f"the colors of a maze must be a whole number, got {colors!r}")
         if colors < 2:
@@ -220,4 +194,4 @@ class MazeGoalsTask(MazeTask):
         self.arguments["colors"] = int(colors)
         more = np.ones(colors * (self.view**2 + 1), np.float32)
         low, high = self.observation_space.low, self.observation_space.high
-        self.observation_space = type(self.observation_space)(np.append(low, 0 * more), np.append(high, more))
+        self.observation_space = spaces.Box(np.append(low, 0 * more), np.append(high, more))

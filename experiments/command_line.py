@@ -145,9 +145,11 @@ def _message(box: str) -> str:
 def importing() -> Iterator[None]:
     """Import what takes seconds: meanwhile Ctrl-C and SIGTERM end the process, since an exception would come out of any module."""
     before = {number: signal.signal(number, lambda *_: os._exit(130)) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | None] = lambda: None) -> NoReturn:

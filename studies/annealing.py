@@ -1,7 +1,7 @@
-"""Does a learning rate that falls to zero end the late falls: python -m studies.annealing AGENT [--seeds 0 1 2] [--json FILE].
+"""Does a learning rate that falls to zero end the late falls: python -m studies.annealing AGENT [--seeds 0 1 2].
 
 Trains an agent on the small maze as ``train.py`` does, but with a learning rate that falls linearly from the agent's to zero,
-and plays 512 episodes. What is measured is kept in the file, so that a study that was stopped goes on. One thread.
+and plays 512 episodes. What is measured is kept in docs/annealing.json, so that a study that was stopped goes on. One thread.
 """
 
 import json
@@ -15,11 +15,12 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
 
 from agents import AGENTS
+from experiments.command_line import FINAL_EPISODES, FINAL_SEED
 from experiments.run import Run
 from mnm_rl.callbacks import EpisodeMeans
 from mnm_rl.evaluation import evaluate_episodes
 
-ROOT = Path(__file__).parent.parent
+FILE = Path(__file__).parent.parent / "docs" / "annealing.json"
 
 
 class Curve(EpisodeMeans):
@@ -53,8 +54,8 @@ def measure(agent: str, seed: int, total_timesteps: int) -> dict[str, Any]:
     model.set_logger(Logger(None, []))
     curve = Curve()
     model.learn(total_timesteps, curve)
-    env.seed(10_000)
-    goals = [episode["goals"] for episode in evaluate_episodes(model, env, 512)]
+    env.seed(FINAL_SEED)
+    goals = [episode["goals"] for episode in evaluate_episodes(model, env, FINAL_EPISODES)]
     soon = next((steps for steps, mean in curve.points if mean >= 20), None)
     lowest = min(mean for steps, mean in curve.points if steps > total_timesteps / 2)
     return {
@@ -62,7 +63,7 @@ def measure(agent: str, seed: int, total_timesteps: int) -> dict[str, Any]:
         "seed": seed,
         "steps to 20": soon,
         "lowest after half": round(lowest, 1),
-        "goals": round(np.mean(goals), 2),
+        "goals": round(float(np.mean(goals)), 2),
     }
 
 
@@ -70,16 +71,14 @@ def main(
     agent: tyro.conf.Positional[str],
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
     total_timesteps: int = 1_000_000,
-    json_file: tyro.conf.Suppress[Path] = ROOT / "docs" / "annealing.json",
 ) -> None:
     """Train what the file does not have yet."""
     torch.set_num_threads(1)
-    rows = json.loads(json_file.read_text()) if json_file.exists() else []
+    rows = json.loads(FILE.read_text()) if FILE.exists() else []
     for seed in seeds:
         if not any((row["agent"], row["seed"]) == (agent, seed) for row in rows):
-            rows = json.loads(json_file.read_text()) if json_file.exists() else []
             rows.append(measure(agent, seed, total_timesteps))
-            json_file.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+            FILE.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
             print(rows[-1], flush=True)
 
 

@@ -1,5 +1,6 @@
 """The meta-RL observation: single, in vector environments of every reset mode, and under Stable-Baselines3."""
 
+import doctest
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+import mnm_rl.wrappers
 from mnm_rl import GymnasiumVecEnv, RecurrentA2C
 from mnm_rl.wrappers import MetaObservation
 from mnm_rl.wrappers import vector as vector_wrappers
@@ -165,3 +167,8 @@ def test_an_agent_trains_on_it(vec_env_cls: Any) -> None:
     env.close()
     vector_env = vector_wrappers.MetaObservation(gym.make_vec("mnm/MazeSmall-v0", num_envs=3, horizon=5))
     RecurrentA2C("MnmPolicy", vector_env, policy_kwargs={"hidden_size": 4}, device="cpu").learn(30)
+
+
+def test_examples_in_docstrings_print_what_they_say() -> None:
+    assert doctest.testmod(mnm_rl.wrappers).attempted > 0
+    assert doctest.testmod(mnm_rl.wrappers).failed == 0

@@ -4,6 +4,7 @@ import inspect
 import logging
 import math
 from copy import copy
+from functools import cache
 from operator import attrgetter
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -88,6 +89,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     """
 
     core_class: type[RecurrentCore[Any]]
+    ppo_learning_rate: ClassVar[float] = 2e-3
+    """The one of :meth:`ppo_defaults`."""
     _last_like: tuple[tuple[Any, ...], State] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -154,7 +157,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         """``learning_rate`` and ``target_kl`` of :class:`mnm_rl.RecurrentPPO` with this policy and these arguments, those of
         ``core_kwargs`` among them, unless they are given; those that were tuned (docs/results.md). A policy of one's own may give
         one of them alone."""
-        return {"learning_rate": 2e-3, "target_kl": 0.05}
+        return {"learning_rate": cls.ppo_learning_rate, "target_kl": 0.05}
 
     def _build(self, lr_schedule: Schedule) -> None:
         self._build_cores()
@@ -684,13 +687,18 @@ def _given(method: Any, action_masks: Tensor | None) -> dict[str, Any]:
     """
     if action_masks is None:
         return {}
-    parameters = inspect.signature(method).parameters
-    if "action_masks" not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+    if not _takes_masks(getattr(method, "__func__", method)):
         raise TypeError(
             f"{method.__qualname__} must take the argument action_masks=None to act with action masks, as the method "
             "that it overrides does; use_masking=False ignores masks"
         )
     return {"action_masks": action_masks}
+
+
+@cache
+def _takes_masks(function: Any) -> bool:
+    parameters = inspect.signature(function).parameters
+    return "action_masks" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _chosen(logits: Tensor, deterministic: bool) -> Tensor:
@@ -749,30 +757,21 @@ class LstmPolicy(RecurrentActorCriticPolicy):
     """Policy with an LSTM; it takes the arguments of :class:`mnm_rl.LstmCore` and of the base class."""
 
     core_class = LstmCore
-
-    @classmethod
-    def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
-        return super().ppo_defaults(policy_kwargs) | {"learning_rate": 4e-3}
+    ppo_learning_rate = 4e-3
 
 
 class GruPolicy(RecurrentActorCriticPolicy):
     """Policy with a GRU; it takes the arguments of :class:`mnm_rl.GruCore` and of the base class."""
 
     core_class = GruCore
-
-    @classmethod
-    def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
-        return super().ppo_defaults(policy_kwargs) | {"learning_rate": 4e-3}
+    ppo_learning_rate = 4e-3
 
 
 class MinGruPolicy(RecurrentActorCriticPolicy):
     """Policy with a minGRU; it takes the arguments of :class:`mnm_rl.MinGruCore` and of the base class."""
 
     core_class = MinGruCore
-
-    @classmethod
-    def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
-        return super().ppo_defaults(policy_kwargs) | {"learning_rate": 4e-3}
+    ppo_learning_rate = 4e-3
 
 
 class RnnPolicy(RecurrentActorCriticPolicy):

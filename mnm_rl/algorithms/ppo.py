@@ -135,7 +135,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             ours = self.policy_class.ppo_defaults((given.get("core_kwargs") or {}) | given)
             defaults = RecurrentActorCriticPolicy.ppo_defaults(given) | ours
             for name in ("learning_rate", "target_kl"):
-                if isinstance(value := getattr(self, name), str) and value == "auto":
+                if getattr(self, name) == "auto":
                     setattr(self, name, defaults[name])
             target_kl: Any = self.target_kl
             if target_kl is not None and not isinstance(target_kl, Real):

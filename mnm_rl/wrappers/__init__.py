@@ -78,10 +78,10 @@ class InfoActionMasks(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
     Example:
         >>> import gymnasium as gym
         >>> from mnm_rl.wrappers import InfoActionMasks
-        >>> env = InfoActionMasks(gym.make("Taxi-v3"))
+        >>> env = InfoActionMasks(gym.make("Taxi-v4"))
         >>> observation, info = env.reset(seed=0)
         >>> env.action_masks()
-        array([ True,  True, False,  True, False, False])
+        array([ True,  True, False, False, False, False])
     """
 
     def __init__(self, env: gym.Env[Any, Any], key: str = KEY) -> None:
