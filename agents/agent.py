@@ -34,6 +34,8 @@ class Agent:
     """Initial weights: scaled so that the memory is at work from the first update, or PyTorch's (docs/mathematics.md)."""
     learning_rate: float = 2e-3
     """Step size of Adam (tuned, see docs/results.md)."""
+    anneal_lr: bool = True
+    """Let the step size fall linearly to zero over the training (docs/results.md)."""
     n_steps: int | None = None
     """Rollout length and reach of backpropagation through time; None for a whole episode of the maze, 100 elsewhere."""
     gamma: float = 0.95
@@ -94,7 +96,7 @@ class Agent:
     @classmethod
     def defaults(cls, algorithm: str) -> Self:
         """The hyperparameters tuned for ``"ppo"`` or ``"a2c"``."""
-        return cls(algorithm="a2c", **cls.a2c) if algorithm == "a2c" else cls()
+        return cls(algorithm="a2c", **{"anneal_lr": False} | cls.a2c) if algorithm == "a2c" else cls()
 
     def arguments(self) -> dict[str, Any]:
         """The hyperparameters by name: the fields, and the class variables that describe the memory."""

@@ -22,6 +22,7 @@ import stable_baselines3
 import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
+from stable_baselines3.common.utils import LinearSchedule
 
 import envs  # noqa: F401  (registers the mazes)
 from agents import AGENTS, Agent
@@ -39,7 +40,7 @@ CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 OF_0_1_0 = {"init": "pytorch", "popart": False}
 """Arguments of the policy that version 0.1.0 did not write down, since it left no choice."""
 
-UNWRITTEN = OF_0_1_0 | {"algorithm": "a2c", "target_kl": None, "variant": "paper"}
+UNWRITTEN = OF_0_1_0 | {"algorithm": "a2c", "target_kl": None, "variant": "paper", "anneal_lr": False}
 """Hyperparameters of runs that did not write them down."""
 
 ALGORITHMS: dict[str, type[RecurrentOnPolicyAlgorithm]] = {"ppo": RecurrentPPO, "a2c": RecurrentA2C}
@@ -130,6 +131,8 @@ class Run:
         horizon = getattr(env.env.unwrapped, "horizon", 100)
         arguments = self.hyperparameters.arguments()
         del arguments["reward_scale"]  # the environment's
+        if arguments.pop("anneal_lr"):
+            arguments["learning_rate"] = LinearSchedule(arguments["learning_rate"], 0.0, 1.0)
         arguments["n_steps"] = arguments["n_steps"] or horizon
         adam = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": arguments.pop("adam_eps")}}
         if self.hyperparameters.algorithm == "ppo":
@@ -414,6 +417,8 @@ def check_unchanged(model: RecurrentOnPolicyAlgorithm, configured: RecurrentOnPo
         before, now = getattr(model, name), getattr(configured, name)
         if name == "policy_kwargs":
             before = dict.fromkeys(now) | OF_0_1_0 | before
+        if name == "learning_rate":
+            before, now = str(before), str(now)  # schedules are compared as they are written
         if before != now:
             raise UsageError(f"{directory / 'config.json'} was changed: the run was trained with {name} {before}, not {now}")
 

@@ -63,8 +63,16 @@ def test_every_hyperparameter_reaches_the_algorithm_or_the_policy(name: str) -> 
     assert model.policy.optimizer.defaults["eps"] == agent.adam_eps
     assert model.batch_size == 7  # two environments, one in each minibatch
     for argument, value in agent.arguments().items():
-        if argument not in ("adam_eps", "reward_scale", "n_minibatches"):
+        if argument not in ("adam_eps", "reward_scale", "n_minibatches", "anneal_lr", "learning_rate"):
             assert (getattr(model, argument) if hasattr(model, argument) else model.policy_kwargs[argument]) == value
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_learning_rate_falls_to_zero_over_the_training(name: str) -> None:
+    model = built(AGENTS[name](learning_rate=0.25))
+    assert [model.lr_schedule(left) for left in (1, 0.5, 0)] == [0.25, 0.125, 0]
+    model = built(AGENTS[name](learning_rate=0.25, anneal_lr=False))
+    assert model.learning_rate == 0.25
 
 
 def test_class_variables_are_arguments_and_the_horizon_is_the_rollout() -> None:

@@ -116,7 +116,7 @@ def test_a_run_has_the_defaults_that_it_was_made_with(finished: Path, tmp_path: 
     """Hyperparameters that earlier versions did not have are what they silently were then."""
     config = json.loads((finished / "config.json").read_text())
     assert Run.load(finished).hyperparameters.target_kl == 0.05
-    before = {"algorithm": "a2c", "init": "pytorch", "popart": False, "target_kl": None}
+    before = {"algorithm": "a2c", "init": "pytorch", "popart": False, "target_kl": None, "anneal_lr": False}
     for name in before:
         del config["hyperparameters"][name]
     (tmp_path / "config.json").write_text(json.dumps(config))

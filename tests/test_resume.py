@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 
 import train
 from experiments.logs import ProgressTable, cut_events, read_rows
-from experiments.run import Run, load_model
+from experiments.run import Run, load_model, read_progress
 from mnm_rl.callbacks import ProgressBar, checkpoints
 from tests.test_command_line import ROOT, SMALL, start, wait_for_checkpoint
 
@@ -136,7 +136,7 @@ def test_a_run_that_is_stopped_between_its_checkpoints_is_the_same_run_where_epi
 def test_a_finished_run_that_goes_on_for_more_steps_is_the_longer_run(
     algorithm: str, env: list[str], interval: int, tmp_path: Path
 ) -> None:
-    args: list[Any] = ["lstm", "--algorithm", algorithm, *env, "--checkpoint-interval", interval]
+    args: list[Any] = ["lstm", "--algorithm", algorithm, "--no-anneal-lr", *env, "--checkpoint-interval", interval]
     run(*args, "--total-timesteps", 1200, "--out", tmp_path / "whole")
     run(*args, "--total-timesteps", 650, "--out", tmp_path / "longer")
     (tmp_path / "longer" / "evaluation.json").write_text("of the shorter run")
@@ -147,6 +147,19 @@ def test_a_finished_run_that_goes_on_for_more_steps_is_the_longer_run(
     run("lstm", "--resume", tmp_path / "longer", "--threads", 1)
     assert Run.load(tmp_path / "longer") == Run.load(tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "longer")
+
+
+def test_a_learning_rate_that_has_fallen_to_zero_is_that_of_the_longer_run_from_there_on(tmp_path: Path) -> None:
+    def shares() -> list[float]:
+        """Of the first rate, after each update but the last, which is logged when the run goes on."""
+        run = Run.load(tmp_path / "run")
+        rates = [row.get("train/learning_rate", np.nan) for row in read_progress(tmp_path / "run")]
+        return [rate / run.hyperparameters.learning_rate for rate in rates if np.isfinite(rate)]
+
+    run("lstm", *SMALL, "--total-timesteps", 400, "--out", tmp_path / "run")
+    assert shares() == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    train.main(["lstm", "--resume", str(tmp_path / "run"), "--total-timesteps", "800"])
+    assert shares() == pytest.approx([0.8, 0.6, 0.4, 0.2, 0, 0.4, 0.3, 0.2, 0.1])
 
 
 def test_a_finished_run_without_a_checkpoint_goes_on_and_says_what_differs(tmp_path: Path, capsys: Any) -> None:

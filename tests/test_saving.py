@@ -16,6 +16,7 @@ from gymnasium import spaces
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.utils import LinearSchedule
 
 from agents import AGENTS
 from mnm_rl import OtherSpacesError, RecurrentA2C, RecurrentPPO, __version__
@@ -125,6 +126,13 @@ def test_an_export_keeps_classes_by_name_and_asks_for_what_it_cannot_keep(algori
     again = algorithm.from_pretrained(tmp_path, device="cpu", learning_rate=1e-3, policy_kwargs={"features_extractor_class": Own})
     assert_same(trained, again)
     assert str(again.policy) == str(trained.policy)
+
+
+def test_an_export_keeps_a_learning_rate_that_falls(algorithm: Any, tmp_path: Path) -> None:
+    trained = model(algorithm, learning_rate=LinearSchedule(1e-3, 1e-4, 0.5))
+    trained.export(tmp_path)
+    again = algorithm.from_pretrained(tmp_path, device="cpu")
+    assert [again.lr_schedule(left) for left in (1, 0.75, 0.25)] == pytest.approx([1e-3, 5.5e-4, 1e-4])
 
 
 def test_from_pretrained_runs_nothing(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from mnm_rl import cores
@@ -52,8 +53,8 @@ _CLASSES: dict[str, type[Any]] = {
     if inspect.isclass(value) and issubclass(value, base)
 }
 _NAMES = {value: name for name, value in reversed(_CLASSES.items())}
-_TAGS = ({"class"}, {"float"})
-"""The keys of what stands for a value that JSON does not have: a class, and an infinity or NaN."""
+_TAGS = ({"class"}, {"float"}, {"linear_schedule"})
+"""The keys of what stands for a value that JSON does not have: a class, an infinity or NaN, and a learning rate that falls."""
 
 # The arguments of every algorithm that an export writes apart, or that are not the model's but the machine's or the session's.
 _NOT_OF_THE_MODEL = {
@@ -364,6 +365,8 @@ def _describe(value: Any) -> Any:
         return [_describe(part) for part in value]
     if isinstance(value, type) and value in _NAMES:
         return {"class": _NAMES[value]}
+    if type(value) is LinearSchedule:
+        return {"linear_schedule": _describe([value.start, value.end, value.end_fraction])}
     raise TypeError
 
 
@@ -375,6 +378,9 @@ def _read(value: Any) -> Any:
             return _CLASSES[value["class"]]
         if value.keys() == {"float"}:
             return float(value["float"])
+        if value.keys() == {"linear_schedule"}:
+            start, end, end_fraction = (float(_read(number)) for number in value["linear_schedule"])
+            return LinearSchedule(start, end, end_fraction)
         return {key: _read(part) for key, part in value.items()}
     return [_read(part) for part in value] if isinstance(value, list) else value
 
