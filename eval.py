@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Options:
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")]]
-    """Run directories, finished or not."""
+    """Run directories, finished or not, or trained models such as mnm/Maze-v0:mnm-p."""
     episodes: int = FINAL_EPISODES
     """Episodes to play with each."""
     seed: int = FINAL_SEED
@@ -78,12 +78,15 @@ def main(args: Sequence[str]) -> None:
         from experiments.probes import check_memory_to_probe, probe_memory
         from experiments.readout import check_maze, goal_readout
         from experiments.report import print_table
-        from experiments.run import Run
+        from experiments.run import Run, find_run
         from experiments.scores import agent_rows, evaluate
 
-    runs = [(directory, Run.load(directory)) for directory in options.runs]
+    runs = [(directory, Run.load(directory)) for directory in map(find_run, options.runs)]
     if options.probe is not None:
         check_memory_to_probe(*runs[0])
+    for directory, _ in runs if options.plot is not None else ():
+        if not (directory / "progress.csv").exists():
+            raise UsageError(f"--plot: {directory} has no learning curve: there is no progress.csv in it")
     for _, run in runs if options.gif is not None else ():
         check_playable(run, pictures=True)
     for _, run in runs if options.goal_readout is not None else ():

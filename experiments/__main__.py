@@ -1,4 +1,4 @@
-"""Grids of runs: python -m experiments VERB FILE [options]."""
+"""Grids of runs, and what came of them: python -m experiments VERB FILE [options]."""
 
 import signal
 
@@ -134,12 +134,30 @@ class Report:
             print(f"{len(write_figures(results, self.figures, 'pdf', 'png'))} figures are in {self.figures}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """Write the model of a finished run as files for others: weights, a description, and a card with its score."""
+
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """The run directory."""
+    out: Path = Path("model")
+    """The directory of the model, new or empty."""
+
+    def __call__(self) -> None:
+        with importing():
+            from experiments.publish import publish
+
+        publish(self.run, self.out)
+        print(f"the model is in {self.out}")
+
+
 Verb = (
     Annotated[Run, tyro.conf.subcommand("run", prefix_name=False)]
     | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
     | Annotated[Tune, tyro.conf.subcommand("tune", prefix_name=False)]
     | Annotated[Collect, tyro.conf.subcommand("collect", prefix_name=False)]
     | Annotated[Report, tyro.conf.subcommand("report", prefix_name=False)]
+    | Annotated[Publish, tyro.conf.subcommand("publish", prefix_name=False)]
 )
 
 

@@ -33,6 +33,7 @@ from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.pretrained import without_numbers
 from mnm_rl.callbacks import AT_BOUNDARY, UNFINISHED, checkpoint, checkpoints, replacing
+from mnm_rl.trained import find_model, trained_models
 
 CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux says how much memory a container may use, in versions 2 and 1 of its control groups."""
@@ -203,6 +204,7 @@ class Run:
             raise UsageError(f"there is no run directory {directory}")
         try:
             config = json.loads((directory / "config.json").read_text())
+            config = config.get("run", config)  # that of a published model is more
             config.pop("versions")
             agent = AGENTS[config.pop("agent")]
             unwritten = {name: value for name, value in UNWRITTEN.items() if name in get_type_hints(agent)}
@@ -325,12 +327,27 @@ def read_progress(directory: Path) -> list[dict[str, float]]:
     return [{column: float(cell) for column, cell in row.items()} for row in read_rows(directory / "progress.csv")]
 
 
-def newest_model(directory: Path) -> Path:
-    """``model.zip`` of a finished run, else its last checkpoint.
+def find_run(name: Path) -> Path:
+    """A run directory, or that of the trained model of this name.
 
     Raises:
         UsageError: if there is neither.
     """
+    try:
+        return find_model(name)
+    except FileNotFoundError:
+        models = f"; trained models are {', '.join(trained_models())}" if ":" in str(name) else ""
+        raise UsageError(f"there is no run directory {name}{models}") from None
+
+
+def newest_model(directory: Path) -> Path:
+    """``model.zip`` of a finished run, else its last checkpoint; the directory itself where it is a published model's.
+
+    Raises:
+        UsageError: if there is neither.
+    """
+    if (directory / "model.safetensors").exists():
+        return directory
     saved = [*checkpoints(directory / "checkpoints"), *directory.glob("model.zip")]
     if not saved:
         raise UsageError(f"{directory} has no model yet: its training was stopped before the first checkpoint")
@@ -388,21 +405,29 @@ def load_model(run: Run, path: Path, env: GymnasiumVecEnv | None, device: str) -
         RunError: if the file is damaged, or holds something else.
         UsageError: if it was trained on other observations or actions than the environment's.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        damaged = first_line(error)
+    algorithm = ALGORITHMS[run.hyperparameters.algorithm]
+    damaged = None if path.is_dir() else _damage(path)
     if damaged is not None:
         older = [other for other in checkpoints(path.parent) if other < path]
         advice = f"; delete it to go on from {older[-1].name}" if path.parent.name == "checkpoints" and older else ""
         raise RunError(f"{path} is damaged ({damaged}){advice}")
     try:
-        return ALGORITHMS[run.hyperparameters.algorithm].load(path, env=env, device=device)
+        if path.is_dir():
+            return algorithm.from_pretrained(path, env, device=device)
+        return algorithm.load(path, env=env, device=device)
     except OtherSpacesError as error:
         raise UsageError(f"{path} was trained on another environment than config.json names ({first_line(error)})") from error
     except ValueError as error:
         raise RunError(first_line(error)) from error
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file that should be a zip archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        return first_line(error)
 
 
 def check_unchanged(model: RecurrentOnPolicyAlgorithm, configured: RecurrentOnPolicyAlgorithm, directory: Path) -> None:

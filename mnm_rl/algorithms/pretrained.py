@@ -37,6 +37,7 @@ from mnm_rl.algorithms.earlier import policy_kwargs_of
 from mnm_rl.algorithms.onnx import export_onnx
 from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
 from mnm_rl.cores.implementations import log_once
+from mnm_rl.trained import find_model
 
 FORMAT = 1
 
@@ -159,7 +160,8 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         """Read what :meth:`export` wrote. No code from the files is run: safe for files from strangers.
 
         Args:
-            directory: what was given to :meth:`export`.
+            directory: what was given to :meth:`export`, or the name of a model that comes with the package, such as
+                ``"mnm/Maze-v0:mnm-p"`` (:func:`mnm_rl.trained.trained_models`).
             env: environments to go on training in, of the same spaces.
             arguments: arguments of the constructor to give anew; ``policy_kwargs`` are added to the model's.
 
@@ -167,12 +169,12 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         depends on the size of the files alone.
 
         Raises:
-            FileNotFoundError: if one of the files is missing.
+            FileNotFoundError: if one of the files is missing, or there is no model of that name.
             OtherSpacesError: if the model's spaces are not those of ``env``; a ValueError.
             ValueError: if they cannot be read, are of another version or algorithm, or leave out an argument that is not given
                 again.
         """
-        directory = Path(directory)
+        directory = find_model(directory)
         if not (directory / "config.json").is_file():
             raise FileNotFoundError(f"{directory} holds no exported model: there is no config.json in it")
         shapes = _shapes(directory / "model.safetensors")
