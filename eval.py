@@ -3,7 +3,8 @@
 import os
 import signal
 
-if __name__ == "__main__":  # from the first import until run_main takes over, Ctrl-C and SIGTERM end without a traceback
+# from the first import until run_main takes over, Ctrl-C and SIGTERM end without a traceback
+if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(130))
 
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")]]
+    runs: tyro.conf.Positional[
+        Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
+    ]
     """Run directories, finished or not, or trained models such as mnm/Maze-v0:mnm-p."""
     episodes: int = FINAL_EPISODES
     """Episodes to play with each."""
@@ -49,9 +52,11 @@ class Options:
     plot: Annotated[Path | None, default("")] = None
     """Draw the learning curves here (PNG, SVG or PDF)."""
     gif: Annotated[Path | None, default("")] = None
-    """Record an episode of each run here, side by side, with the memory of those that have fast weights."""
+    """Record an episode of each run here, side by side, with the memory of those that have fast
+    weights."""
     probe: Annotated[Path | None, default("")] = None
-    """Draw here what the memory of a run does in one episode (agents with fast weights); the data go into an .npz file beside."""
+    """Draw here what the memory of a run does in one episode (agents with fast weights); the data
+    go into an .npz file beside."""
     goal_readout: Annotated[Path | None, default("")] = None
     """Draw here how well a linear read-out finds the goal in the agents' outputs (mazes only)."""
 
@@ -86,12 +91,16 @@ def main(args: Sequence[str]) -> None:
         check_memory_to_probe(*runs[0])
     for directory, _ in runs if options.plot is not None else ():
         if not (directory / "progress.csv").exists():
-            raise UsageError(f"--plot: {directory} has no learning curve: there is no progress.csv in it")
+            raise UsageError(
+                f"--plot: {directory} has no learning curve: there is no progress.csv in it"
+            )
     for _, run in runs if options.gif is not None else ():
         check_playable(run, pictures=True)
     for _, run in runs if options.goal_readout is not None else ():
         check_maze(run)
-    evaluations = [evaluate(d, run, options.episodes, options.seed, options.deterministic) for d, run in runs]
+    evaluations = [
+        evaluate(d, run, options.episodes, options.seed, options.deterministic) for d, run in runs
+    ]
     print_table(evaluations)
     print_warnings(evaluations)
     if options.json is not None:
@@ -106,7 +115,10 @@ def main(args: Sequence[str]) -> None:
         print(f"an episode:      {options.gif}")
     if options.probe is not None:
         probe_memory(*runs[0], options.probe, options.seed, options.deterministic)
-        print(f"the memory:      {options.probe}\nits data:        {options.probe.with_suffix('.npz')}")
+        print(
+            f"the memory:      {options.probe}\nits data:        "
+            f"{options.probe.with_suffix('.npz')}"
+        )
     if options.goal_readout is not None:
         goal_readout(runs, options.goal_readout, options.seed)
         print(f"goal read-out:   {options.goal_readout}")
@@ -117,9 +129,14 @@ def check_output(option: str, path: Path | None, *endings: str) -> None:
     if path is None:
         return
     if endings and path.suffix not in endings:
-        raise UsageError(f"--{option} must name a file that ends in {' or '.join(endings)}, got {str(path)!r}")
+        raise UsageError(
+            f"--{option} must name a file that ends in {' or '.join(endings)}, got {str(path)!r}"
+        )
     if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--{option} {path}: {'is a directory' if path.is_dir() else f'there is no directory {path.parent}'}")
+        raise UsageError(
+            f"--{option} {path}: "
+            f"{'is a directory' if path.is_dir() else f'there is no directory {path.parent}'}"
+        )
     existed = path.exists()
     try:
         with open(path, "ab"):
@@ -131,21 +148,27 @@ def check_output(option: str, path: Path | None, *endings: str) -> None:
 
 
 def print_warnings(evaluations: "Sequence[Evaluation]") -> None:
-    """Name what should not be pooled: runs that are not finished, and runs of one seed, which are no further evidence."""
+    """Name what should not be pooled: runs that are not finished, and runs of one seed, which are
+    no further evidence."""
     for e in evaluations:
         if e.steps < e.run.total_timesteps:
             print(
-                f"warning: {e.directory} is not finished: {e.steps:,} of {e.run.total_timesteps:,} steps",
+                f"warning: {e.directory} is not finished: {e.steps:,} of "
+                f"{e.run.total_timesteps:,} steps",
                 file=sys.stderr,
             )
     seeds = Counter((e.run.agent, e.run.environment, e.run.seed) for e in evaluations)
     for (agent, env, seed), count in seeds.items():
         if count > 1:
             names = ", ".join(
-                str(e.directory) for e in evaluations if (e.run.agent, e.run.environment, e.run.seed) == (agent, env, seed)
+                str(e.directory)
+                for e in evaluations
+                if (e.run.agent, e.run.environment, e.run.seed) == (agent, env, seed)
             )
             print(
-                f"warning: {count} runs of {agent} have the same seed {seed}, and are counted one by one: {names}", file=sys.stderr
+                f"warning: {count} runs of {agent} have the same seed {seed}, and are counted one "
+                f"by one: {names}",
+                file=sys.stderr,
             )
 
 

@@ -1,4 +1,5 @@
-"""What pyproject.toml cannot say: in a wheel, packages with general names are parts of ``mnm_rl_zoo``.
+"""What pyproject.toml cannot say: in a wheel, packages with general names are parts of
+``mnm_rl_zoo``.
 
 An editable installation has them as the repository does.
 """

@@ -1,9 +1,11 @@
-"""Train an agent: python train.py AGENT [options]. Read from top to bottom; the pieces are in experiments/ and mnm_rl/."""
+"""Train an agent: python train.py AGENT [options]. Read from top to bottom; the pieces are in
+experiments/ and mnm_rl/."""
 
 import os
 import signal
 
-if __name__ == "__main__":  # from the first import until run_main takes over, Ctrl-C and SIGTERM end without a traceback
+# from the first import until run_main takes over, Ctrl-C and SIGTERM end without a traceback
+if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(130))
 
@@ -51,7 +53,8 @@ class Options(Generic[AgentT]):
     out: Annotated[Path | None, default("runs/<env>/<agent>/seed<S>-<date>")] = None
     """Run directory."""
     resume: Annotated[Path | None, default("")] = None
-    """Go on with an unfinished run, with its own settings, or with a finished one for more --total-timesteps."""
+    """Go on with an unfinished run, with its own settings, or with a finished one for more
+    --total-timesteps."""
     checkpoint_interval: Annotated[int | None, default("250,000")] = None
     """Environment steps between two checkpoints; at each, all environments begin new episodes."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
@@ -88,11 +91,14 @@ def main(args: Sequence[str]) -> None:
         )
 
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no GPU that PyTorch can use; take cpu or auto")
+        raise UsageError(
+            "--device cuda: this machine has no GPU that PyTorch can use; take cpu or auto"
+        )
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:
-        distributed.join(options.device)  # torchrun: each process trains with its share of the environments, the first one writes
+        # torchrun: each process trains with its share of the environments, the first one writes
+        distributed.join(options.device)
     except ValueError as error:
         raise UsageError(f"--device {options.device}: {error}") from None
 
@@ -109,7 +115,9 @@ def main(args: Sequence[str]) -> None:
         )
     else:
         run = Run.load_to_resume(options.resume, agent, options.total_timesteps)
-        run = replace(run, checkpoint_interval=options.checkpoint_interval or run.checkpoint_interval)
+        run = replace(
+            run, checkpoint_interval=options.checkpoint_interval or run.checkpoint_interval
+        )
     run.check_memory()
     env = run.make_env(run.own_envs, run.hyperparameters.reward_scale)
     model = run.build(env, options.device)
@@ -128,7 +136,8 @@ def main(args: Sequence[str]) -> None:
         size = f"{sum(p.numel() for p in model.policy.parameters()):,} parameters"
         print(f"{agent} on {run.env}, {size}, in {directory}", file=sys.stderr)
 
-    # Logs: progress.csv and TensorBoard events, both in the run directory. Those of a resumed run end at its checkpoint.
+    # Logs: progress.csv and TensorBoard events, both in the run directory. Those of a resumed run
+    # end at its checkpoint.
     logger = Logger(str(directory), [])
     if distributed.is_first():
         table = ProgressTable(directory / "progress.csv", up_to=model.num_timesteps)
@@ -136,8 +145,16 @@ def main(args: Sequence[str]) -> None:
     model.set_logger(logger)
 
     # Train.
-    same = {name: getattr(options, name) for name in ("device", "threads") if getattr(options, name) not in (None, "cpu")}
-    flags = [part for name, value in {"resume": directory, **same}.items() for part in (f"--{name}", str(value))]
+    same = {
+        name: getattr(options, name)
+        for name in ("device", "threads")
+        if getattr(options, name) not in (None, "cpu")
+    }
+    flags = [
+        part
+        for name, value in {"resume": directory, **same}.items()
+        for part in (f"--{name}", str(value))
+    ]
     again = f"go on with: {shlex.join([*calling('train', distributed.launcher()), agent, *flags])}"
     goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
     progress, stop = ProgressBar(goals), StopOnSignal()
@@ -153,7 +170,9 @@ def main(args: Sequence[str]) -> None:
         saver.save()
         if not distributed.is_first():
             return
-        raise InterruptedRun(f"saved at {model.num_timesteps:,} of {run.total_timesteps:,} steps; {again}") from None
+        raise InterruptedRun(
+            f"saved at {model.num_timesteps:,} of {run.total_timesteps:,} steps; {again}"
+        ) from None
     except (TrainingDivergedError, NotSavedError):
         raise  # going on would diverge again, or find the disk as full
     except Exception as error:
@@ -192,25 +211,41 @@ def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
         raise UsageError(f"unknown agent {agent!r}: it must be one of {names}")
     of_agent: type[Options[Agent]] = Options[AGENTS[agent]]  # type: ignore[valid-type]
     defaults = of_agent(hyperparameters=AGENTS[agent].defaults(_algorithm(args)))
-    options = parse(of_agent, args[1:], f"{calling('train')[-1]} {agent}", AGENTS[agent].__doc__ or "", defaults)
-    check_range(1, 2**53, total_timesteps=options.total_timesteps, checkpoint_interval=options.checkpoint_interval)
+    options = parse(
+        of_agent, args[1:], f"{calling('train')[-1]} {agent}", AGENTS[agent].__doc__ or "", defaults
+    )
+    check_range(
+        1,
+        2**53,
+        total_timesteps=options.total_timesteps,
+        checkpoint_interval=options.checkpoint_interval,
+    )
     check_range(1, 2**20, n_envs=options.n_envs)
     check_range(1, 256, threads=options.threads)
     check_range(0, MAX_SEED, seed=options.seed)
     if options.resume is not None:
         changed = {"hyperparameters", "env", "env_kwargs", "n_envs", "seed", "out"}
         unchanged = Options(hyperparameters=AGENTS[agent]())
-        if given := sorted(name for name in changed if getattr(options, name) != getattr(unchanged, name)):
-            raise UsageError(f"--resume goes on with the settings of the run: leave out the flags for {', '.join(given)}")
+        if given := sorted(
+            name for name in changed if getattr(options, name) != getattr(unchanged, name)
+        ):
+            raise UsageError(
+                "--resume goes on with the settings of the run: leave out the flags for "
+                f"{', '.join(given)}"
+            )
     if options.hyperparameters.algorithm == "a2c":
         for name in Agent.of_ppo:
             if getattr(options.hyperparameters, name) != getattr(defaults.hyperparameters, name):
-                raise UsageError(f"--{name.replace('_', '-')} is a hyperparameter of PPO: leave it out, or --algorithm a2c")
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is a hyperparameter of PPO: leave it out, or "
+                    "--algorithm a2c"
+                )
     return agent, options
 
 
 def _algorithm(args: Sequence[str]) -> str:
-    """The algorithm that the command line names, which decides on the defaults of the other options; PPO if it names none."""
+    """The algorithm that the command line names, which decides on the defaults of the other
+    options; PPO if it names none."""
     for flag, value in pairwise([*args, ""]):
         if flag == "--algorithm":
             return value
@@ -220,7 +255,8 @@ def _algorithm(args: Sequence[str]) -> str:
 
 
 def command() -> NoReturn:
-    """Run as a command: with exit codes, errors in one line, and the signals that stop a training."""
+    """Run as a command: with exit codes, errors in one line, and the signals that stop a
+    training."""
     run_main(main, log=lambda: directory)
 
 

@@ -1,4 +1,5 @@
-"""What all agents have in common: the hyperparameters of the algorithm, and the width and initial weights of the core."""
+"""What all agents have in common: the hyperparameters of the algorithm, and the width and initial
+weights of the core."""
 
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_type_hints
@@ -8,8 +9,9 @@ from typing import Any, ClassVar, Literal, Self, get_type_hints
 class Agent:
     """Hyperparameters of recurrent PPO or A2C; each agent adds those of its own memory.
 
-    Each is an argument of that name: of the algorithm where its constructor takes it, else of the policy. What an agent leaves
-    no choice about is a class variable instead of a field. The defaults are those for PPO.
+    Each is an argument of that name: of the algorithm where its constructor takes it, else of the
+    policy. What an agent leaves no choice about is a class variable instead of a field. The
+    defaults are those for PPO.
 
     Raises:
         ValueError: if a number is out of range.
@@ -31,13 +33,15 @@ class Agent:
     hidden_size: int = 100
     """Width of the core (both papers use 100 for the maze)."""
     init: Literal["scaled", "pytorch"] = "scaled"
-    """Initial weights: scaled so that the memory is at work from the first update, or PyTorch's (docs/mathematics.md)."""
+    """Initial weights: scaled so that the memory is at work from the first update, or PyTorch's
+    (docs/mathematics.md)."""
     learning_rate: float = 2e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     anneal_lr: bool = True
     """Let the step size fall linearly to zero over the training (docs/results.md)."""
     n_steps: int | None = None
-    """Rollout length and reach of backpropagation through time; None for a whole episode of the maze, 100 elsewhere."""
+    """Rollout length and reach of backpropagation through time; None for a whole episode of the
+    maze, 100 elsewhere."""
     gamma: float = 0.95
     """Discount factor."""
     gae_lambda: float = 0.95
@@ -51,11 +55,13 @@ class Agent:
     adam_eps: float = 1e-8
     """Epsilon of Adam (PyTorch's default; Stable-Baselines3's is 1e-5)."""
     ortho_init: bool = False
-    """Stable-Baselines3's initialization: a smaller action head, which holds up the learning of a memory (docs/results.md)."""
+    """Stable-Baselines3's initialization: a smaller action head, which holds up the learning of a
+    memory (docs/results.md)."""
     normalize_advantage: bool = True
     """Scale the advantages of each rollout or minibatch to mean 0 and standard deviation 1."""
     popart: bool = True
-    """Let the critic learn normalized returns, for rewards of any scale (van Hasselt et al. 2016)."""
+    """Let the critic learn normalized returns, for rewards of any scale (van Hasselt et al.
+    2016)."""
     reward_scale: float = 1.0
     """What rewards are multiplied by for training; returns are reported unscaled."""
     n_epochs: int = 4
@@ -65,7 +71,8 @@ class Agent:
     clip_range: float = 0.2
     """PPO: change of an action's probability beyond which there is no gradient."""
     target_kl: float | None = 0.05
-    """PPO: an update ends where the policy has gone 1.5 times as far, in KL divergence, from the rollout's (docs/results.md)."""
+    """PPO: an update ends where the policy has gone 1.5 times as far, in KL divergence, from the
+    rollout's (docs/results.md)."""
 
     def __post_init__(self) -> None:
         ranges = {
@@ -91,14 +98,29 @@ class Agent:
             value = getattr(self, field.name)
             low, high = ranges.get(field.name, (0, 1e30))
             if isinstance(value, int | float) and not low <= value <= high:
-                raise ValueError(f"--{field.name.replace('_', '-')} must be from {low:,} to {high:,}, got {value}")
+                raise ValueError(
+                    f"--{field.name.replace('_', '-')} must be from {low:,} to {high:,}, got "
+                    f"{value}"
+                )
 
     @classmethod
     def defaults(cls, algorithm: str) -> Self:
         """The hyperparameters tuned for ``"ppo"`` or ``"a2c"``."""
-        return cls(algorithm="a2c", **{"anneal_lr": False} | cls.a2c) if algorithm == "a2c" else cls()
+        return (
+            cls(algorithm="a2c", **{"anneal_lr": False} | cls.a2c) if algorithm == "a2c" else cls()
+        )
 
     def arguments(self) -> dict[str, Any]:
-        """The hyperparameters by name: the fields, and the class variables that describe the memory."""
-        about = {"name", "policy", "a2c", "of_ppo", "algorithm", *(self.of_ppo if self.algorithm == "a2c" else ())}
-        return {name: getattr(self, name) for name in get_type_hints(type(self)) if name not in about}
+        """The hyperparameters by name: the fields, and the class variables that describe the
+        memory."""
+        about = {
+            "name",
+            "policy",
+            "a2c",
+            "of_ppo",
+            "algorithm",
+            *(self.of_ppo if self.algorithm == "a2c" else ()),
+        }
+        return {
+            name: getattr(self, name) for name in get_type_hints(type(self)) if name not in about
+        }

@@ -1,4 +1,5 @@
-"""DeltaNet: linear fast weights written by the delta rule (Schlag, Irie and Schmidhuber 2021), with the controller of MNM."""
+"""DeltaNet: linear fast weights written by the delta rule (Schlag, Irie and Schmidhuber 2021), with
+the controller of MNM."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -18,7 +19,8 @@ class DeltaNet(Agent):
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
 
     variant: Literal["bounded", "paper"] = "paper"
-    """Whether what is read passes a gate, and how strongly the first writes are (docs/mathematics.md)."""
+    """Whether what is read passes a gate, and how strongly the first writes are
+    (docs/mathematics.md)."""
     controller: Literal["gru", "lstm"] | None = None
     """GRU or LSTM; that of the variant if None."""
     read_gate: Literal["none", "scalar", "vector"] | None = None

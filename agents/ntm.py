@@ -1,4 +1,5 @@
-"""Neural Turing Machine (Graves, Wayne and Danihelka 2014): a memory of slots, addressed by content and by location."""
+"""Neural Turing Machine (Graves, Wayne and Danihelka 2014): a memory of slots, addressed by content
+and by location."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

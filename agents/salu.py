@@ -1,4 +1,5 @@
-"""LSTM with a soft-attention look-up over the episode so far: the memory that the paper on MNM compares its own with."""
+"""LSTM with a soft-attention look-up over the episode so far: the memory that the paper on MNM
+compares its own with."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

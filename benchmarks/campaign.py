@@ -1,13 +1,17 @@
-"""Attack the run machinery: python -m benchmarks.campaign [--kills N] [--mutations N] [--json FILE].
+"""Attack the run machinery: python -m benchmarks.campaign [--kills N] [--mutations N] [--json
+FILE].
 
-**Kills.** Small runs of several agents with both algorithms are killed (SIGKILL) at random moments, resumed, and killed again; at
-the end each must be the run that nobody killed: weights and optimizer to the bit, and ``progress.csv`` and TensorBoard's events
-without rows or points that are missing, doubled or different (but for the clock).
+**Kills.** Small runs of several agents with both algorithms are killed (SIGKILL) at random moments,
+resumed, and killed again; at the end each must be the run that nobody killed: weights and optimizer
+to the bit, and ``progress.csv`` and TensorBoard's events without rows or points that are missing,
+doubled or different (but for the clock).
 
-**Mutations.** Files of a run, models and exports are cut, emptied, overwritten, and changed at random, inside of archives and JSON
-texts as well; each must be refused in one line or do no harm, within 2 s of CPU time and 500 MB more memory.
+**Mutations.** Files of a run, models and exports are cut, emptied, overwritten, and changed at
+random, inside of archives and JSON texts as well; each must be refused in one line or do no harm,
+within 2 s of CPU time and 500 MB more memory.
 
-Every run and every attempt is a process of its own, forked from one that has imported everything (for the attempts, kernels too).
+Every run and every attempt is a process of its own, forked from one that has imported everything
+(for the attempts, kernels too).
 """
 
 import io
@@ -41,7 +45,8 @@ from experiments.run import ALGORITHMS, Run, load_model
 from mnm_rl.callbacks import checkpoints
 
 MAZE = ["--env", "mnm/MazeSmall-v0", "--env-kwargs", "horizon=20", "--n-envs", "4"]
-CARTPOLE = ["--env", "CartPole-v1", "--n-envs", "4", "--n-steps", "25"]  # its episodes do not end with the rollouts
+# its episodes do not end with the rollouts
+CARTPOLE = ["--env", "CartPole-v1", "--n-envs", "4", "--n-steps", "25"]
 CLOCK = {"time/fps", "time/time_elapsed"}
 MOST_SECONDS, MOST_MB = 2.0, 500.0
 PATIENCE = 60.0
@@ -70,7 +75,8 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    experiments.report.report = lambda directory: None  # plays hundreds of episodes with the finished model
+    # plays hundreds of episodes with the finished model
+    experiments.report.report = lambda directory: None
     with tempfile.TemporaryDirectory() as folder:
         result = {
             "python": platform.python_version(),
@@ -91,8 +97,16 @@ def main(options: Options) -> None:
 def kills(options: Options, folder: Path) -> dict[str, Any]:
     """Kill and resume runs until there have been as many kills as asked for."""
     rng = random.Random(options.seed)
-    settings = [(agent, algorithm, env) for agent in options.agents for algorithm in ALGORITHMS for env in ("maze", "cartpole")]
-    rows = [{"agent": a, "algorithm": b, "env": c, "runs": 0, "kills": 0, "identical": 0} for a, b, c in settings]
+    settings = [
+        (agent, algorithm, env)
+        for agent in options.agents
+        for algorithm in ALGORITHMS
+        for env in ("maze", "cartpole")
+    ]
+    rows = [
+        {"agent": a, "algorithm": b, "env": c, "runs": 0, "kills": 0, "identical": 0}
+        for a, b, c in settings
+    ]
     whole: dict[int, tuple[Path, float]] = {}
     failures: list[str] = []
     turn = 0
@@ -100,7 +114,12 @@ def kills(options: Options, folder: Path) -> dict[str, Any]:
         row, turn = rows[turn % len(rows)], turn + 1
         k = rows.index(row)
         new = [
-            *(str(row["agent"]), "--algorithm", str(row["algorithm"]), *(MAZE if row["env"] == "maze" else CARTPOLE)),
+            *(
+                str(row["agent"]),
+                "--algorithm",
+                str(row["algorithm"]),
+                *(MAZE if row["env"] == "maze" else CARTPOLE),
+            ),
             *("--threads", "1", "--total-timesteps", str(options.total_timesteps), "--seed", "1"),
             *("--checkpoint-interval", str(options.checkpoint_interval)),
         ]
@@ -111,18 +130,34 @@ def kills(options: Options, folder: Path) -> dict[str, Any]:
         directory, seconds = folder / f"run{turn}", whole[k][1]
         deadlines: list[float | None] = [rng.uniform(0, seconds) for _ in range(rng.randint(1, 4))]
         for deadline in [*deadlines, None]:
-            resume = ["--resume" if checkpoints(directory / "checkpoints") else "--out", str(directory)]
-            args = [str(row["agent"]), *resume, "--threads", "1"] if resume[0] == "--resume" else [*new, *resume]
+            resume = [
+                "--resume" if checkpoints(directory / "checkpoints") else "--out",
+                str(directory),
+            ]
+            args = (
+                [str(row["agent"]), *resume, "--threads", "1"]
+                if resume[0] == "--resume"
+                else [*new, *resume]
+            )
             killed, said = train_in_process(args, deadline)
             row["kills"] = int(row["kills"]) + killed
             if not killed:
                 break
         row["runs"] = int(row["runs"]) + 1
-        differences = compare(whole[k][0], directory) if (directory / "model.zip").exists() else [f"not finished: {said}"]
+        differences = (
+            compare(whole[k][0], directory)
+            if (directory / "model.zip").exists()
+            else [f"not finished: {said}"]
+        )
         row["identical"] = int(row["identical"]) + (not differences)
-        failures += [f"{row['agent']} {row['algorithm']} {row['env']}: {difference}" for difference in differences]
+        failures += [
+            f"{row['agent']} {row['algorithm']} {row['env']}: {difference}"
+            for difference in differences
+        ]
         shutil.rmtree(directory, ignore_errors=True)
-        print(f"{sum(int(r['kills']) for r in rows)} kills, {len(failures)} failures", file=sys.stderr)
+        print(
+            f"{sum(int(r['kills']) for r in rows)} kills, {len(failures)} failures", file=sys.stderr
+        )
     total = {key: sum(int(row[key]) for row in rows) for key in ("runs", "kills", "identical")}
     return {**total, "failures": failures, "settings": rows}
 
@@ -157,7 +192,10 @@ def compare(one: Path, other: Path) -> list[str]:
     if any(not torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True)):
         differences.append("other weights")
     tables = [
-        [{k: v for k, v in row.items() if k not in CLOCK} for row in read_rows(directory / "progress.csv")]
+        [
+            {k: v for k, v in row.items() if k not in CLOCK}
+            for row in read_rows(directory / "progress.csv")
+        ]
         for directory in (one, other)
     ]
     if tables[0] != tables[1]:
@@ -166,7 +204,9 @@ def compare(one: Path, other: Path) -> list[str]:
     if len({point[:2] for point in points[1]}) != len(points[1]):
         differences.append("doubled points in the event files")
     elif points[0] != points[1]:
-        differences.append(f"other points in the event files: {len(points[0])} and {len(points[1])}")
+        differences.append(
+            f"other points in the event files: {len(points[0])} and {len(points[1])}"
+        )
     if left := [path.name for path in other.rglob("*.unfinished")]:
         differences.append(f"left behind: {left}")
     return differences
@@ -176,13 +216,25 @@ def tensors(directory: Path) -> list[torch.Tensor]:
     """Parameters, buffers and optimizer state of a finished run."""
     policy = load_model(Run.load(directory), directory / "model.zip", None, "cpu").policy
     state = policy.optimizer.state_dict()["state"]
-    return [*policy.state_dict().values(), *(value for part in state.values() for value in part.values())]
+    return [
+        *policy.state_dict().values(),
+        *(value for part in state.values() for value in part.values()),
+    ]
 
 
 def event_points(directory: Path) -> list[tuple[str, int, float]]:
     """Tag, step and value of all points in the event files, but for the clock."""
-    events = [event for path in directory.glob("events*") for event in LegacyEventFileLoader(str(path)).Load()]
-    return [(v.tag, e.step, v.simple_value) for e in events for v in e.summary.value if v.tag not in CLOCK]
+    events = [
+        event
+        for path in directory.glob("events*")
+        for event in LegacyEventFileLoader(str(path)).Load()
+    ]
+    return [
+        (v.tag, e.step, v.simple_value)
+        for e in events
+        for v in e.summary.value
+        if v.tag not in CLOCK
+    ]
 
 
 # Mutations
@@ -192,7 +244,16 @@ def mutations(options: Options, folder: Path) -> dict[str, Any]:
     """Mutate a file, and let a process meet it, as often as asked for."""
     rng = random.Random(options.seed)
     run, export = folder / "victim", folder / "export"
-    new = ["mnm-p", *MAZE, "--threads", "1", "--total-timesteps", "800", "--checkpoint-interval", "300"]
+    new = [
+        "mnm-p",
+        *MAZE,
+        "--threads",
+        "1",
+        "--total-timesteps",
+        "800",
+        "--checkpoint-interval",
+        "300",
+    ]
     train_in_process([*new, "--out", str(run)], None)
     process = FORK.Process(target=_export, args=(run / "model.zip", export))
     process.start()
@@ -209,7 +270,14 @@ def mutations(options: Options, folder: Path) -> dict[str, Any]:
         "config.json of an export": (export, Path("config.json"), from_pretrained),
         "model.safetensors": (export, Path("model.safetensors"), from_pretrained),
     }
-    empty = {"mutations": 0, "refused": 0, "harmless": 0, "failed": 0, "most_seconds": 0.0, "most_mb": 0.0}
+    empty = {
+        "mutations": 0,
+        "refused": 0,
+        "harmless": 0,
+        "failed": 0,
+        "most_seconds": 0.0,
+        "most_mb": 0.0,
+    }
     rows: dict[str, dict[str, Any]] = {name: dict(empty) for name in targets}
     failures: list[str] = []
     for i in range(options.mutations):
@@ -232,7 +300,10 @@ def mutations(options: Options, folder: Path) -> dict[str, Any]:
             failures.append(f"{i}: {name}, {how}: {said}")
             print(failures[-1], file=sys.stderr)
         shutil.rmtree(directory)
-    total = {key: sum(row[key] for row in rows.values()) for key in ("mutations", "refused", "harmless", "failed")}
+    total = {
+        key: sum(row[key] for row in rows.values())
+        for key in ("mutations", "refused", "harmless", "failed")
+    }
     return {**total, "failures": failures, "files": rows}
 
 
@@ -262,14 +333,17 @@ def attempt(meet: Callable[[Path], None], directory: Path) -> tuple[str, str, fl
     """Let a process meet a mutated file.
 
     Returns:
-        ``"refused"``, ``"harmless"`` or ``"failed"``, what was said, seconds of CPU time, and MB of memory that were added.
+        ``"refused"``, ``"harmless"`` or ``"failed"``, what was said, seconds of CPU time, and MB of
+        memory that were added.
     """
     receiver, sender = FORK.Pipe(duplex=False)
     process = FORK.Process(target=_attempt, args=(meet, directory, sender))
     process.start()
     sender.close()
     try:
-        result = receiver.recv() if receiver.poll(PATIENCE) else ("failed", "did not end", PATIENCE, 0.0)
+        result = (
+            receiver.recv() if receiver.poll(PATIENCE) else ("failed", "did not end", PATIENCE, 0.0)
+        )
     except EOFError:
         process.join()
         result = ("failed", f"the process ended with exit code {process.exitcode}", 0.0, 0.0)
@@ -286,19 +360,35 @@ def _attempt(meet: Callable[[Path], None], directory: Path, sender: Any) -> None
         with redirect_stderr(stderr), redirect_stdout(io.StringIO()):
             meet(directory)
     except SystemExit as end:
-        said = stderr.getvalue().strip().splitlines()[-1:] and stderr.getvalue().strip().splitlines()[-1]
+        said = (
+            stderr.getvalue().strip().splitlines()[-1:]
+            and stderr.getvalue().strip().splitlines()[-1]
+        )
         errors = [line for line in stderr.getvalue().splitlines() if line.startswith("error: ")]
         if end.code != 0:
             foreseen = (
-                end.code in (1, 2) and len(errors) == 1 and said == errors[0] and "traceback" not in stderr.getvalue().lower()
+                end.code in (1, 2)
+                and len(errors) == 1
+                and said == errors[0]
+                and "traceback" not in stderr.getvalue().lower()
             )
             outcome = "refused" if foreseen else "failed"
     except (ValueError, FileNotFoundError) as error:
-        outcome, said = "refused" if str(directory) in str(error) else "failed", f"{type(error).__name__}: {error}"
+        outcome, said = (
+            "refused" if str(directory) in str(error) else "failed",
+            f"{type(error).__name__}: {error}",
+        )
     except BaseException as error:
         outcome, said = "failed", "".join(traceback.format_exception_only(error)).strip()
     seconds = time.process_time() - since
-    sender.send((outcome, said[:300], seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000))
+    sender.send(
+        (
+            outcome,
+            said[:300],
+            seconds,
+            (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000,
+        )
+    )
     sender.close()
     os._exit(0)
 
@@ -351,7 +441,9 @@ def _mutate_bytes(whole: bytes, rng: random.Random) -> tuple[bytes, str]:
         "cut": head,
         "hole": head + bytes(length) + tail,
         "noise": head + rng.randbytes(length) + tail,
-        "flip": head + bytes(byte ^ (1 << rng.randrange(8)) for byte in whole[start : start + 1]) + whole[start + 1 :],
+        "flip": head
+        + bytes(byte ^ (1 << rng.randrange(8)) for byte in whole[start : start + 1])
+        + whole[start + 1 :],
         "gone": head + tail,
         "twice": head + 2 * whole[start : start + length] + tail,
         "longer": whole + rng.randbytes(length),

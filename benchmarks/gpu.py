@@ -1,8 +1,10 @@
-"""What a GPU does for the cores, and for training on the maze, beside the kernels on the CPU of the same machine (docs/speed.md).
+"""What a GPU does for the cores, and for training on the maze, beside the kernels on the CPU of the
+same machine (docs/speed.md).
 
 python -m benchmarks.gpu --json docs/gpu.json
 
-Cores: forward, backward and Adam on random inputs of 200 steps; training: A2C, rollout and update together. Memory is the GPU's.
+Cores: forward, backward and Adam on random inputs of 200 steps; training: A2C, rollout and update
+together. Memory is the GPU's.
 """
 
 import os
@@ -47,7 +49,10 @@ def measure_core(core: str, device: str, path: str, B: int, total: float) -> dic
     if path != "torch.nn":
         model.path = path
     adam = torch.optim.Adam(model.parameters())
-    inputs, starts = torch.randn(T, B, F, device=device), torch.zeros(T, B, dtype=torch.bool, device=device)
+    inputs, starts = (
+        torch.randn(T, B, F, device=device),
+        torch.zeros(T, B, dtype=torch.bool, device=device),
+    )
 
     def update() -> None:
         if path == "torch.nn":

@@ -30,12 +30,16 @@ from mnm_rl import RecurrentA2C
 THRESHOLD = 400.0
 """Mean return of the last 100 episodes of training, of 500."""
 
-HYPERPARAMETERS: dict[str, Any] = dict(learning_rate=2e-3, n_steps=32, gae_lambda=0.95, use_rms_prop=False)
+HYPERPARAMETERS: dict[str, Any] = dict(
+    learning_rate=2e-3, n_steps=32, gae_lambda=0.95, use_rms_prop=False
+)
 
 
 def make_env(seed: int) -> VecNormalize:
     """16 environments, their observations and rewards brought to a common scale."""
-    return VecNormalize(make_vec_env("CartPole-v1", n_envs=16, seed=seed, wrapper_class=hide_velocity))
+    return VecNormalize(
+        make_vec_env("CartPole-v1", n_envs=16, seed=seed, wrapper_class=hide_velocity)
+    )
 
 
 # Name: policy, arguments of the policy. The same hyperparameters for all.
@@ -80,7 +84,9 @@ class Curve(BaseCallback):
     def _on_rollout_end(self) -> None:
         episodes = self.model.ep_info_buffer
         if episodes is not None and len(episodes) == episodes.maxlen:
-            self.points.append((self.num_timesteps, float(np.mean([episode["r"] for episode in episodes]))))
+            self.points.append(
+                (self.num_timesteps, float(np.mean([episode["r"] for episode in episodes])))
+            )
 
 
 def train(name: str, seed: int, total_timesteps: int) -> dict[str, Any]:
@@ -89,7 +95,9 @@ def train(name: str, seed: int, total_timesteps: int) -> dict[str, Any]:
     algorithm = A2C if policy == "MlpPolicy" else RecurrentA2C
     env = make_env(seed)
     policy_kwargs = {"ortho_init": False} | policy_kwargs
-    model: BaseAlgorithm = algorithm(policy, env, policy_kwargs=policy_kwargs, **HYPERPARAMETERS, seed=seed, device="cpu")
+    model: BaseAlgorithm = algorithm(
+        policy, env, policy_kwargs=policy_kwargs, **HYPERPARAMETERS, seed=seed, device="cpu"
+    )
     curve, start = Curve(), time.perf_counter()
     model.learn(total_timesteps, callback=curve)
     seconds = time.perf_counter() - start
@@ -106,21 +114,44 @@ def train(name: str, seed: int, total_timesteps: int) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
-    jobs = [(name, seed, options.total_timesteps) for name in POLICIES for seed in range(options.seeds)]
+    jobs = [
+        (name, seed, options.total_timesteps) for name in POLICIES for seed in range(options.seeds)
+    ]
     with ProcessPoolExecutor(options.processes) as pool:
         runs = list(pool.map(train, *zip(*jobs, strict=True)))
-    table = Table(title=f"CartPole without velocities, {options.total_timesteps:,} steps, {options.seeds} seeds")
-    for column in ("policy", f"steps to {THRESHOLD:.0f}, each seed", "best mean return", "last", "seconds"):
+    table = Table(
+        title=(
+            f"CartPole without velocities, {options.total_timesteps:,} steps, {options.seeds} seeds"
+        )
+    )
+    for column in (
+        "policy",
+        f"steps to {THRESHOLD:.0f}, each seed",
+        "best mean return",
+        "last",
+        "seconds",
+    ):
         table.add_column(column)
     for name in POLICIES:
         own = [run for run in runs if run["policy"] == name]
-        steps = ", ".join("never" if run["steps_to_threshold"] is None else f"{run['steps_to_threshold']:,}" for run in own)
-        columns = [", ".join(f"{run[key]:.0f}" for run in own) for key in ("best", "last", "seconds")]
+        steps = ", ".join(
+            "never" if run["steps_to_threshold"] is None else f"{run['steps_to_threshold']:,}"
+            for run in own
+        )
+        columns = [
+            ", ".join(f"{run[key]:.0f}" for run in own) for key in ("best", "last", "seconds")
+        ]
         table.add_row(name, steps, *columns)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     if options.json is not None:
         options.json.write_text(
-            json.dumps({"options": {"seeds": options.seeds, "total_timesteps": options.total_timesteps}, "runs": runs}) + "\n"
+            json.dumps(
+                {
+                    "options": {"seeds": options.seeds, "total_timesteps": options.total_timesteps},
+                    "runs": runs,
+                }
+            )
+            + "\n"
         )
     if options.plot is not None:
         draw(runs, options.plot)
@@ -130,7 +161,9 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     """The median over the seeds, and their range."""
     names = [name for name in POLICIES if any(run["policy"] == name for run in runs)]
     rows = -(-len(names) // 4)
-    figure, all_axes = plt.subplots(rows, 4, figsize=(11, 2.25 * rows), sharex=True, sharey=True, layout="constrained")
+    figure, all_axes = plt.subplots(
+        rows, 4, figsize=(11, 2.25 * rows), sharex=True, sharey=True, layout="constrained"
+    )
     for axes in all_axes.flat[len(names) :]:
         axes.set_visible(False)
     for axes, name in zip(all_axes.flat, names, strict=False):

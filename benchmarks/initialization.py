@@ -1,4 +1,5 @@
-"""What the initial weights of a core do to what it learns: A2C on the small maze, one change at a time.
+"""What the initial weights of a core do to what it learns: A2C on the small maze, one change at a
+time.
 
 python -m benchmarks.initialization [--cores lstm rnn] [--seeds 2] [--json FILE]
 """
@@ -56,7 +57,11 @@ CHANGES: dict[str, dict[str, list[Change]]] = {
         "inputs 4": [inputs(4, "cell.weight_ih")],
         "inputs 2, orthogonal": [inputs(2, "cell.weight_ih"), orthogonal("cell.weight_hh")],
         "inputs 2, forget bias 1": [inputs(2, "cell.weight_ih"), forget_bias],
-        "inputs 2, orthogonal, forget bias 1": [inputs(2, "cell.weight_ih"), orthogonal("cell.weight_hh"), forget_bias],
+        "inputs 2, orthogonal, forget bias 1": [
+            inputs(2, "cell.weight_ih"),
+            orthogonal("cell.weight_hh"),
+            forget_bias,
+        ],
     },
     "rnn": {
         "pytorch": [],
@@ -107,7 +112,9 @@ class Goals(EpisodeMeans):
 def train(agent: str, variant: str, seed: int, total_timesteps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     run = Run(
-        hyperparameters=replace(AGENTS[agent].defaults("a2c"), init="pytorch", popart=False, reward_scale=0.1),
+        hyperparameters=replace(
+            AGENTS[agent].defaults("a2c"), init="pytorch", popart=False, reward_scale=0.1
+        ),
         env="mnm/MazeSmall-v0",
         env_kwargs={},
         total_timesteps=total_timesteps,
@@ -138,13 +145,17 @@ def main(options: Options) -> None:
     ]
     with ProcessPoolExecutor(options.processes) as pool:
         runs = list(pool.map(train, *zip(*jobs, strict=True)))
-    table = Table(title=f"goals along the way / at the end of {options.total_timesteps:,} steps, each seed")
+    table = Table(
+        title=f"goals along the way / at the end of {options.total_timesteps:,} steps, each seed"
+    )
     for column in ("agent", "initial weights", "goals"):
         table.add_column(column)
     for agent in options.cores:
         for variant in CHANGES[agent]:
             own = [run for run in runs if (run["agent"], run["variant"]) == (agent, variant)]
-            goals = ", ".join(f"{run['goals_along_the_way']:.1f}/{run['goals_at_the_end']:.1f}" for run in own)
+            goals = ", ".join(
+                f"{run['goals_along_the_way']:.1f}/{run['goals_at_the_end']:.1f}" for run in own
+            )
             table.add_row(agent, variant, goals)
     Console().print(table)
     if options.json is not None:

@@ -1,4 +1,5 @@
-"""The default initialization beside PyTorch's on other tasks: Pendulum without velocity, MiniGrid's Memory, the maze in pictures.
+"""The default initialization beside PyTorch's on other tasks: Pendulum without velocity, MiniGrid's
+Memory, the maze in pictures.
 
 python -m benchmarks.initialization_elsewhere [--tasks pendulum image] [--seeds 3] [--json FILE]
 """
@@ -36,7 +37,8 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class MazeInPictures(VecEnvWrapper):
-    """The maze's neighbourhood as a picture of 36 x 36 pixels for a CNN; the other numbers beside it."""
+    """The maze's neighbourhood as a picture of 36 x 36 pixels for a CNN; the other numbers beside
+    it."""
 
     def __init__(self, env: VecEnv) -> None:
         self.view = 3
@@ -47,7 +49,12 @@ class MazeInPictures(VecEnvWrapper):
     def _shown(self, obs: Any) -> dict[str, Any]:
         n = self.view**2
         cells = np.asarray(obs)[..., :n].reshape(*obs.shape[:-1], 1, self.view, self.view)
-        pixels = (255 * cells).astype(np.uint8).repeat(36 // self.view, axis=-2).repeat(36 // self.view, axis=-1)
+        pixels = (
+            (255 * cells)
+            .astype(np.uint8)
+            .repeat(36 // self.view, axis=-2)
+            .repeat(36 // self.view, axis=-1)
+        )
         return {"picture": pixels, "rest": np.asarray(obs)[..., n:]}
 
     def reset(self) -> Any:
@@ -75,15 +82,27 @@ def _task(name: str) -> Task:
         from examples import pendulum
 
         def swing(seed: int) -> VecEnv:
-            env = make_vec_env("Pendulum-v1", n_envs=16, seed=seed, wrapper_class=pendulum.hide_velocity)
+            env = make_vec_env(
+                "Pendulum-v1", n_envs=16, seed=seed, wrapper_class=pendulum.hide_velocity
+            )
             return VecNormalize(env, norm_obs=False, gamma=0.9)
 
-        settings = dict(learning_rate=3e-3, n_steps=50, gamma=0.9, gae_lambda=0.95, use_rms_prop=False)
-        return Task(swing, settings, {"ortho_init": False}, 300_000, ("mnm-p-paper", "mnm-g-paper", "plastic", "lstm"))
+        settings = dict(
+            learning_rate=3e-3, n_steps=50, gamma=0.9, gae_lambda=0.95, use_rms_prop=False
+        )
+        return Task(
+            swing,
+            settings,
+            {"ortho_init": False},
+            300_000,
+            ("mnm-p-paper", "mnm-g-paper", "plastic", "lstm"),
+        )
     if name == "minigrid":
         from examples import minigrid_memory
 
-        settings = dict(learning_rate=2e-3, n_steps=64, gae_lambda=0.95, ent_coef=0.01, use_rms_prop=False)
+        settings = dict(
+            learning_rate=2e-3, n_steps=64, gae_lambda=0.95, ent_coef=0.01, use_rms_prop=False
+        )
         make_env = partial(minigrid_memory.make_env, n_envs=16)
         return Task(make_env, settings, minigrid_memory.POLICY_KWARGS, 200_000, ("mnm-p-paper",))
     assert name == "image", f"there is no task {name}"
@@ -103,7 +122,11 @@ def _task(name: str) -> Task:
         use_rms_prop=False,
         normalize_advantage=True,
     )
-    policy_kwargs = {"ortho_init": False, "optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": 1e-8}}
+    policy_kwargs = {
+        "ortho_init": False,
+        "optimizer_class": torch.optim.Adam,
+        "optimizer_kwargs": {"eps": 1e-8},
+    }
     return Task(maze, hyperparameters, policy_kwargs, 600_000, ("mnm-p-paper", "lstm"))
 
 
@@ -134,7 +157,9 @@ class Returns(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         if self.model.ep_info_buffer:
-            self.means.append(float(np.mean([episode["r"] for episode in self.model.ep_info_buffer])))
+            self.means.append(
+                float(np.mean([episode["r"] for episode in self.model.ep_info_buffer]))
+            )
 
 
 def train(task_name: str, policy: str, init: str, seed: int) -> dict[str, Any]:
@@ -184,9 +209,17 @@ def main(options: Options) -> None:
         for policy in _task(task).policies:
             cells = []
             for init in ("pytorch", "scaled"):
-                own = [run for run in runs if (run["task"], run["policy"], run["init"]) == (task, policy, init)]
+                own = [
+                    run
+                    for run in runs
+                    if (run["task"], run["policy"], run["init"]) == (task, policy, init)
+                ]
                 cells.append(
-                    ", ".join(f"{run['along_the_way']:.3g}/{run['at_the_end']:.3g}{'!' * bool(run['failed'])}" for run in own)
+                    ", ".join(
+                        f"{run['along_the_way']:.3g}/{run['at_the_end']:.3g}"
+                        f"{'!' * bool(run['failed'])}"
+                        for run in own
+                    )
                 )
             table.add_row(task, policy, *cells)
     Console().print(table, "!: diverged")

@@ -1,9 +1,10 @@
 """Memories beside one another on the memory tasks, without reinforcement learning (docs/memory.md).
 
-python -m benchmarks.memory GRID [--processes 2] [--json docs/memory_GRID.json] [--plot docs/memory_GRID.png]
+python -m benchmarks.memory GRID [--processes 2] [--json docs/memory_GRID.json] [--plot
+docs/memory_GRID.png]
 
-runs what of the grid has not been run yet, one thread each, and then writes and draws all that there is of it. A run that fails
-does not hold up the others.
+runs what of the grid has not been run yet, one thread each, and then writes and draws all that
+there is of it. A run that fails does not hold up the others.
 """
 
 import json
@@ -38,7 +39,17 @@ class Grid:
     task: str
     settings: list[Settings]
     """What changes between the panels of the figure."""
-    agents: tuple[str, ...] = ("mnm-g", "mnm-p", "mnm-g-paper", "mnm-p-paper", "deltanet", "lstm", "gru", "salu", "ntm")
+    agents: tuple[str, ...] = (
+        "mnm-g",
+        "mnm-p",
+        "mnm-g-paper",
+        "mnm-p-paper",
+        "deltanet",
+        "lstm",
+        "gru",
+        "salu",
+        "ntm",
+    )
     seeds: int = 3
     updates: int = 1_500
     """Updates after which a run is given up."""
@@ -53,7 +64,9 @@ class Grid:
 
 
 GRIDS = {
-    "recall": Grid(task="recall", settings=[{"pairs": pairs} for pairs in (8, 16, 32, 64)], updates=800),
+    "recall": Grid(
+        task="recall", settings=[{"pairs": pairs} for pairs in (8, 16, 32, 64)], updates=800
+    ),
     "dictionary": Grid(
         task="dictionary",
         settings=[{"string_length": 4, "min_string_length": 1, "support": 4, "queries": 4}],
@@ -66,7 +79,10 @@ GRIDS = {
         options=("--hidden-size", "48"),
     ),
     "copy": Grid(
-        task="copy", settings=[{"items": 20, "min_items": 1}], tests=["min_items=20", "items=40,min_items=40"], stops=False
+        task="copy",
+        settings=[{"items": 20, "min_items": 1}],
+        tests=["min_items=20", "items=40,min_items=40"],
+        stops=False,
     ),
     "sort": Grid(task="sort", settings=[{"items": 8}], tests=["items=12", "items=16"], stops=False),
 }
@@ -74,10 +90,13 @@ GRIDS = {
 
 @dataclass
 class Options:
-    grid: tyro.conf.Positional[Annotated[Literal["recall", "dictionary", "copy", "sort"], tyro.conf.arg(metavar="GRID")]]
+    grid: tyro.conf.Positional[
+        Annotated[Literal["recall", "dictionary", "copy", "sort"], tyro.conf.arg(metavar="GRID")]
+    ]
     """Which trainings."""
     learning_rates: tuple[float, ...] = (4e-3,)
-    """Step sizes to train with; shown is, for every agent and setting, the one that learns soonest of those with the most seeds."""
+    """Step sizes to train with; shown is, for every agent and setting, the one that learns soonest
+    of those with the most seeds."""
     agents: tuple[str, ...] | None = None
     """Only these agents."""
     settings: tuple[int, ...] | None = None
@@ -99,14 +118,31 @@ def commands(grid: Grid, options: Options) -> list[list[str]]:
     chosen = range(len(grid.settings)) if options.settings is None else options.settings
     made = []
     for i, agent, rate, seed in product(
-        chosen, options.agents or grid.agents, options.learning_rates, range(options.seeds or grid.seeds)
+        chosen,
+        options.agents or grid.agents,
+        options.learning_rates,
+        range(options.seeds or grid.seeds),
     ):
         kwargs = [f"{key}={value}" for key, value in grid.settings[i].items()]
         out = options.runs / "-".join([grid.task, *kwargs]) / agent / f"lr{rate:g}-seed{seed}.json"
         tests = ["--test", *grid.tests] if grid.tests else []
         until = ["--until", str(SOLVED)] if grid.stops else []
-        training = f"--updates {grid.updates} --interval {grid.interval} --learning-rate {rate} --seed {seed} --threads 1".split()
-        made.append([grid.task, agent, "--task-kwargs", *kwargs, *tests, *until, *training, *grid.options, "--out", str(out)])
+        training = f"--updates {grid.updates} --interval {grid.interval}".split()
+        training += f"--learning-rate {rate} --seed {seed} --threads 1".split()
+        made.append(
+            [
+                grid.task,
+                agent,
+                "--task-kwargs",
+                *kwargs,
+                *tests,
+                *until,
+                *training,
+                *grid.options,
+                "--out",
+                str(out),
+            ]
+        )
     return made
 
 
@@ -116,18 +152,27 @@ def run(command: list[str]) -> str | None:
     if out.exists():
         return None
     words = [sys.executable, "-m", "experiments.sequences", *command]
-    done = subprocess.run(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    print(f"{out}: {(done.stdout or done.stderr).strip().splitlines()[-1]}", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    print(
+        f"{out}: {(done.stdout or done.stderr).strip().splitlines()[-1]}",
+        file=sys.stderr,
+        flush=True,
+    )
     return None if done.returncode == 0 else str(out)
 
 
 def collect(files: Iterable[Path]) -> list[dict[str, Any]]:
-    """Runs in short, each with its curves; of several step sizes, for each agent and setting, the one that learns soonest of those
-    with the most seeds."""
+    """Runs in short, each with its curves; of several step sizes, for each agent and setting, the
+    one that learns soonest of those with the most seeds."""
     runs = []
     for file in files:
         result = json.loads(file.read_text())
-        curves = {key: [evaluation[key] for evaluation in result["evaluations"]] for key in ("updates", "seconds", "accuracy")}
+        curves = {
+            key: [evaluation[key] for evaluation in result["evaluations"]]
+            for key in ("updates", "seconds", "accuracy")
+        }
         curves["accuracy"] = [round(share, 4) for share in curves["accuracy"]]
         short = {key: result[key] for key in ("task", "task_kwargs", "agent", "seed", "parameters")}
         short |= {"learning_rate": result["hyperparameters"]["learning_rate"]} | curves
@@ -149,22 +194,34 @@ def collect(files: Iterable[Path]) -> list[dict[str, Any]]:
 def mean_until(run: dict[str, Any], last: float) -> float:
     """The mean accuracy over updates, until ``last``; a run that ended stays where it was."""
     return float(
-        np.trapezoid([0, *run["accuracy"], run["accuracy"][-1]], [0, *run["updates"], max(last, run["updates"][-1])]) / last
+        np.trapezoid(
+            [0, *run["accuracy"], run["accuracy"][-1]],
+            [0, *run["updates"], max(last, run["updates"][-1])],
+        )
+        / last
     )
 
 
 def name(run: dict[str, Any]) -> str:
     """The settings of a run in words, such as ``8 pairs``."""
-    return ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in run["task_kwargs"].items())
+    return ", ".join(
+        f"{value} {key.replace('_', ' ')}" for key, value in run["task_kwargs"].items()
+    )
 
 
 def solved(run: dict[str, Any], axis: str) -> float | None:
-    """The updates, or seconds, of the first evaluation at which a run had solved its task, or None."""
-    return next((x for x, share in zip(run[axis], run["accuracy"], strict=True) if share >= SOLVED), None)
+    """The updates, or seconds, of the first evaluation at which a run had solved its task, or
+    None."""
+    return next(
+        (x for x, share in zip(run[axis], run["accuracy"], strict=True) if share >= SOLVED), None
+    )
 
 
-def band(runs: list[dict[str, Any]], axis: str, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean accuracy of the seeds at every x, and half the width of its 95% t-interval; zero for a single seed."""
+def band(
+    runs: list[dict[str, Any]], axis: str, x: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Mean accuracy of the seeds at every x, and half the width of its 95% t-interval; zero for a
+    single seed."""
     curves = np.array([np.interp(x, run[axis], run["accuracy"]) for run in runs])
     if len(runs) == 1:
         return curves[0], np.zeros_like(x)
@@ -172,8 +229,9 @@ def band(runs: list[dict[str, Any]], axis: str, x: NDArray[Any]) -> tuple[NDArra
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy over updates (above) and over seconds (below), a column for every setting, with 95% intervals over seeds; those of a
-    single setting side by side. The last panel has the tests, if there are any."""
+    """Accuracy over updates (above) and over seconds (below), a column for every setting, with 95%
+    intervals over seeds; those of a single setting side by side. The last panel has the tests, if
+    there are any."""
     settings = list(dict.fromkeys(name(run) for run in runs))
     tests = list(dict.fromkeys(test for run in runs for test in run["tests"]))
     rows = [[f"{axis}: {setting}" for setting in settings] for axis in ("updates", "seconds")]
@@ -208,7 +266,11 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         panels[row[0]].set_ylabel("right answers")
     for panel in panels.values():
         panel.spines[["top", "right"]].set_visible(False)
-    handles = {label: handle for panel in panels.values() for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle
+        for panel in panels.values()
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
     save_figure(figure, path)
 
@@ -217,16 +279,21 @@ def _draw_tests(panel: Axes, runs: list[dict[str, Any]], tests: list[str]) -> No
     """The accuracy of each agent with each test, a dot with its 95% interval over seeds."""
     agents = list(dict.fromkeys(run["agent"] for run in runs))
     for i, agent in enumerate(agents):
-        shares = np.array([[run["tests"][test] for test in tests] for run in runs if run["agent"] == agent])
+        shares = np.array(
+            [[run["tests"][test] for test in tests] for run in runs if run["agent"] == agent]
+        )
         x = np.arange(len(tests)) + (i - (len(agents) - 1) / 2) * 0.8 / len(agents)
         half = stats.t.ppf(0.975, len(shares) - 1) * stats.sem(shares) if len(shares) > 1 else None
-        panel.errorbar(x, shares.mean(axis=0), half, fmt="o", markersize=4, color=agent_color(agent))
+        panel.errorbar(
+            x, shares.mean(axis=0), half, fmt="o", markersize=4, color=agent_color(agent)
+        )
     panel.set_xticks(range(len(tests)), [in_words(test).replace(" ", "\n") for test in tests])
     panel.set_title("at the end, tested with", fontsize=10)
 
 
 def in_words(test: str) -> str:
-    """A test in words, such as ``support 8``, without the smallest of a range of lengths, if there is anything else."""
+    """A test in words, such as ``support 8``, without the smallest of a range of lengths, if there
+    is anything else."""
     parts = [part.split("=") for part in test.split(",")]
     some = [part for part in parts if not part[0].startswith("min_")] or parts
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in some)

@@ -1,4 +1,5 @@
-"""The cores as one would write them in PyTorch from the papers: what the fused cores are measured against.
+"""The cores as one would write them in PyTorch from the papers: what the fused cores are measured
+against.
 
 They use the parameters of the library's cores and give the same results.
 """
@@ -45,7 +46,10 @@ def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
             half = (z[-1] - values).pow(2).sum() / 2
             deltas = [*torch.autograd.grad(half, before, create_graph=True)]
         steps = rule.step_sizes(beta, z, deltas).view(B, -1, 1, 1).unbind(1)
-        theta = [W - s * delta.mT @ z_in for W, s, delta, z_in in zip(theta, steps, deltas, z, strict=False)]
+        theta = [
+            W - s * delta.mT @ z_in
+            for W, s, delta, z_in in zip(theta, steps, deltas, z, strict=False)
+        ]
         read = run(read_keys)[0][-1].mean(dim=1)
         if core.read_gate is not None:
             read = torch.sigmoid(core.read_gate(u[:, :D])) * read
@@ -62,15 +66,22 @@ def naive_plastic(core: PlasticCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
     outputs = []
     for x in inputs:
         before = h
-        h = torch.tanh(core.input(x) + ((core.w + core.alpha * hebb) @ before.unsqueeze(2)).squeeze(2))
-        rate = core.fan_out(torch.tanh(core.modulator(h))) if core.rule == "modulated" else core.eta.expand(B, D)
+        h = torch.tanh(
+            core.input(x) + ((core.w + core.alpha * hebb) @ before.unsqueeze(2)).squeeze(2)
+        )
+        rate = (
+            core.fan_out(torch.tanh(core.modulator(h)))
+            if core.rule == "modulated"
+            else core.eta.expand(B, D)
+        )
         hebb = torch.clip(hebb + (rate * h).unsqueeze(2) * before.unsqueeze(1), -1, 1)
         outputs.append(h)
     return torch.stack(outputs), inputs.new_zeros(T, B)
 
 
 def whole_gru(core: GruCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs of one episode by ``torch.nn.GRU``, which cannot reset in the middle, and no meta-loss."""
+    """Outputs of one episode by ``torch.nn.GRU``, which cannot reset in the middle, and no
+    meta-loss."""
     cell = core.cell
     zeros = inputs.new_zeros(1, inputs.shape[1], core.hidden_size)
     weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
@@ -79,7 +90,8 @@ def whole_gru(core: GruCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whole_lstm(core: LstmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs of one episode by ``torch.nn.LSTM``, which cannot reset in the middle, and no meta-loss."""
+    """Outputs of one episode by ``torch.nn.LSTM``, which cannot reset in the middle, and no
+    meta-loss."""
     cell = core.cell
     zeros = inputs.new_zeros(1, inputs.shape[1], core.hidden_size)
     weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]

@@ -1,4 +1,5 @@
-"""The three ways to run a neural memory beside one another: plain autograd, reversible, fused (docs/speed.md).
+"""The three ways to run a neural memory beside one another: plain autograd, reversible, fused
+(docs/speed.md).
 
 python -m benchmarks.paths --json docs/paths.json
 """
@@ -36,11 +37,25 @@ def main(options: Options) -> None:
     for _ in range(options.rounds):
         for core in CORES:
             for path in PATHS:
-                what = dict(kind="core", core=core, naive=False, B=32, T=200, H=1, total=options.seconds, path=path)
+                what = dict(
+                    kind="core",
+                    core=core,
+                    naive=False,
+                    B=32,
+                    T=200,
+                    H=1,
+                    total=options.seconds,
+                    path=path,
+                )
                 measured = in_a_process(options.threads, **what)
-                if measured["steps_per_second"] > best.get((core, path), {}).get("steps_per_second", 0):
+                if measured["steps_per_second"] > best.get((core, path), {}).get(
+                    "steps_per_second", 0
+                ):
                     best[core, path] = measured
-    rows = [{"core": core, "path": path} | {key: round(x) for key, x in figures.items()} for (core, path), figures in best.items()]
+    rows = [
+        {"core": core, "path": path} | {key: round(x) for key, x in figures.items()}
+        for (core, path), figures in best.items()
+    ]
     machine = {"threads": options.threads, "matrix_product_gflops": round(matrix_product_rate())}
     options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 

@@ -1,9 +1,10 @@
 """What one action costs: python -m benchmarks.predict [--json FILE].
 
-``predict`` for one observation of CartPole with the state carried on, as a user plays: sb3-contrib's RecurrentPPO beside this
-library's policies, each as it is by default (an LSTM of 256 in ``MlpLstmPolicy``, 100 units in the others), and all of 64 units;
-then the same policies exported to ONNX, in ONNX Runtime.
-One thread. They take turns, and what counts is the median of the processor time of a turn: other work on the machine slows all.
+``predict`` for one observation of CartPole with the state carried on, as a user plays:
+sb3-contrib's RecurrentPPO beside this library's policies, each as it is by default (an LSTM of 256
+in ``MlpLstmPolicy``, 100 units in the others), and all of 64 units; then the same policies exported
+to ONNX, in ONNX Runtime. One thread. They take turns, and what counts is the median of the
+processor time of a turn: other work on the machine slows all.
 """
 
 import json
@@ -47,10 +48,20 @@ def make(units: int | None, rival: Any = None) -> dict[str, Any]:
     """A model of each kind by its name, with so many units, or as many as it has by default."""
     made = {}
     for name, (policy, kwargs) in POLICIES.items():
-        width = {} if units is None else {"lstm_hidden_size" if policy == "MlpLstmPolicy" else "hidden_size": units}
-        for label, algorithm in ((RIVAL, rival), (name, RecurrentPPO)) if name == "MlpLstmPolicy" else ((name, RecurrentPPO),):
+        width = (
+            {}
+            if units is None
+            else {"lstm_hidden_size" if policy == "MlpLstmPolicy" else "hidden_size": units}
+        )
+        for label, algorithm in (
+            ((RIVAL, rival), (name, RecurrentPPO))
+            if name == "MlpLstmPolicy"
+            else ((name, RecurrentPPO),)
+        ):
             if algorithm is not None:
-                made[label] = algorithm(policy, "CartPole-v1", policy_kwargs=kwargs | width, seed=0, device="cpu")
+                made[label] = algorithm(
+                    policy, "CartPole-v1", policy_kwargs=kwargs | width, seed=0, device="cpu"
+                )
     return made
 
 
@@ -63,11 +74,19 @@ class InOnnx:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "policy.onnx"
             model.export(path, format="onnx")
-            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"]
+            )
         inputs = self.session.get_inputs()
-        self.state = {i.name: np.zeros([1, *i.shape[1:]], np.float32) for i in inputs if i.name.startswith("state_")}
+        self.state = {
+            i.name: np.zeros([1, *i.shape[1:]], np.float32)
+            for i in inputs
+            if i.name.startswith("state_")
+        }
 
-    def predict(self, observation: Any, state: Any, start: Any, deterministic: bool) -> tuple[Any, Any]:
+    def predict(
+        self, observation: Any, state: Any, start: Any, deterministic: bool
+    ) -> tuple[Any, Any]:
         state = state or self.state
         given = {"observation": observation[None], "episode_start": start, **state}
         action, _, *after = self.session.run(None, given)
@@ -83,7 +102,9 @@ def measure(models: dict[str, Any], turns: int, calls: int) -> dict[str, float]:
         for name, model in models.items():
             begin = time.process_time()
             for _ in range(calls):
-                _, states[name] = model.predict(observation, states[name], start, deterministic=True)
+                _, states[name] = model.predict(
+                    observation, states[name], start, deterministic=True
+                )
             if turn > 0:  # the first compiles
                 times[name].append((time.process_time() - begin) / calls * 1e3)
     return {name: statistics.median(of_one) for name, of_one in times.items()}
@@ -99,11 +120,22 @@ def main(options: Options) -> None:
     table = Table("policy", "units", "ms", "of sb3-contrib's", title="predict, one observation")
     for units in (None, 64):
         models = make(units, TheirRecurrentPPO)
-        exported = {f"{name}, ONNX Runtime": InOnnx(model) for name, model in models.items() if name != RIVAL}
+        exported = {
+            f"{name}, ONNX Runtime": InOnnx(model)
+            for name, model in models.items()
+            if name != RIVAL
+        }
         times = measure(models | exported, options.turns, options.calls)
         for name, ms in times.items():
-            figures.append({"policy": name, "units": units, "ms": ms, "of_sb3_contrib": ms / times[RIVAL]})
-            table.add_row(name, "default" if units is None else str(units), f"{ms:.2f}", f"{ms / times[RIVAL]:.2f}")
+            figures.append(
+                {"policy": name, "units": units, "ms": ms, "of_sb3_contrib": ms / times[RIVAL]}
+            )
+            table.add_row(
+                name,
+                "default" if units is None else str(units),
+                f"{ms:.2f}",
+                f"{ms / times[RIVAL]:.2f}",
+            )
     Console().print(table)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")

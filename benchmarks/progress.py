@@ -2,8 +2,8 @@
 
 python -m benchmarks.progress NAME=DIR [NAME=DIR ...] --json docs/initialization.json
 
-NAME is what a group of runs is called in the file; DIR holds run directories, at any depth. Other groups in the file
-stay as they are.
+NAME is what a group of runs is called in the file; DIR holds run directories, at any depth. Other
+groups in the file stay as they are.
 """
 
 import json
@@ -32,7 +32,11 @@ class Options:
 def row(directory: Path) -> dict[str, Any]:
     """What is known of one run; None for points that it did not reach."""
     run = Run.load(directory)
-    history = [(r["time/total_timesteps"], r["rollout/goals"]) for r in read_progress(directory) if "rollout/goals" in r]
+    history = [
+        (r["time/total_timesteps"], r["rollout/goals"])
+        for r in read_progress(directory)
+        if "rollout/goals" in r
+    ]
     goals = []
     for point in POINTS:
         near = [g for steps, g in history if point - WINDOW < steps <= point + 10_000]

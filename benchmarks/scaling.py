@@ -1,8 +1,9 @@
 """How training scales with processes: python -m benchmarks.scaling [--processes 1 2] [--json FILE]
 
-Each process has one thread and 64 environments of ``mnm/Maze-v0``, so the work of a process stays the same. Efficiency is the steps
-per second over those of one process, divided by the number of processes. Of several rollouts with their updates the best counts.
-Beside it: how often an update exchanges gradients, how large they are, and how long one exchange takes that waits for nobody.
+Each process has one thread and 64 environments of ``mnm/Maze-v0``, so the work of a process stays
+the same. Efficiency is the steps per second over those of one process, divided by the number of
+processes. Of several rollouts with their updates the best counts. Beside it: how often an update
+exchanges gradients, how large they are, and how long one exchange takes that waits for nobody.
 """
 
 import json
@@ -53,7 +54,14 @@ def best_of(what: Callable[[], object], times: int) -> float:
 def measure(agent: str, rollouts: int) -> dict[str, Any]:
     """Figures of one training, in which this process takes part."""
     n_envs = N_ENVS * distributed.world_size()
-    run = Run(hyperparameters=AGENTS[agent](), env="mnm/Maze-v0", env_kwargs={}, total_timesteps=1, n_envs=n_envs, seed=0)
+    run = Run(
+        hyperparameters=AGENTS[agent](),
+        env="mnm/Maze-v0",
+        env_kwargs={},
+        total_timesteps=1,
+        n_envs=n_envs,
+        seed=0,
+    )
     model = run.build(run.make_env(run.own_envs, run.hyperparameters.reward_scale), "cpu")
     model.set_logger(Logger(None, []))
     _, callback = model._setup_learn(0)
@@ -69,7 +77,9 @@ def measure(agent: str, rollouts: int) -> dict[str, Any]:
         nonlocal exchanges
         exchanges = 0
         assert model.env is not None
-        model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
+        model.collect_rollouts(
+            model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps
+        )
         model.train()
 
     rollout_and_update()  # kernels are compiled or loaded
@@ -96,16 +106,26 @@ def child(agent: str, rollouts: str, out: str) -> None:
 
 def with_torchrun(agent: str, processes: int, rollouts: int) -> dict[str, Any]:
     """Measure in so many new processes; one alone is started without torchrun."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    torchrun = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        if processes > 1
+        else []
+    )
     with tempfile.NamedTemporaryFile() as out:
         arguments = ["-m", "benchmarks.scaling", "--child", agent, str(rollouts), out.name]
-        subprocess.run([sys.executable, *torchrun, *arguments], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        subprocess.run(
+            [sys.executable, *torchrun, *arguments],
+            check=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         measured: dict[str, Any] = json.loads(Path(out.name).read_text())
     return measured
 
 
 def main(options: Options) -> None:
-    table = Table("agent", "processes", "steps/s", "efficiency", "exchanges an update", "kB", "ms each")
+    table = Table(
+        "agent", "processes", "steps/s", "efficiency", "exchanges an update", "kB", "ms each"
+    )
     figures = []
     for agent in options.agents:
         of_one = 0.0
@@ -116,7 +136,13 @@ def main(options: Options) -> None:
             row["efficiency"] = per_process / of_one
             figures.append(row)
             table.add_row(
-                *(agent, str(processes), f"{row['steps_per_second']:,.0f}", f"{row['efficiency']:.0%}", str(row["exchanges"])),
+                *(
+                    agent,
+                    str(processes),
+                    f"{row['steps_per_second']:,.0f}",
+                    f"{row['efficiency']:.0%}",
+                    str(row["exchanges"]),
+                ),
                 *(f"{row['bytes'] / 1000:,.0f}", f"{1000 * row['exchange_seconds']:.2f}"),
             )
     Console().print(table)

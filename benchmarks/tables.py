@@ -2,7 +2,8 @@
 
 python -m benchmarks.tables
 
-rewrites what stands between ``<!-- table: NAME -->`` and ``<!-- end -->``, where NAME is a key of ``TABLES``.
+rewrites what stands between ``<!-- table: NAME -->`` and ``<!-- end -->``, where NAME is a key of
+``TABLES``.
 """
 
 import json
@@ -47,20 +48,28 @@ def render(text: str) -> str:
     Raises:
         KeyError: if the page names a table that is not in ``TABLES``.
     """
-    return BLOCK.sub(lambda block: f"<!-- table: {block[1]} -->\n\n{TABLES[block[1]]()}\n\n<!-- end -->", text)
+    return BLOCK.sub(
+        lambda block: f"<!-- table: {block[1]} -->\n\n{TABLES[block[1]]()}\n\n<!-- end -->", text
+    )
 
 
 def initialization() -> str:
-    """Goals per episode on the small maze after 1M and 2M steps, with the initialization of version 0.1.0 and with today's."""
+    """Goals per episode on the small maze after 1M and 2M steps, with the initialization of version
+    0.1.0 and with today's."""
     figures = read("initialization.json")
     shown = [figures["points"].index(steps) for steps in (1_000_000, 2_000_000)]
-    agents = dict.fromkeys(run["agent"] for run in sorted(figures["after"], key=lambda run: -run["goals"][shown[-1]]))
+    agents = dict.fromkeys(
+        run["agent"] for run in sorted(figures["after"], key=lambda run: -run["goals"][shown[-1]])
+    )
 
     def goals(group: str, agent: str, at: int) -> str:
         seeds = [run["goals"][at] for run in figures[group] if run["agent"] == agent]
         return f"{np.mean(seeds):.1f} ({', '.join(f'{g:.1f}' for g in seeds)})" if seeds else ""
 
-    rows = [[agent, *(goals(group, agent, at) for at in shown for group in ("before", "after"))] for agent in agents]
+    rows = [
+        [agent, *(goals(group, agent, at) for at in shown for group in ("before", "after"))]
+        for agent in agents
+    ]
     return table(("agent", "1M steps, before", "1M, after", "2M steps, before", "2M, after"), rows)
 
 
@@ -68,15 +77,24 @@ def tuning(file: str) -> str:
     """Scores of short runs for every learning rate that was tried, the default in bold."""
     results = Results.load(ROOT / "docs" / "results" / file)
     (algorithm,) = results.grid["algorithms"]
-    rates = {setting: values["learning_rate"] for setting, values in results.grid["settings"].items()}
+    rates = {
+        setting: values["learning_rate"] for setting, values in results.grid["settings"].items()
+    }
     found = {(run.agent, run.setting): f"{run.score:.1f}" for run in results.results}
 
     def goals(agent: str, setting: str) -> str:
         text = found.get((agent, setting), "")
-        return f"**{text}**" if AGENTS[agent].defaults(algorithm).learning_rate == rates[setting] else text
+        return (
+            f"**{text}**"
+            if AGENTS[agent].defaults(algorithm).learning_rate == rates[setting]
+            else text
+        )
 
     agents = [agent for agent in AGENTS if agent in {run.agent for run in results.results}]
-    return table(("agent", *rates), ([agent, *(goals(agent, setting) for setting in rates)] for agent in agents))
+    return table(
+        ("agent", *rates),
+        ([agent, *(goals(agent, setting) for setting in rates)] for agent in agents),
+    )
 
 
 def bounded_writes_study(shown: Callable[[int], bool]) -> str:
@@ -87,37 +105,56 @@ def bounded_writes_study(shown: Callable[[int], bool]) -> str:
 def initial_weights() -> str:
     """Goals per episode at the end of 1M steps for each change of the initial weights."""
     runs = read("initialization.json")["weights"]
-    agents, variants = (list(dict.fromkeys(run[key] for run in runs)) for key in ("agent", "variant"))
+    agents, variants = (
+        list(dict.fromkeys(run[key] for run in runs)) for key in ("agent", "variant")
+    )
 
     def goals(agent: str, variant: str) -> str:
-        own = (run["goals_at_the_end"] for run in runs if (run["agent"], run["variant"]) == (agent, variant))
+        own = (
+            run["goals_at_the_end"]
+            for run in runs
+            if (run["agent"], run["variant"]) == (agent, variant)
+        )
         return ", ".join(f"{g:.1f}" for g in own)
 
-    return table(("initial weights", *agents), ([variant, *(goals(agent, variant) for agent in agents)] for variant in variants))
+    return table(
+        ("initial weights", *agents),
+        ([variant, *(goals(agent, variant) for agent in agents)] for variant in variants),
+    )
 
 
 def elsewhere() -> str:
-    """Mean return at the end of training with both initializations, on tasks other than the maze."""
+    """Mean return at the end of training with both initializations, on tasks other than the
+    maze."""
     runs = read("initialization.json")["elsewhere"]
     cases = dict.fromkeys((run["task"], run["policy"]) for run in runs)
 
     def returns(task: str, policy: str, init: str) -> str:
-        own = (run for run in runs if (run["task"], run["policy"], run["init"]) == (task, policy, init))
+        own = (
+            run for run in runs if (run["task"], run["policy"], run["init"]) == (task, policy, init)
+        )
         return ", ".join("diverged" if run["failed"] else f"{run['at_the_end']:.3g}" for run in own)
 
-    rows = [[task, policy, *(returns(task, policy, init) for init in ("pytorch", "scaled"))] for task, policy in cases]
+    rows = [
+        [task, policy, *(returns(task, policy, init) for init in ("pytorch", "scaled"))]
+        for task, policy in cases
+    ]
     return table(("task", "policy", '`init="pytorch"`', '`init="scaled"`'), rows)
 
 
 def memory_task(file: str) -> str:
-    """Updates and seconds until each agent has learned a memory task, and how it does where it was only tested."""
+    """Updates and seconds until each agent has learned a memory task, and how it does where it was
+    only tested."""
     runs = read(file)["runs"]
     settings, tests = (
-        list(dict.fromkeys(names)) for names in (map(memory.name, runs), (test for run in runs for test in run["tests"]))
+        list(dict.fromkeys(names))
+        for names in (map(memory.name, runs), (test for run in runs for test in run["tests"]))
     )
 
     def soon(own: list[dict[str, Any]]) -> str:
-        updates, seconds = ([memory.solved(run, axis) for run in own] for axis in ("updates", "seconds"))
+        updates, seconds = (
+            [memory.solved(run, axis) for run in own] for axis in ("updates", "seconds")
+        )
         known = [x for x in seconds if x is not None]
         each = ", ".join("never" if n is None else f"{n:,}" for n in updates)
         return f"{each} ({np.mean(known):.1f} s)" if known else each
@@ -125,23 +162,31 @@ def memory_task(file: str) -> str:
     rows = []
     for agent in dict.fromkeys(run["agent"] for run in runs):
         own = [run for run in runs if run["agent"] == agent]
-        soonest = [soon([run for run in own if memory.name(run) == setting]) for setting in settings]
+        soonest = [
+            soon([run for run in own if memory.name(run) == setting]) for setting in settings
+        ]
         beyond = [", ".join(f"{run['tests'][test]:.0%}" for run in own) for test in tests]
         rows.append([agent, *soonest, *beyond])
     columns = settings if len(settings) > 1 else [f"updates to {memory.SOLVED:.0%}"]
+    tested = [f"right, {memory.in_words(test)}" for test in tests]
     seeds = either(
-        str(len({run["seed"] for run in runs if run["agent"] == agent})) for agent in dict.fromkeys(r["agent"] for r in runs)
+        str(len({run["seed"] for run in runs if run["agent"] == agent}))
+        for agent in dict.fromkeys(r["agent"] for r in runs)
     )
     return (
-        f"{table(('agent', *columns, *(f'right, {memory.in_words(test)}' for test in tests)), rows)}\n\n"
-        f"Updates to {memory.SOLVED:.0%}, each of {seeds} seeds, and the mean seconds of those that get there, on one thread; "
+        f"{table(('agent', *columns, *tested), rows)}\n\n"
+        f"Updates to {memory.SOLVED:.0%}, each of {seeds} seeds, and the mean seconds of those "
+        "that get there, on one thread; "
         f"never: not within {max(run['updates'][-1] for run in runs):,} updates."
     )
 
 
 def babi_errors() -> str:
-    """Errors on the tasks of bAbI after the last epoch of each run in docs/babi/, those of failed tasks in bold."""
-    runs = [json.loads(file.read_text()) for file in sorted((ROOT / "docs" / "babi").glob("*.json"))]
+    """Errors on the tasks of bAbI after the last epoch of each run in docs/babi/, those of failed
+    tasks in bold."""
+    runs = [
+        json.loads(file.read_text()) for file in sorted((ROOT / "docs" / "babi").glob("*.json"))
+    ]
     runs.sort(key=lambda run: run["epochs_done"][-1]["mean_error"])
     last = [run["epochs_done"][-1] for run in runs]
 
@@ -149,7 +194,10 @@ def babi_errors() -> str:
         share = epoch["errors"][str(task)]
         return f"**{share:.1%}**" if share > babi.FAILED else f"{share:.1%}"
 
-    rows = [[f"{task} {name}", *(error(epoch, task) for epoch in last)] for task, name in babi.TASKS.items()]
+    rows = [
+        [f"{task} {name}", *(error(epoch, task) for epoch in last)]
+        for task, name in babi.TASKS.items()
+    ]
     rows.append(["mean", *(f"{epoch['mean_error']:.1%}" for epoch in last)])
     rows.append(["failed", *(str(epoch["failed"]) for epoch in last)])
     rows.append(["epochs", *(str(epoch["epoch"]) for epoch in last)])
@@ -158,7 +206,8 @@ def babi_errors() -> str:
 
 
 def hidden_velocity() -> str:
-    """How soon each policy balances CartPole without velocities, the fastest first, variants (after a comma) last."""
+    """How soon each policy balances CartPole without velocities, the fastest first, variants (after
+    a comma) last."""
     figures = read("hidden_velocity.json")
     budget = figures["options"]["total_timesteps"]
     policies: dict[str, list[dict[str, Any]]] = {}
@@ -166,24 +215,33 @@ def hidden_velocity() -> str:
         policies.setdefault(run["policy"], []).append(run)
 
     def order(policy: str) -> tuple[bool, float]:
-        return "," in policy, float(np.mean([run["steps_to_threshold"] or budget for run in policies[policy]]))
+        return "," in policy, float(
+            np.mean([run["steps_to_threshold"] or budget for run in policies[policy]])
+        )
 
     rows = []
     for policy in sorted(policies, key=order):
         steps = (run["steps_to_threshold"] for run in policies[policy])
-        best_and_last = (", ".join(f"{run[key]:.0f}" for run in policies[policy]) for key in ("best", "last"))
-        rows.append([policy, ", ".join("never" if n is None else f"{n:,}" for n in steps), *best_and_last])
+        best_and_last = (
+            ", ".join(f"{run[key]:.0f}" for run in policies[policy]) for key in ("best", "last")
+        )
+        rows.append(
+            [policy, ", ".join("never" if n is None else f"{n:,}" for n in steps), *best_and_last]
+        )
     return table(("policy", "steps to 400, each seed", "highest mean return", "at the end"), rows)
 
 
 def grid(file: str, *marks: float, digits: int = 1) -> str:
-    """What each agent of a grid reaches, the best first, and how soon it first reached each mark while training."""
+    """What each agent of a grid reaches, the best first, and how soon it first reached each mark
+    while training."""
     results = Results.load(ROOT / "docs" / "results" / file)
     rows = []
     for group, runs in results.groups.items():
         scores = results.scores(group)
         between = interval([scores])
-        reached = f"**{iqm(scores):.{digits}f}**" + (f" [{between[0]:.{digits}f}, {between[1]:.{digits}f}]" if between else "")
+        reached = f"**{iqm(scores):.{digits}f}**" + (
+            f" [{between[0]:.{digits}f}, {between[1]:.{digits}f}]" if between else ""
+        )
         soon = []
         for mark in marks:
             steps, seconds = zip(*(first_at(run.curve, mark) for run in runs), strict=True)
@@ -191,7 +249,9 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
         rows.append([group[0], reached, each(scores, lambda x: f"{x:.{digits}f}"), *soon])
     (environment,) = results.grid["environments"]
     for reference, played in results.references.get(environment, {}).items():
-        rows.append([f"*{reference}*", f"{played['goals']:.{digits}f}", *[""] * (1 + 2 * len(marks))])
+        rows.append(
+            [f"*{reference}*", f"{played['goals']:.{digits}f}", *[""] * (1 + 2 * len(marks))]
+        )
     unit = results.unit(environment)
     seeds = [len(runs) for runs in results.groups.values()]
     shown = "each seed" if max(seeds) <= FEW else "median and range"
@@ -199,8 +259,10 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
     steps = either(f"{run.steps / 1e6:.1f}M" for run in results.results)
     return (
         f"{table(('agent', unit, shown, *columns), rows)}\n\n"
-        f"`{environment}`, {'/'.join(results.grid['algorithms']).upper()}; seeds: {either(map(str, seeds))}; "
-        f"training steps: {steps}; evaluation episodes per seed: {either(str(run.episodes) for run in results.results)}."
+        f"`{environment}`, {'/'.join(results.grid['algorithms']).upper()}; seeds: "
+        f"{either(map(str, seeds))}; "
+        f"training steps: {steps}; evaluation episodes per seed: "
+        f"{either(str(run.episodes) for run in results.results)}."
     )
 
 
@@ -217,47 +279,69 @@ def masks(mark: float) -> str:
     results = Results.load(ROOT / "docs" / "results" / "masks.json")
     for (_, _, environment), runs in sorted(results.groups.items(), key=lambda item: item[0][2]):
         steps = each([first_at(run.curve, mark)[0] for run in runs], lambda x: f"{x / 1e3:.0f}k")
-        rows.append([f"`{environment}`", steps, each([run.score for run in runs], lambda x: f"{x:.1f}")])
+        rows.append(
+            [f"`{environment}`", steps, each([run.score for run in runs], lambda x: f"{x:.1f}")]
+        )
     return table(("environment", f"steps to {mark:g}, each seed", "goals after training"), rows)
 
 
 def compared(cells: Callable[[Results, dict[str, Group], float], dict[str, str]]) -> str:
-    """A row for each agent, with its best setting, and a column for each grid of :data:`COMPARED`."""
+    """A row for each agent, with its best setting, and a column for each grid of
+    :data:`COMPARED`."""
     columns = {}
     for title, (file, mark) in COMPARED.items():
         results = Results.load(ROOT / "docs" / "results" / file)
-        groups = {runs[0].agent: group for group, runs in reversed(results.groups.items())}  # of an agent's, the best is the last
+        # of an agent's, the best is the last
+        groups = {runs[0].agent: group for group, runs in reversed(results.groups.items())}
         columns[title] = cells(results, groups, mark)
     agents = [agent for agent in AGENTS if any(agent in column for column in columns.values())]
-    return table(("agent", *columns), ([agent, *(column.get(agent, "") for column in columns.values())] for agent in agents))
+    return table(
+        ("agent", *columns),
+        ([agent, *(column.get(agent, "") for column in columns.values())] for agent in agents),
+    )
 
 
 def final_scores(results: Results, groups: dict[str, Group], _: float) -> dict[str, str]:
     """Interquartile means, in bold the best and those whose interval overlaps that of the best."""
-    intervals = {agent: interval([results.scores(group)]) or (-np.inf, -np.inf) for agent, group in groups.items()}
+    intervals = {
+        agent: interval([results.scores(group)]) or (-np.inf, -np.inf)
+        for agent, group in groups.items()
+    }
     scores = {agent: iqm(results.scores(group)) for agent, group in groups.items()}
     low = intervals[max(scores, key=lambda agent: scores[agent])][0]
     digits = 1 if any(results.references.values()) else 2
     written = {agent: f"{score:.{digits}f}" for agent, score in scores.items()}
-    return {agent: f"**{text}**" if intervals[agent][1] >= low else text for agent, text in written.items()}
+    return {
+        agent: f"**{text}**" if intervals[agent][1] >= low else text
+        for agent, text in written.items()
+    }
 
 
 def soonest(results: Results, groups: dict[str, Group], mark: float) -> dict[str, str]:
     """Medians of the steps and of the seconds to a mark, the smallest in bold."""
-    at = {agent: np.median([first_at(run.curve, mark) for run in results.groups[group]], axis=0) for agent, group in groups.items()}
+    at = {
+        agent: np.median([first_at(run.curve, mark) for run in results.groups[group]], axis=0)
+        for agent, group in groups.items()
+    }
     least = np.min(list(at.values()), axis=0)
 
     def write(agent: str) -> str:
         texts = (f"{at[agent][0] / 1e3:.0f}k", f"{at[agent][1]:.0f} s")
-        return ", ".join(f"**{text}**" if x == y else text for text, x, y in zip(texts, at[agent], least, strict=True))
+        return ", ".join(
+            f"**{text}**" if x == y else text
+            for text, x, y in zip(texts, at[agent], least, strict=True)
+        )
 
     return {agent: "never" if np.isinf(at[agent][0]) else write(agent) for agent in groups}
 
 
 def first_at(curve: dict[str, list[float]], mark: float) -> tuple[float, float]:
-    """The step and the second at which a learning curve first reached a score; infinite if it never did."""
+    """The step and the second at which a learning curve first reached a score; infinite if it never
+    did."""
     points = zip(curve["steps"], curve["seconds"], curve["score"], strict=True)
-    return next(((steps, seconds) for steps, seconds, score in points if score >= mark), (np.inf, np.inf))
+    return next(
+        ((steps, seconds) for steps, seconds, score in points if score >= mark), (np.inf, np.inf)
+    )
 
 
 def each(values: Sequence[float], write: Callable[[float], str]) -> str:
@@ -268,7 +352,9 @@ def each(values: Sequence[float], write: Callable[[float], str]) -> str:
 
     if len(values) <= FEW:
         return ", ".join(map(in_words, values))
-    return f"{in_words(float(np.median(values)))} ({in_words(min(values))} to {in_words(max(values))})"
+    return (
+        f"{in_words(float(np.median(values)))} ({in_words(min(values))} to {in_words(max(values))})"
+    )
 
 
 def drop_in() -> str:
@@ -278,26 +364,46 @@ def drop_in() -> str:
     for task, agent in dict.fromkeys((run["task"], run["agent"]) for run in runs):
         own = [run for run in runs if (run["task"], run["agent"]) == (task, agent)]
         steps = ", ".join("never" if run["steps"] is None else f"{run['steps']:,}" for run in own)
-        seconds = ", ".join("never" if run["seconds"] is None else f"{run['seconds']:.0f}" for run in own)
+        seconds = ", ".join(
+            "never" if run["seconds"] is None else f"{run['seconds']:.0f}" for run in own
+        )
         best = ", ".join(f"{run['best']:.3g}" for run in own)
         speed = ", ".join(f"{run['steps_per_second']:,}" for run in own)
         rows.append([task, agent, steps, seconds, best, speed])
-    return table(("task", "policy", "steps until solved, each seed", "seconds", "best return", "steps/s"), rows)
+    return table(
+        ("task", "policy", "steps until solved, each seed", "seconds", "best return", "steps/s"),
+        rows,
+    )
 
 
 def cores(shown: Callable[[dict[str, Any]], bool], bound: bool = True) -> str:
-    """Speed and memory of the cores beside their naive versions, in those cases that are to be shown.
+    """Speed and memory of the cores beside their naive versions, in those cases that are to be
+    shown.
 
     Args:
         shown: whether a case of throughput.json is.
         bound: with the columns that a summary can do without.
     """
     figures = read("throughput.json")
-    columns = ["core", "B", "T", "H", "steps/s", "naive", "times", "share of the bound", "MB", "naive MB", "times"]
+    columns = [
+        "core",
+        "B",
+        "T",
+        "H",
+        "steps/s",
+        "naive",
+        "times",
+        "share of the bound",
+        "MB",
+        "naive MB",
+        "times",
+    ]
     rows = []
     for case in filter(shown, figures["cores"]):
         fast, naive = case["fused"], case["naive"]
-        speed, memory = ([number(way[key]) for way in (fast, naive)] for key in ("steps_per_second", "memory_mb"))
+        speed, memory = (
+            [number(way[key]) for way in (fast, naive)] for key in ("steps_per_second", "memory_mb")
+        )
         rows.append(
             [
                 *(str(case[key]) for key in ("core", "B", "T", "H")),
@@ -311,36 +417,59 @@ def cores(shown: Callable[[dict[str, Any]], bool], bound: bool = True) -> str:
     machine = figures["machine"]
     return (
         f"{table(columns, rows)}\n\n"
-        f"{machine['threads']} threads; float32 matrix product: {machine['matrix_product_gflops']} GFLOP/s; D = 100."
+        f"{machine['threads']} threads; float32 matrix product: "
+        f"{machine['matrix_product_gflops']} GFLOP/s; D = 100."
     )
 
 
 def paths() -> str:
     """Speed and memory of the ways to run a neural memory."""
     figures = read("paths.json")
-    cores, ways = (list(dict.fromkeys(row[key] for row in figures["rows"])) for key in ("core", "path"))
+    cores, ways = (
+        list(dict.fromkeys(row[key] for row in figures["rows"])) for key in ("core", "path")
+    )
     found = {(row["core"], row["path"]): row for row in figures["rows"]}
-    rows = [[core, *(number(found[core, way][key]) for key in ("steps_per_second", "memory_mb") for way in ways)] for core in cores]
+    rows = [
+        [
+            core,
+            *(
+                number(found[core, way][key])
+                for key in ("steps_per_second", "memory_mb")
+                for way in ways
+            ),
+        ]
+        for core in cores
+    ]
     columns = ("core", *(f"{unit}, {way}" for unit in ("steps/s", "MB") for way in ways))
     machine = figures["machine"]
     return (
         f"{table(columns, rows)}\n\n"
-        f"{machine['threads']} threads; float32 matrix product: {machine['matrix_product_gflops']} GFLOP/s; D = 100."
+        f"{machine['threads']} threads; float32 matrix product: "
+        f"{machine['matrix_product_gflops']} GFLOP/s; D = 100."
     )
 
 
 def gpu_cores() -> str:
-    """Speed of the cores on a GPU, in every way they run there, beside the kernels on the CPU of the same machine."""
+    """Speed of the cores on a GPU, in every way they run there, beside the kernels on the CPU of
+    the same machine."""
     figures = read("gpu.json")
     rows = [row for row in figures["rows"] if "core" in row]
     environments = list(dict.fromkeys(row["B"] for row in rows))
     found: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
     for row in rows:
         where = "CPU" if row["device"] == "cpu" else "GPU"
-        found.setdefault((row["core"], where, "fused" if where == "CPU" else row["path"]), {})[row["B"]] = row
+        found.setdefault((row["core"], where, "fused" if where == "CPU" else row["path"]), {})[
+            row["B"]
+        ] = row
     return (
         table(
-            ("core", "on", "path", *(f"steps/s, B = {B}" for B in environments), f"GPU's MB, B = {environments[-1]}"),
+            (
+                "core",
+                "on",
+                "path",
+                *(f"steps/s, B = {B}" for B in environments),
+                f"GPU's MB, B = {environments[-1]}",
+            ),
             (
                 [
                     *what,
@@ -360,13 +489,24 @@ def gpu_training() -> str:
     rows = [row for row in figures["rows"] if "agent" in row]
     found = {(row["agent"], row["n_envs"], row["device"]): row["steps_per_second"] for row in rows}
     agents, environments = (dict.fromkeys(row[key] for row in rows) for key in ("agent", "n_envs"))
-    cells = ([agent, *(number(found[agent, n, device]) for n in environments for device in ("cpu", "cuda"))] for agent in agents)
-    columns = ("agent", *(f"steps/s, {n} environments, {where}" for n in environments for where in ("CPU", "GPU")))
+    cells = (
+        [
+            agent,
+            *(number(found[agent, n, device]) for n in environments for device in ("cpu", "cuda")),
+        ]
+        for agent in agents
+    )
+    columns = (
+        "agent",
+        *(f"steps/s, {n} environments, {where}" for n in environments for where in ("CPU", "GPU")),
+    )
     return f"{table(columns, cells)}\n\n{_gpu(figures)}."
 
 
 def _gpu(figures: dict[str, Any]) -> str:
-    gpu, threads, rate = (figures["machine"][key] for key in ("gpu", "threads", "matrix_product_gflops"))
+    gpu, threads, rate = (
+        figures["machine"][key] for key in ("gpu", "threads", "matrix_product_gflops")
+    )
     return f"{gpu}; {threads} CPU threads; their float32 matrix product: {rate} GFLOP/s"
 
 
@@ -374,8 +514,13 @@ def training() -> str:
     """Speed of training on the maze, and of the maze alone."""
     figures = read("throughput.json")
     base = figures["training"]["RecurrentPPO"]
-    rows = [[agent, number(speed), ratio(speed, base)] for agent, speed in figures["training"].items()]
-    maze_alone = f"The batched maze alone, 1,024 environments on one core: {figures['maze'] / 1e6:.1f}M steps per second."
+    rows = [
+        [agent, number(speed), ratio(speed, base)] for agent, speed in figures["training"].items()
+    ]
+    maze_alone = (
+        f"The batched maze alone, 1,024 environments on one core: {figures['maze'] / 1e6:.1f}M "
+        "steps per second."
+    )
     return f"{table(('agent', 'steps/s', 'times RecurrentPPO'), rows)}\n\n{maze_alone}"
 
 
@@ -383,7 +528,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "compared": lambda: compared(final_scores),
     "compared_speed": lambda: compared(soonest),
     "bounded_writes": lambda: bounded_writes_study(lambda seed: seed >= bounded_writes.REPORTED),
-    "bounded_writes_chosen": lambda: bounded_writes_study(lambda seed: seed < bounded_writes.REPORTED),
+    "bounded_writes_chosen": lambda: bounded_writes_study(
+        lambda seed: seed < bounded_writes.REPORTED
+    ),
     "ppo_small": lambda: grid("maze_small.json", 10, 20),
     "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
@@ -408,7 +555,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory_dictionary": lambda: memory_task("memory_dictionary.json"),
     "babi": babi_errors,
     "hidden_velocity": hidden_velocity,
-    "cores_in_short": lambda: cores(lambda case: (case["B"], case["T"], case["H"]) == (32, 200, 1), bound=False),
+    "cores_in_short": lambda: cores(
+        lambda case: (case["B"], case["T"], case["H"]) == (32, 200, 1), bound=False
+    ),
     "cores": lambda: cores(lambda case: case["B"] != 16),
     "cores_by_length": lambda: cores(lambda case: case["B"] == 16),
     "paths": paths,
@@ -424,7 +573,10 @@ def read(file: str) -> Any:
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     columns = list(columns)
-    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in [columns, ["---"] * len(columns), *rows])
+    return "\n".join(
+        f"| {' | '.join(row)} |".replace("|  |", "| |")
+        for row in [columns, ["---"] * len(columns), *rows]
+    )
 
 
 def either(values: Iterable[str]) -> str:

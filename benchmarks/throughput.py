@@ -1,13 +1,16 @@
-"""How fast, and in how much memory: python -m benchmarks.throughput [--json FILE] [--plot FILE], or make bench.
+"""How fast, and in how much memory: python -m benchmarks.throughput [--json FILE] [--plot FILE], or
+make bench.
 
-Cores: forward, backward and Adam on random inputs, each in a process of its own, beside a naive PyTorch reference
-(:mod:`benchmarks.naive`) with the same parameters and the same results; nn.LSTM is the reference of the LSTM. Then training on
-``mnm/Maze-v0`` by A2C, rollout and update together, beside RecurrentPPO of sb3-contrib with one epoch and an LSTM of the same
-width, once as it is (an LSTM for the actor and one for the critic, batches of 128) and once as fast as it goes; and the maze alone.
-Of repeated measurements the best counts: anything else on the machine can only slow one down.
+Cores: forward, backward and Adam on random inputs, each in a process of its own, beside a naive
+PyTorch reference (:mod:`benchmarks.naive`) with the same parameters and the same results; nn.LSTM
+is the reference of the LSTM. Then training on ``mnm/Maze-v0`` by A2C, rollout and update together,
+beside RecurrentPPO of sb3-contrib with one epoch and an LSTM of the same width, once as it is (an
+LSTM for the actor and one for the critic, batches of 128) and once as fast as it goes; and the maze
+alone. Of repeated measurements the best counts: anything else on the machine can only slow one
+down.
 
-Memory is the peak of the process above what it held before the measurement. The bound is the rate of a large float32 matrix product
-over the arithmetic that a step needs.
+Memory is the peak of the process above what it held before the measurement. The bound is the rate
+of a large float32 matrix product over the arithmetic that a step needs.
 """
 
 import json
@@ -54,7 +57,8 @@ class Options:
     threads: int = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     """CPU threads."""
     seconds: float = 4.0
-    """Seconds to measure each core for, and each agent for three times as long; at least twice each."""
+    """Seconds to measure each core for, and each agent for three times as long; at least twice
+    each."""
     rounds: int = 2
     """How often to measure everything, in turn with what it is compared with; the best counts."""
     json: Path | None = None
@@ -64,16 +68,24 @@ class Options:
 
 
 def multiply_adds(core: str, H: int) -> float:
-    """What a step of one environment needs, forward, backward and for the gradients of the weights."""
+    """What a step of one environment needs, forward, backward and for the gradients of the
+    weights."""
     if core in ("lstm", "gru"):
         return 3 * {"lstm": 4, "gru": 3}[core] * D * (F + D)
     if core.startswith("plastic"):
-        # forward: U x, w h, (alpha * Hebb) h, the update; backward: twice that, and the gradient of alpha
+        # forward: U x, w h, (alpha * Hebb) h, the update; backward: twice that, and the gradient of
+        # alpha
         return 3 * (F * D + D * D) + 3 * 3 * D * D + 2 * D * D
     made: MnmCore = CORES[core][0](H)
     M, L, rule = made.memory_size, made.memory.layers, made.memory.write_rule
-    controller = 4 * D * (F + M + D) + D * (D + 3 * H * M) + D * (D + M) + (H * L * M * M if rule == "p" else 0)
-    memory = 4 * H * L * M * M + (H * (L - 1) * M * M if rule == "g" else 0)  # run, update, read and check; rule g: its deltas
+    controller = (
+        4 * D * (F + M + D)
+        + D * (D + 3 * H * M)
+        + D * (D + M)
+        + (H * L * M * M if rule == "p" else 0)
+    )
+    # run, update, read and check; rule g: its deltas
+    memory = 4 * H * L * M * M + (H * (L - 1) * M * M if rule == "g" else 0)
     return 3 * controller + 3 * memory
 
 
@@ -99,13 +111,16 @@ def best_of(do: Callable[[], object], total: float) -> float:
 
 
 def memory(what: str) -> float:
-    """MB of this process, now (``VmRSS``) or at its peak (``VmHWM``); 0 where Linux's /proc is not to be had."""
+    """MB of this process, now (``VmRSS``) or at its peak (``VmHWM``); 0 where Linux's /proc is not
+    to be had."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(what)), 0.0)
 
 
-def measure_core(core: str, naive: bool, B: int, T: int, H: int, total: float, path: str = "auto") -> dict[str, Any]:
+def measure_core(
+    core: str, naive: bool, B: int, T: int, H: int, total: float, path: str = "auto"
+) -> dict[str, Any]:
     """Steps per second and peak memory of one core, in this process."""
     make, reference = CORES[core]
     model = make(H)
@@ -158,7 +173,9 @@ def measure_training(agent: str, total: float) -> dict[str, Any]:
             **(
                 dict(
                     batch_size=n_steps * n_envs,
-                    policy_kwargs=dict(lstm_hidden_size=D, shared_lstm=True, enable_critic_lstm=False, net_arch=[]),
+                    policy_kwargs=dict(
+                        lstm_hidden_size=D, shared_lstm=True, enable_critic_lstm=False, net_arch=[]
+                    ),
                 )
                 if agent == FASTEST_PPO
                 else dict(policy_kwargs=dict(lstm_hidden_size=D))
@@ -175,7 +192,9 @@ def trainer(agent: str, n_envs: int, device: str = "cpu") -> tuple[Callable[[], 
     from experiments.run import Run
 
     config = AGENTS[agent].defaults("a2c")
-    run = Run(hyperparameters=config, env=MAZE, env_kwargs={}, total_timesteps=1, n_envs=n_envs, seed=0)
+    run = Run(
+        hyperparameters=config, env=MAZE, env_kwargs={}, total_timesteps=1, n_envs=n_envs, seed=0
+    )
     model = run.build(run.make_env(n_envs, config.reward_scale), device)
     return rollout_and_update(model), model.n_steps * n_envs
 
@@ -188,7 +207,9 @@ def rollout_and_update(model: Any) -> Callable[[], None]:
     _, callback = model._setup_learn(0)
 
     def once() -> None:
-        model.collect_rollouts(model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
+        model.collect_rollouts(
+            model.env, callback, model.rollout_buffer, n_rollout_steps=model.n_steps
+        )
         model.train()
 
     return once
@@ -199,14 +220,32 @@ def measure_maze(n_envs: int = 1024, steps: int = 500) -> dict[str, Any]:
     env = gym.make_vec(MAZE, num_envs=n_envs)
     env.reset(seed=0)
     actions = np.random.default_rng(0).integers(4, size=(steps, n_envs))
-    return {"steps_per_second": steps * n_envs / best_of(lambda: [env.step(a) for a in actions], 3.0)}
+    return {
+        "steps_per_second": steps * n_envs / best_of(lambda: [env.step(a) for a in actions], 3.0)
+    }
 
 
 def in_a_process(threads: int, **what: Any) -> dict[str, Any]:
-    """Measure in a new process, so that neither memory nor warm caches of another measurement count."""
-    command = [sys.executable, "-m", "benchmarks.throughput", "--child", json.dumps(what | {"threads": threads})]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
-    return json.loads(done.stdout) if done.returncode == 0 else {"steps_per_second": None, "memory_mb": None}
+    """Measure in a new process, so that neither memory nor warm caches of another measurement
+    count."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.throughput",
+        "--child",
+        json.dumps(what | {"threads": threads}),
+    ]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+    )
+    return (
+        json.loads(done.stdout)
+        if done.returncode == 0
+        else {"steps_per_second": None, "memory_mb": None}
+    )
 
 
 def child(threads: int, kind: str, **arguments: Any) -> None:
@@ -223,31 +262,79 @@ def main(options: Options) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     rate = matrix_product_rate()
     machine = {"threads": options.threads, "matrix_product_gflops": round(rate)}
-    console.print(f"machine: float32 matrix product {rate:.0f} GFLOP/s on {options.threads} threads")
+    console.print(
+        f"machine: float32 matrix product {rate:.0f} GFLOP/s on {options.threads} threads"
+    )
     cores = []
 
     def core_row(core: str, B: int, T: int, H: int) -> dict[str, Any]:
         what = dict(kind="core", core=core, B=B, T=T, H=H, total=options.seconds)
-        tries = [[in_a_process(options.threads, naive=naive, **what) for naive in (False, True)] for _ in range(options.rounds)]
-        ours, naive = (max(each, key=lambda m: m["steps_per_second"] or 0) for each in zip(*tries, strict=True))
+        tries = [
+            [in_a_process(options.threads, naive=naive, **what) for naive in (False, True)]
+            for _ in range(options.rounds)
+        ]
+        ours, naive = (
+            max(each, key=lambda m: m["steps_per_second"] or 0) for each in zip(*tries, strict=True)
+        )
         bound = rate * 1e9 / (2 * multiply_adds(core, H))
-        row = {"core": core, "B": B, "T": T, "H": H, "fused": ours, "naive": naive, "bound_steps_per_second": bound}
+        row = {
+            "core": core,
+            "B": B,
+            "T": T,
+            "H": H,
+            "fused": ours,
+            "naive": naive,
+            "bound_steps_per_second": bound,
+        }
         cores.append(row)
         return row
 
-    table = Table("core", "B", "T", "H", "steps/s", "naive", "ratio", "of bound", "MB", "naive MB", "ratio", title="Cores")
-    cases = [(core, B, 200, H) for B in (32, 128) for core in CORES for H in ((1, 4) if core.startswith("mnm") else (1,))]
-    cases += [(core, 16, T, 1) for core in ("mnm-p-paper", "mnm-g-paper", "plastic") for T in (50, 200, 1000)]
+    table = Table(
+        "core",
+        "B",
+        "T",
+        "H",
+        "steps/s",
+        "naive",
+        "ratio",
+        "of bound",
+        "MB",
+        "naive MB",
+        "ratio",
+        title="Cores",
+    )
+    cases = [
+        (core, B, 200, H)
+        for B in (32, 128)
+        for core in CORES
+        for H in ((1, 4) if core.startswith("mnm") else (1,))
+    ]
+    cases += [
+        (core, 16, T, 1)
+        for core in ("mnm-p-paper", "mnm-g-paper", "plastic")
+        for T in (50, 200, 1000)
+    ]
     with console.status("measuring") as status:
         for core, B, T, H in cases:
             status.update(f"{core}, B={B}, T={T}, H={H}")
             row = core_row(core, B, T, H)
             ours, naive = row["fused"], row["naive"]
             table.add_row(
-                *(core, str(B), str(T), str(H), number(ours["steps_per_second"]), number(naive["steps_per_second"])),
+                *(
+                    core,
+                    str(B),
+                    str(T),
+                    str(H),
+                    number(ours["steps_per_second"]),
+                    number(naive["steps_per_second"]),
+                ),
                 ratio(ours["steps_per_second"], naive["steps_per_second"]),
                 f"{ours['steps_per_second'] / row['bound_steps_per_second']:.0%}",
-                *(number(ours["memory_mb"]), number(naive["memory_mb"]), ratio(naive["memory_mb"], ours["memory_mb"])),
+                *(
+                    number(ours["memory_mb"]),
+                    number(naive["memory_mb"]),
+                    ratio(naive["memory_mb"], ours["memory_mb"]),
+                ),
             )
     console.print(table)
 
@@ -258,14 +345,19 @@ def main(options: Options) -> None:
         for _ in range(options.rounds):
             for agent in ("RecurrentPPO", FASTEST_PPO, *AGENTS):
                 status.update(agent)
-                measured = in_a_process(options.threads, kind="training", agent=agent, total=3 * options.seconds)
+                measured = in_a_process(
+                    options.threads, kind="training", agent=agent, total=3 * options.seconds
+                )
                 training[agent] = max(training.get(agent, 0.0), measured["steps_per_second"] or 0.0)
-    table = Table("agent", "steps/s", "of RecurrentPPO", title=f"Training on {MAZE}, 64 environments")
+    table = Table(
+        "agent", "steps/s", "of RecurrentPPO", title=f"Training on {MAZE}, 64 environments"
+    )
     for agent, speed in training.items():
         table.add_row(agent, number(speed), ratio(speed, training["RecurrentPPO"]))
     console.print(table)
     maze = in_a_process(1, kind="maze")["steps_per_second"]
-    machine["matrix_product_gflops"] = round(max(rate, matrix_product_rate()))  # of a shared machine, the better of two moments
+    # of a shared machine, the better of two moments
+    machine["matrix_product_gflops"] = round(max(rate, matrix_product_rate()))
     console.print(f"maze alone, 1,024 environments, one core: {number(maze)} steps/s")
     figures = {"machine": machine, "cores": cores, "training": training, "maze": maze}
     if options.json is not None:
@@ -300,9 +392,13 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False
+    )
     machine = "{threads} cores, {matrix_product_gflops} GFLOP/s".format(**figures["machine"])
-    figure.suptitle(f"Forward, backward and Adam, 16 environments, D = 100 ({machine})", fontsize=10)
+    figure.suptitle(
+        f"Forward, backward and Adam, 16 environments, D = 100 ({machine})", fontsize=10
+    )
     figure.savefig(path, dpi=150)
 
 

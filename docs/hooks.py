@@ -1,4 +1,5 @@
-"""What the documentation site does beyond MkDocs: pages from the repository's root, links, public names, roles in docstrings."""
+"""What the documentation site does beyond MkDocs: pages from the repository's root, links, public
+names, roles in docstrings."""
 
 import os
 import re
@@ -11,29 +12,40 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-ROOT_PAGES = {ROOT / "README.md": "index.md", ROOT / "CONTRIBUTING.md": "contributing.md", ROOT / "CHANGELOG.md": "changelog.md"}
+ROOT_PAGES = {
+    ROOT / "README.md": "index.md",
+    ROOT / "CONTRIBUTING.md": "contributing.md",
+    ROOT / "CHANGELOG.md": "changelog.md",
+}
 LINK = re.compile(r"(!?\[[^\[\]]*\])\((?!\w+:|#)([^)#]*)(#[^)]*)?\)")
 NAMES = re.compile(r"^::: (.+)\.(\w*\*\w*)$", flags=re.MULTILINE)
 ROLE = re.compile(r":(?:class|meth|func|mod|data|attr):`(~?)([^`]+)`")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Make pages of README.md and its neighbours, which people and package indexes look for at the root."""
+    """Make pages of README.md and its neighbours, which people and package indexes look for at the
+    root."""
     for source, page in ROOT_PAGES.items():
-        files.append(File.generated(config, page, content=site_links(source.read_text(), ROOT, DOCS)))
+        files.append(
+            File.generated(config, page, content=site_links(source.read_text(), ROOT, DOCS))
+        )
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Adapt the links of a page, and write out directives such as ``::: mnm_rl.*Core``: one for each public name."""
+    """Adapt the links of a page, and write out directives such as ``::: mnm_rl.*Core``: one for
+    each public name."""
     if page.file.abs_src_path is None:
         return markdown
     folder = Path(page.file.abs_src_path).parent
-    return NAMES.sub(lambda directive: public(*directive.groups()), site_links(markdown, folder, folder))
+    return NAMES.sub(
+        lambda directive: public(*directive.groups()), site_links(markdown, folder, folder)
+    )
 
 
 def site_links(markdown: str, folder: Path, page: Path) -> str:
-    """Change the links of a file in ``folder`` to those of its page in the folder ``page``; drop those to folders and sources."""
+    """Change the links of a file in ``folder`` to those of its page in the folder ``page``; drop
+    those to folders and sources."""
 
     def change(link: re.Match[str]) -> str:
         text, target, anchor = link.groups()
@@ -48,16 +60,21 @@ def site_links(markdown: str, folder: Path, page: Path) -> str:
 
 def public(package: str, pattern: str) -> str:
     names = griffe.load(package, search_paths=[str(ROOT)]).exports or []
-    return "\n\n".join(f"::: {package}.{name}" for name in map(str, names) if fnmatch(name, pattern))
+    return "\n\n".join(
+        f"::: {package}.{name}" for name in map(str, names) if fnmatch(name, pattern)
+    )
 
 
 class Roles(griffe.Extension):
-    """Turns roles in docstrings, such as ``:class:`MnmCore```, into links where the site has the name, and else into code."""
+    """Turns roles in docstrings, such as ``:class:`MnmCore```, into links where the site has the
+    name, and else into code."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
             scope = obj if obj.is_class or obj.is_module else obj.parent
-            obj.docstring.value = ROLE.sub(lambda role: _link(role[2], bool(role[1]), scope), obj.docstring.value)
+            obj.docstring.value = ROLE.sub(
+                lambda role: _link(role[2], bool(role[1]), scope), obj.docstring.value
+            )
 
 
 def _link(name: str, last_part_only: bool, scope: Any) -> str:

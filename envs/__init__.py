@@ -1,5 +1,5 @@
-"""Environments, registered with Gymnasium: the mazes, ``mnm/Maze-v0``, ``mnm/MazeSmall-v0`` and ``mnm/MazeGoals-v0``, and tasks
-for memories."""
+"""Environments, registered with Gymnasium: the mazes, ``mnm/Maze-v0``, ``mnm/MazeSmall-v0`` and
+``mnm/MazeGoals-v0``, and tasks for memories."""
 
 from typing import Any
 
@@ -14,11 +14,23 @@ from envs.memory_tasks import TASKS, Episodes, MemoryTask
 
 _ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Maze": (f"{__name__}.maze:MazeEnv", f"{__name__}.maze_vector:MazeVectorEnv", {}),
-    "MazeSmall": (f"{__name__}.maze:MazeEnv", f"{__name__}.maze_vector:MazeVectorEnv", {"size": 7, "horizon": 100}),
-    "MazeGoals": (f"{__name__}.maze_goals:MazeGoalsEnv", f"{__name__}.maze_goals:MazeGoalsVectorEnv", {}),
+    "MazeSmall": (
+        f"{__name__}.maze:MazeEnv",
+        f"{__name__}.maze_vector:MazeVectorEnv",
+        {"size": 7, "horizon": 100},
+    ),
+    "MazeGoals": (
+        f"{__name__}.maze_goals:MazeGoalsEnv",
+        f"{__name__}.maze_goals:MazeGoalsVectorEnv",
+        {},
+    ),
     "Bandit": (f"{__name__}.bandit:BanditEnv", f"{__name__}.bandit:BanditVectorEnv", {}),
 } | {
-    task.title().replace("_", ""): (f"{__name__}.memory_env:MemoryEnv", f"{__name__}.memory_env:MemoryVectorEnv", {"task": task})
+    task.title().replace("_", ""): (
+        f"{__name__}.memory_env:MemoryEnv",
+        f"{__name__}.memory_env:MemoryVectorEnv",
+        {"task": task},
+    )
     for task in TASKS
 }
 

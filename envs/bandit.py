@@ -1,4 +1,5 @@
-"""The bandit: which arm pays best is different in every episode, and can only be found out by pulling."""
+"""The bandit: which arm pays best is different in every episode, and can only be found out by
+pulling."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,8 @@ from envs.memory_tasks import check_settings
 
 
 class BanditVectorEnv(AnsweringVectorEnv):
-    """A batch of bandits with `arms` arms, each of which wins with a probability that is drawn anew in every episode.
+    """A batch of bandits with `arms` arms, each of which wins with a probability that is drawn anew
+    in every episode.
 
     ## Action Space
 
@@ -16,19 +18,21 @@ class BanditVectorEnv(AnsweringVectorEnv):
 
     ## Observation Space
 
-    `Box` of float32, `arms + 1` numbers: the last arm pulled, one-hot, and whether it won; zeros at the first step.
+    `Box` of float32, `arms + 1` numbers: the last arm pulled, one-hot, and whether it won; zeros at
+    the first step.
 
     ## Rewards
 
-    A win is worth a little, and no win costs a little: `(win - 1/2) / (steps (arms / (arms + 1) - 1/2))`. The probabilities are
-    even in [0, 1), so that on average an arm wins half of the time and the best one `arms / (arms + 1)` of it. Hence a return of
-    0 for uniform random actions and of 1 for the best arm at every step, on average over episodes; the latter is out of reach
-    for who has to find it first.
+    A win is worth a little, and no win costs a little: `(win - 1/2) / (steps (arms / (arms + 1) -
+    1/2))`. The probabilities are even in [0, 1), so that on average an arm wins half of the time
+    and the best one `arms / (arms + 1)` of it. Hence a return of 0 for uniform random actions and
+    of 1 for the best arm at every step, on average over episodes; the latter is out of reach for
+    who has to find it first.
 
     ## Episode End
 
-    The episode terminates after `steps` steps. `info` is that of :class:`envs.MemoryVectorEnv`: every step asks, and the right
-    answer is the best arm; `accuracy` is the share of pulls of it.
+    The episode terminates after `steps` steps. `info` is that of :class:`envs.MemoryVectorEnv`:
+    every step asks, and the right answer is the best arm; `accuracy` is the share of pulls of it.
 
     Args:
         num_envs: how many environments.
@@ -40,7 +44,9 @@ class BanditVectorEnv(AnsweringVectorEnv):
         ValueError: if an argument is wrong.
     """
 
-    def __init__(self, num_envs: int = 1, arms: int = 5, steps: int = 100, render_mode: str | None = None) -> None:
+    def __init__(
+        self, num_envs: int = 1, arms: int = 5, steps: int = 100, render_mode: str | None = None
+    ) -> None:
         check_settings("Bandit", arms=(arms, 2), steps=(steps, 1))
         bounds = np.zeros(arms + 1, np.float32), np.ones(arms + 1, np.float32)
         super().__init__(num_envs, bounds, arms, steps, render_mode)

@@ -10,7 +10,8 @@ LAYOUTS = ("pillars", "open", "perfect")
 
 
 def pillars(size: int) -> Walls:
-    """Outer wall, and a pillar on every interior cell whose row and column are both even; the centre is open."""
+    """Outer wall, and a pillar on every interior cell whose row and column are both even; the
+    centre is open."""
     walls = open_field(size)
     walls[2:-1:2, 2:-1:2] = True
     walls[size // 2, size // 2] = False
@@ -25,7 +26,8 @@ def open_field(size: int) -> Walls:
 
 
 def perfect(size: int, rng: np.random.Generator) -> Walls:
-    """A spanning-tree maze: one and only one path between any two cells. Depth-first, rooms on odd rows and columns."""
+    """A spanning-tree maze: one and only one path between any two cells. Depth-first, rooms on odd
+    rows and columns."""
     walls = np.ones((size, size), dtype=bool)
     walls[1, 1] = False
     path = [(1, 1)]
@@ -49,30 +51,38 @@ def parse(drawing: str) -> Walls:
     """A layout from rows of ``#`` (wall) and ``.`` (free), separated by line breaks.
 
     Raises:
-        ValueError: if the rows differ in length, hold another character, have fewer than two free cells, or leave a free
-            cell that cannot be reached from the others.
+        ValueError: if the rows differ in length, hold another character, have fewer than two free
+            cells, or leave a free cell that cannot be reached from the others.
     """
     rows = [row.strip() for row in drawing.strip().splitlines() or [""]]
     if unknown := sorted(set("".join(rows)) - set("#.")):
         named = ", ".join(LAYOUTS)
         raise ValueError(
-            f"unknown layout {drawing!r}: it must be one of {named}, or rows of '#' and '.'; found {''.join(unknown)!r}"
+            f"unknown layout {drawing!r}: it must be one of {named}, or rows of '#' and '.'; "
+            f"found {''.join(unknown)!r}"
         )
     if ragged := [i for i, row in enumerate(rows) if len(row) != len(rows[0])]:
         i = ragged[0]
         raise ValueError(
-            f"the rows of a layout must be equally long: row 1 has {len(rows[0])} cells, row {i + 1} has {len(rows[i])}"
+            f"the rows of a layout must be equally long: row 1 has {len(rows[0])} cells, row "
+            f"{i + 1} has {len(rows[i])}"
         )
-    walls = np.array([[cell == "#" for cell in row] for row in rows], dtype=bool).reshape(len(rows), -1)
+    walls = np.array([[cell == "#" for cell in row] for row in rows], dtype=bool).reshape(
+        len(rows), -1
+    )
     free = np.argwhere(~walls)
     if len(free) < 2:
         raise ValueError(
-            f"a layout needs at least two free cells ('.'), one for the agent and one for the goal; it has {len(free)}"
+            "a layout needs at least two free cells ('.'), one for the agent and one for the "
+            f"goal; it has {len(free)}"
         )
     reached = np.isfinite(distances(walls)[0])
     if not reached.all():
         row, col = free[~reached][0]
-        raise ValueError(f"a goal at row {row + 1}, column {col + 1} of the layout could not be reached: join all free cells")
+        raise ValueError(
+            f"a goal at row {row + 1}, column {col + 1} of the layout could not be reached: join "
+            "all free cells"
+        )
     return walls
 
 
@@ -89,12 +99,16 @@ def centre_cell(walls: Walls) -> tuple[int, int]:
 
 
 def distances(walls: Walls) -> NDArray[np.float64]:
-    """Steps between any two free cells, ``[N, N]`` in the order of :func:`free_cells`; infinite where there is no way."""
+    """Steps between any two free cells, ``[N, N]`` in the order of :func:`free_cells`; infinite
+    where there is no way."""
     padded = np.pad(walls, 1, constant_values=True)
     index = np.full(padded.shape, -1)
     index[~padded] = np.arange((~padded).sum())
     rows, cols = (~padded).nonzero()
-    neighbours = np.stack([index[rows + dr, cols + dc] for dr, dc in ((-1, 0), (1, 0), (0, -1), (0, 1))])  # [4, N]
+    # [4, N]
+    neighbours = np.stack(
+        [index[rows + dr, cols + dc] for dr, dc in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+    )
     steps = np.where(np.eye(len(rows), dtype=bool), 0.0, np.inf)
     while True:
         through = np.where((neighbours >= 0)[:, :, None], steps[neighbours], np.inf).min(axis=0) + 1

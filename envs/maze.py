@@ -20,20 +20,22 @@ MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
     """Find an invisible goal, remember where it is, and come back to it as often as time allows.
 
-    The maze of Miconi et al. (2018), also used by Munkhdalai et al. (2019): the goal stays on the same cell for a whole
-    episode and moves with every new one. Whoever hits it is paid and put somewhere else. An agent without memory can do
-    no better than wander; one that remembers where the goal was goes straight back.
+    The maze of Miconi et al. (2018), also used by Munkhdalai et al. (2019): the goal stays on the
+    same cell for a whole episode and moves with every new one. Whoever hits it is paid and put
+    somewhere else. An agent without memory can do no better than wander; one that remembers where
+    the goal was goes straight back.
 
     ## Action Space
 
-    `Discrete(4)`: 0 up, 1 down, 2 left, 3 right. Walking into a wall does not move the agent. With `mask_walls`, actions that
-    would are invalid: `action_masks()` and `info["action_mask"]` tell which are not.
+    `Discrete(4)`: 0 up, 1 down, 2 left, 3 right. Walking into a wall does not move the agent. With
+    `mask_walls`, actions that would are invalid: `action_masks()` and `info["action_mask"]` tell
+    which are not.
 
     ## Observation Space
 
-    `Box` of float32, `view**2 + 3 + 4` numbers: the `view` x `view` neighbourhood of the agent row by row (wall 1, free 0;
-    outside the map is wall), then 1, the time as t / horizon, the previous reward, and the previous action one-hot (zeros on the
-    first step). The goal is not visible.
+    `Box` of float32, `view**2 + 3 + 4` numbers: the `view` x `view` neighbourhood of the agent row
+    by row (wall 1, free 0; outside the map is wall), then 1, the time as t / horizon, the previous
+    reward, and the previous action one-hot (zeros on the first step). The goal is not visible.
 
     ## Rewards
 
@@ -41,25 +43,29 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     ## Starting State
 
-    The agent starts on the centre cell (`start="center"`; the free cell nearest to the middle where that is wall), or on any
-    free cell but the goal (`start="random"`). The goal is on a random free cell other than the centre cell. Reaching the goal
-    teleports the agent to a random free cell other than the goal.
+    The agent starts on the centre cell (`start="center"`; the free cell nearest to the middle where
+    that is wall), or on any free cell but the goal (`start="random"`). The goal is on a random free
+    cell other than the centre cell. Reaching the goal teleports the agent to a random free cell
+    other than the goal.
 
     ## Episode End
 
-    The episode terminates after `horizon` steps: the horizon is part of the task and the observation shows the time. The
-    last step's `info` holds `goals` (times the goal was reached), `steps_to_first_goal` (`horizon` if never) and
-    `mean_steps_between_goals` (`None` with fewer than two).
+    The episode terminates after `horizon` steps: the horizon is part of the task and the
+    observation shows the time. The last step's `info` holds `goals` (times the goal was reached),
+    `steps_to_first_goal` (`horizon` if never) and `mean_steps_between_goals` (`None` with fewer
+    than two).
 
     ## Arguments
 
-    - `size=9`: rows and columns of the named layouts, odd and at least 5. Ignored for a drawn layout.
+    - `size=9`: rows and columns of the named layouts, odd and at least 5. Ignored for a drawn
+      layout.
     - `horizon=200`: steps in an episode.
     - `view=3`: side of the visible neighbourhood, odd.
     - `goal_reward=10.0`, `wall_penalty=0.0`.
     - `mask_walls=False`: mask the actions that lead into a wall.
     - `start="center"` or `"random"`.
-    - `layout="pillars"` (the papers'), `"open"`, `"perfect"` (a new spanning-tree maze every episode), or a drawing: rows of
+    - `layout="pillars"` (the papers'), `"open"`, `"perfect"` (a new spanning-tree maze every
+      episode), or a drawing: rows of
       `#` and `.` separated by line breaks.
     - `render_mode=None`, `"rgb_array"` or `"ansi"`.
 
@@ -67,7 +73,8 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     ## Version History
 
-    - v0: the first version. `mnm/Maze-v0` is the papers' 9 x 9 maze with 200 steps, `mnm/MazeSmall-v0` 7 x 7 with 100.
+    - v0: the first version. `mnm/Maze-v0` is the papers' 9 x 9 maze with 200 steps,
+      `mnm/MazeSmall-v0` 7 x 7 with 100.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 10}  # type: ignore[misc]
@@ -89,14 +96,20 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         mask_walls: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        self._set_up(MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout, mask_walls), render_mode)
+        self._set_up(
+            MazeTask(size, horizon, view, goal_reward, wall_penalty, start, layout, mask_walls),
+            render_mode,
+        )
 
     def _set_up(self, task: "MazeTask", render_mode: str | None) -> None:
         self.task = task
         if task.mask_walls:  # the algorithms look whether there is such a method
             self.action_masks = self._free_neighbours
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
+            raise ValueError(
+                f"render_mode must be one of {self.metadata['render_modes']} or None, got "
+                f"{render_mode!r}"
+            )
         self.render_mode = render_mode
         self.horizon = task.horizon
         self.observation_space = self.task.observation_space
@@ -114,9 +127,13 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         self.path = [self.position]
         return self._observation(0.0, None), self._mask_info()
 
-    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: np.int64
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         if not 0 <= action < len(MOVES):
-            raise ValueError(f"actions of a maze are 0 (up), 1 (down), 2 (left) and 3 (right), got {action}")
+            raise ValueError(
+                f"actions of a maze are 0 (up), 1 (down), 2 (left) and 3 (right), got {action}"
+            )
         reward = 0.0
         row, col = self.position[0] + MOVES[action][0], self.position[1] + MOVES[action][1]
         height, width = self.walls.shape
@@ -139,7 +156,14 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         if self.render_mode == "ansi":
             return ansi(self.walls, self.position, self.goal, self.goal_cells)
         if self.render_mode == "rgb_array":
-            return rgb_array(self.walls, self.position, self.goal, self.path, self.t / self.task.horizon, self.goal_cells)
+            return rgb_array(
+                self.walls,
+                self.position,
+                self.goal,
+                self.path,
+                self.t / self.task.horizon,
+                self.goal_cells,
+            )
         return None
 
     def _begin(self, centre: Cell) -> None:
@@ -161,11 +185,15 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         row, col = self.position
         seen = padded[row : row + self.task.view, col : col + self.task.view]
         one_hot = np.eye(4)[action] if action is not None else np.zeros(4)
-        return np.concatenate([seen.ravel(), [1.0, self.t / self.task.horizon, reward], one_hot]).astype(np.float32)
+        return np.concatenate(
+            [seen.ravel(), [1.0, self.t / self.task.horizon, reward], one_hot]
+        ).astype(np.float32)
 
     def _free_neighbours(self) -> NDArray[np.bool_]:
         padded = np.pad(self.walls, 1, constant_values=True)
-        return np.array([not padded[self.position[0] + 1 + dr, self.position[1] + 1 + dc] for dr, dc in MOVES])
+        return np.array(
+            [not padded[self.position[0] + 1 + dr, self.position[1] + 1 + dc] for dr, dc in MOVES]
+        )
 
     def _mask_info(self) -> dict[str, Any]:
         return {"action_mask": self._free_neighbours()} if self.task.mask_walls else {}
@@ -174,12 +202,15 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         return {
             "goals": len(self.hits),
             "steps_to_first_goal": self.hits[0] if self.hits else self.task.horizon,
-            "mean_steps_between_goals": (self.hits[-1] - self.hits[0]) / (len(self.hits) - 1) if len(self.hits) > 1 else None,
+            "mean_steps_between_goals": (self.hits[-1] - self.hits[0]) / (len(self.hits) - 1)
+            if len(self.hits) > 1
+            else None,
         }
 
 
 class MazeTask:
-    """The arguments of a maze, checked once for the single and the batched environment; see :class:`MazeEnv`.
+    """The arguments of a maze, checked once for the single and the batched environment; see
+    :class:`MazeEnv`.
 
     Raises:
         ValueError: if an argument is out of range or the layout cannot be used.
@@ -215,7 +246,13 @@ class MazeTask:
             if not isinstance(value, int | float) or not abs(value) <= 1e30:
                 raise ValueError(f"the {name} of a maze must be a finite number, got {value}")
         self.arguments: dict[str, Any] = dict(
-            size=size, horizon=horizon, view=view, goal_reward=goal_reward, wall_penalty=wall_penalty, start=start, layout=layout
+            size=size,
+            horizon=horizon,
+            view=view,
+            goal_reward=goal_reward,
+            wall_penalty=wall_penalty,
+            start=start,
+            layout=layout,
         )
         self.mask_walls = mask_walls
         self.horizon, self.view, self.start = horizon, view, start

@@ -12,7 +12,8 @@ from envs.rendering import Cell
 
 
 class MazeGoalsEnv(MazeEnv):
-    """Remember where goals of several colors are, and go to the one that is asked for, again and again.
+    """Remember where goals of several colors are, and go to the one that is asked for, again and
+    again.
 
     The Memory Maze of Pasukonis et al. (2022) on a grid. The goals stay where they are for an
     episode and can be seen from nearby. One of them is asked for, and as soon as the agent stands
@@ -83,7 +84,8 @@ class MazeGoalsEnv(MazeEnv):
 
     def _observation(self, reward: float, action: np.int64 | None) -> NDArray[np.float32]:
         view = self.task.view
-        at = np.array(self.goal_cells) - self.position + view // 2  # rows and columns in the neighbourhood
+        # rows and columns in the neighbourhood
+        at = np.array(self.goal_cells) - self.position + view // 2
         inside = ((at >= 0) & (at < view)).all(axis=1)
         planes = np.zeros((self.task.colors, view, view), np.float32)
         planes[inside, *at[inside].T] = 1
@@ -107,14 +109,18 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
     task: "MazeGoalsTask"
     sees_goals: ClassVar[bool] = True
 
-    def __init__(self, num_envs: int = 1, colors: int = 6, render_mode: str | None = None, **maze: Any) -> None:
+    def __init__(
+        self, num_envs: int = 1, colors: int = 6, render_mode: str | None = None, **maze: Any
+    ) -> None:
         self._set_up(num_envs, MazeGoalsTask(colors, **maze), render_mode)
         self._cells = np.zeros((num_envs, colors), np.int64)
         self._seen = np.zeros((num_envs, colors), bool)
         self._color = np.zeros(num_envs, np.int64)
         self._asked_at = np.zeros(num_envs, np.int64)
-        self._known = np.zeros(num_envs, bool)  # whether the goal had been seen when it was asked for
-        self._seen_goals = np.zeros(num_envs, np.int64)  # how many such goals were reached, and in how many steps
+        # whether the goal had been seen when it was asked for
+        self._known = np.zeros(num_envs, bool)
+        # how many such goals were reached, and in how many steps
+        self._seen_goals = np.zeros(num_envs, np.int64)
         self._steps_to_seen = np.zeros(num_envs, np.int64)
 
     @property
@@ -135,7 +141,11 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
     def _begin(self, envs: NDArray[np.int64]) -> None:
         colors, centre = self.task.colors, self._centre[envs]
         self._cells[envs] = self._free_but(envs, centre[:, None], colors)
-        alone = self._free_but(envs, self._cells[envs], 1)[:, 0] if self.task.start == "random" else centre
+        alone = (
+            self._free_but(envs, self._cells[envs], 1)[:, 0]
+            if self.task.start == "random"
+            else centre
+        )
         self._position[envs] = alone
         self._seen[envs], self._seen_goals[envs], self._steps_to_seen[envs] = False, 0, 0
         self._ask(envs, self.np_random.integers(colors, size=len(envs)))
@@ -151,11 +161,16 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
         self._color[envs], self._goal[envs] = color, self._cells[envs, color]
         self._asked_at[envs], self._known[envs] = self._t[envs], self._seen[envs, color]
 
-    def _free_but(self, envs: NDArray[np.int64], taken: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    def _free_but(
+        self, envs: NDArray[np.int64], taken: NDArray[np.int64], n: int
+    ) -> NDArray[np.int64]:
         """``n`` free cells of each maze, all different and none of those that are taken."""
         free = self._free[envs, : self._n_free[envs].max()]
         order = self.np_random.random(free.shape)
-        order[(np.arange(free.shape[1]) >= self._n_free[envs, None]) | (free[..., None] == taken[:, None]).any(axis=2)] = 1
+        order[
+            (np.arange(free.shape[1]) >= self._n_free[envs, None])
+            | (free[..., None] == taken[:, None]).any(axis=2)
+        ] = 1
         cells: NDArray[np.int64] = np.take_along_axis(free, order.argsort(axis=1)[:, :n], axis=1)
         return cells
 
@@ -187,9 +202,13 @@ class MazeGoalsTask(MazeTask):
             raise ValueError(f"the colors of a maze must be a whole number, got {colors!r}")
         if colors < 2:
             raise ValueError(f"a maze with several goals needs at least 2 colors, got {colors}")
-        free = int((~self.draw_walls(np.random.default_rng(0))).sum())  # the same in all perfect mazes of a size
+        # the same in all perfect mazes of a size
+        free = int((~self.draw_walls(np.random.default_rng(0))).sum())
         if free <= colors:
-            raise ValueError(f"a maze with {colors} goals needs {colors + 1} free cells, one for the agent; the layout has {free}")
+            raise ValueError(
+                f"a maze with {colors} goals needs {colors + 1} free cells, one for the agent; "
+                f"the layout has {free}"
+            )
         self.colors = colors
         self.arguments["colors"] = int(colors)
         more = np.ones(colors * (self.view**2 + 1), np.float32)

@@ -1,4 +1,5 @@
-"""The maze, many at a time: the same transitions as :class:`envs.MazeEnv`, computed for all environments at once."""
+"""The maze, many at a time: the same transitions as :class:`envs.MazeEnv`, computed for all
+environments at once."""
 
 from typing import Any, ClassVar
 
@@ -14,10 +15,12 @@ from envs.rendering import ansi, rgb_array
 
 
 class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
-    """A batch of mazes in NumPy; task, arguments, observations and `info` as in :class:`envs.MazeEnv`.
+    """A batch of mazes in NumPy; task, arguments, observations and `info` as in
+    :class:`envs.MazeEnv`.
 
-    Autoreset mode: same step. When an episode ends, `step` returns the first observation of the next one, with the last
-    observation and the `info` of the episode that ended under `final_obs` and `final_info`.
+    Autoreset mode: same step. When an episode ends, `step` returns the first observation of the
+    next one, with the last observation and the `info` of the episode that ended under `final_obs`
+    and `final_info`.
 
     All environments draw from one generator, seeded by `reset(seed=...)`, which takes one number.
     `reset(options={"reset_mask": mask})` resets only the environments where the mask is true.
@@ -55,7 +58,10 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
+            raise ValueError(
+                f"render_mode must be one of {self.metadata['render_modes']} or None, got "
+                f"{render_mode!r}"
+            )
         self.task, view = task, task.view
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -65,8 +71,9 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
-        # Cells are numbered in a map padded by the view's margin (at least one wall around), row by row, so that a move is
-        # one addition and the neighbourhood of a cell is a fixed set of offsets.
+        # Cells are numbered in a map padded by the view's margin (at least one wall around), row by
+        # row, so that a move is one addition and the neighbourhood of a cell is a fixed set of
+        # offsets.
         walls = self.task.draw_walls(np.random.default_rng(0))
         self._shape = walls.shape
         self._margin = max(1, view // 2)
@@ -79,7 +86,8 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         self._offsets = self._rows * n_cells
 
         self._walls = np.ones((num_envs, n_cells), bool)
-        self._free = np.zeros((num_envs, n_cells), np.int64)  # the free cells of each maze, in its first _n_free places
+        # the free cells of each maze, in its first _n_free places
+        self._free = np.zeros((num_envs, n_cells), np.int64)
         self._n_free = np.zeros(num_envs, np.int64)
         self._centre = np.zeros(num_envs, np.int64)
         self._goal_place = np.zeros(num_envs, np.int64)  # where in _free the goal is
@@ -133,14 +141,26 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         super().reset(seed=seed)
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
         self._reset(np.flatnonzero(mask))
-        self._reward, self._action = np.where(mask, 0.0, self._reward), np.where(mask, -1, self._action)
+        self._reward, self._action = (
+            np.where(mask, 0.0, self._reward),
+            np.where(mask, -1, self._action),
+        )
         return self._observation(), self._mask_infos()
 
     def step(
         self, actions: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    ) -> tuple[
+        NDArray[np.float32],
+        NDArray[np.float64],
+        NDArray[np.bool_],
+        NDArray[np.bool_],
+        dict[str, Any],
+    ]:
         if actions.min() < 0 or actions.max() >= len(self._moves):
-            raise ValueError(f"actions of a maze are 0 (up), 1 (down), 2 (left) and 3 (right), got {np.unique(actions).tolist()}")
+            raise ValueError(
+                "actions of a maze are 0 (up), 1 (down), 2 (left) and 3 (right), got "
+                f"{np.unique(actions).tolist()}"
+            )
         moved = self._position + self._moves[actions]
         blocked = self._walls.ravel()[self._offsets + moved]
         self._position = np.where(blocked, self._position, moved)
@@ -152,7 +172,9 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         if hit.size:
             self._reward[hit] = self.task.goal_reward
             self._goals[hit] += 1
-            self._first_goal[hit] = np.where(self._goals[hit] == 1, self._t[hit], self._first_goal[hit])
+            self._first_goal[hit] = np.where(
+                self._goals[hit] == 1, self._t[hit], self._first_goal[hit]
+            )
             self._last_goal[hit] = self._t[hit]
             self._go_on(hit)
 
@@ -162,18 +184,39 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
             infos = self._final_infos(observations, terminated)
             done = np.flatnonzero(terminated)
             self._reset(done)
-            self._reward, self._action = np.where(terminated, 0.0, rewards), np.where(terminated, -1, actions)
+            self._reward, self._action = (
+                np.where(terminated, 0.0, rewards),
+                np.where(terminated, -1, actions),
+            )
             observations = self._observation()
-        return observations, rewards, terminated, np.zeros(self.num_envs, bool), infos | self._mask_infos()
+        return (
+            observations,
+            rewards,
+            terminated,
+            np.zeros(self.num_envs, bool),
+            infos | self._mask_infos(),
+        )
 
     def render(self) -> tuple[Any, ...] | None:
         if self.render_mode is None:
             return None
         goals = ([tuple(cell) for cell in cells] for cells in self.goal_cells)
-        mazes = zip(self.walls, map(tuple, self.position), map(tuple, self.goal), goals, self._t / self.task.horizon, strict=True)
+        mazes = zip(
+            self.walls,
+            map(tuple, self.position),
+            map(tuple, self.goal),
+            goals,
+            self._t / self.task.horizon,
+            strict=True,
+        )
         if self.render_mode == "ansi":
-            return tuple(ansi(walls, position, goal, goals) for walls, position, goal, goals, _ in mazes)
-        return tuple(rgb_array(walls, position, goal, (), time, goals) for walls, position, goal, goals, time in mazes)
+            return tuple(
+                ansi(walls, position, goal, goals) for walls, position, goal, goals, _ in mazes
+            )
+        return tuple(
+            rgb_array(walls, position, goal, (), time, goals)
+            for walls, position, goal, goals, time in mazes
+        )
 
     def _row_col(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.stack(np.divmod(cells, self._width), axis=-1) - self._margin
@@ -200,7 +243,11 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         centre = self._centre[envs]
         self._goal[envs] = self._random_cell(envs, self._place(envs, centre))
         self._goal_place[envs] = self._place(envs, self._goal[envs])
-        self._position[envs] = centre if self.task.start == "center" else self._random_cell(envs, self._goal_place[envs])
+        self._position[envs] = (
+            centre
+            if self.task.start == "center"
+            else self._random_cell(envs, self._goal_place[envs])
+        )
 
     def _go_on(self, hit: NDArray[np.int64]) -> None:
         """What follows where the goal was reached."""
@@ -211,15 +258,20 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         places: NDArray[np.int64] = (self._free[envs] == cells[:, None]).argmax(axis=1)
         return places
 
-    def _random_cell(self, envs: NDArray[np.int64], other_than: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A random free cell of each maze, other than the one at place ``other_than`` of its free cells."""
+    def _random_cell(
+        self, envs: NDArray[np.int64], other_than: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """A random free cell of each maze, other than the one at place ``other_than`` of its free
+        cells."""
         place = self.np_random.integers(self._n_free[envs] - 1)
         return self._free[envs, place + (place >= other_than)]
 
     def _observation(self) -> NDArray[np.float32]:
         seen = self._neighbourhood.size
         observation = np.zeros((self.num_envs, seen + 7), np.float32)
-        observation[:, :seen] = self._walls.ravel()[(self._offsets + self._position)[:, None] + self._neighbourhood]
+        observation[:, :seen] = self._walls.ravel()[
+            (self._offsets + self._position)[:, None] + self._neighbourhood
+        ]
         observation[:, seen] = 1.0
         observation[:, seen + 1] = self._t / self.task.horizon
         observation[:, seen + 2] = self._reward
@@ -233,14 +285,23 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         free = ~self._walls.ravel()[(self._offsets + self._position)[:, None] + self._moves]
         return {"action_mask": free, "_action_mask": np.ones(self.num_envs, bool)}
 
-    def _final_infos(self, observations: NDArray[np.float32], done: NDArray[np.bool_]) -> dict[str, Any]:
+    def _final_infos(
+        self, observations: NDArray[np.float32], done: NDArray[np.bool_]
+    ) -> dict[str, Any]:
         final_obs = np.full(self.num_envs, None, dtype=object)
         for i in np.flatnonzero(done):
             final_obs[i] = observations[i]
         episode = self._episode(done)
-        episode |= {key: mask for key, mask in self._mask_infos().items() if not key.startswith("_")}
+        episode |= {
+            key: mask for key, mask in self._mask_infos().items() if not key.startswith("_")
+        }
         final_info = episode | {f"_{key}": done.copy() for key in episode}
-        return {"final_obs": final_obs, "_final_obs": done.copy(), "final_info": final_info, "_final_info": done.copy()}
+        return {
+            "final_obs": final_obs,
+            "_final_obs": done.copy(),
+            "final_info": final_info,
+            "_final_info": done.copy(),
+        }
 
     def _episode(self, done: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
         """What is reported of the episodes that are done."""

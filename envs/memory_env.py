@@ -20,7 +20,8 @@ _METADATA: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
 
 
 class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
-    """What environments have in common in which an action is an answer: steps, counts, resets, `info`; see the subclasses.
+    """What environments have in common in which an action is an answer: steps, counts, resets,
+    `info`; see the subclasses.
 
     Raises:
         ValueError: if `num_envs` is not positive, or `render_mode` is none of those there are.
@@ -28,11 +29,21 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
 
     metadata: ClassVar[dict[str, Any]] = _METADATA | {"autoreset_mode": AutoresetMode.SAME_STEP}  # type: ignore[misc]
 
-    def __init__(self, num_envs: int, bounds: tuple[Float, Float], n_answers: int, horizon: int, render_mode: str | None) -> None:
+    def __init__(
+        self,
+        num_envs: int,
+        bounds: tuple[Float, Float],
+        n_answers: int,
+        horizon: int,
+        render_mode: str | None,
+    ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
+            raise ValueError(
+                f"render_mode must be one of {self.metadata['render_modes']} or None, got "
+                f"{render_mode!r}"
+            )
         self.num_envs, self.horizon, self.render_mode = num_envs, horizon, render_mode
         self.single_observation_space = spaces.Box(*bounds)
         self.single_action_space = spaces.Discrete(n_answers)
@@ -41,7 +52,8 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
         self._all = np.arange(num_envs)
         self._t = np.zeros(num_envs, np.int64)
         self._length = np.full(num_envs, horizon)
-        self._asked = np.zeros(num_envs, np.int64)  # questions, and right answers to them, since the episode began
+        # questions, and right answers to them, since the episode began
+        self._asked = np.zeros(num_envs, np.int64)
         self._right = np.zeros(num_envs, np.int64)
         self._seen: list[list[str]] = [[] for _ in range(num_envs)]  # the lines of a picture
 
@@ -65,9 +77,13 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
     def _describe(self, observation: Float) -> str:
         """An observation ``[F]`` in words."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Float, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float, dict[str, Any]]:
         super().reset(seed=seed)
-        self._restart(np.flatnonzero((options or {}).get("reset_mask", np.ones(self.num_envs, bool))))
+        self._restart(
+            np.flatnonzero((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
+        )
         return self._look(), {}
 
     def step(self, actions: Int) -> tuple[Float, NDArray[np.float64], Bool, Bool, dict[str, Any]]:
@@ -85,10 +101,13 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
         return observations, rewards, terminated, np.zeros(self.num_envs, bool), infos
 
     def advance(self, actions: Int) -> tuple[Float, NDArray[np.float64], Bool, dict[str, Any]]:
-        """A step without resets: observations ``[num_envs, F]``, rewards, terminations and `info` without masks, ``[num_envs]``."""
+        """A step without resets: observations ``[num_envs, F]``, rewards, terminations and `info`
+        without masks, ``[num_envs]``."""
         n_answers = int(self.single_action_space.n)  # type: ignore[attr-defined]
         if actions.min() < 0 or actions.max() >= n_answers:
-            raise ValueError(f"actions are answers from 0 to {n_answers - 1}, got {np.unique(actions).tolist()}")
+            raise ValueError(
+                f"actions are answers from 0 to {n_answers - 1}, got {np.unique(actions).tolist()}"
+            )
         targets = self._ask()
         asked = targets >= 0
         right = actions == targets
@@ -100,18 +119,27 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
         if self.render_mode is not None:
             for i in range(self.num_envs):
                 if asked[i]:
-                    self._seen[i][-1] += f"  -> {actions[i]}, {'right' if right[i] else f'right is {targets[i]}'}"
+                    self._seen[i][-1] += (
+                        f"  -> {actions[i]}, {'right' if right[i] else f'right is {targets[i]}'}"
+                    )
                 self._seen[i].append(self._describe(observations[i]))
         return observations, rewards, self._t == self._length, {"asked": asked, "target": targets}
 
     def episode_info(self) -> dict[str, Any]:
-        """How many questions the episodes have asked so far, and the share of right answers to them, ``[num_envs]``."""
-        return {"questions": self._asked.copy(), "accuracy": self._right / np.maximum(self._asked, 1)}
+        """How many questions the episodes have asked so far, and the share of right answers to
+        them, ``[num_envs]``."""
+        return {
+            "questions": self._asked.copy(),
+            "accuracy": self._right / np.maximum(self._asked, 1),
+        }
 
     def render(self) -> tuple[str, ...] | None:
         if self.render_mode is None:
             return None
-        return tuple("\n".join(f"{t:3}  {line}".rstrip() for t, line in enumerate(lines, start=1)) for lines in self._seen)
+        return tuple(
+            "\n".join(f"{t:3}  {line}".rstrip() for t, line in enumerate(lines, start=1))
+            for lines in self._seen
+        )
 
     def _restart(self, envs: Int) -> None:
         self._t[envs] = self._asked[envs] = self._right[envs] = 0
@@ -132,7 +160,8 @@ class MemoryVectorEnv(AnsweringVectorEnv):
 
     ## Action Space
 
-    `Discrete(n_answers)`: the answer to the observation that was just seen. Where nothing is asked, it does nothing.
+    `Discrete(n_answers)`: the answer to the observation that was just seen. Where nothing is asked,
+    it does nothing.
 
     ## Observation Space
 
@@ -140,15 +169,17 @@ class MemoryVectorEnv(AnsweringVectorEnv):
 
     ## Rewards
 
-    With `n` questions in the episode, `1 / n` for a right answer and `-1 / (n (n_answers - 1))` for a wrong one: all right is a
-    return of 1, and uniform random answers have a return of 0 on average.
+    With `n` questions in the episode, `1 / n` for a right answer and `-1 / (n (n_answers - 1))` for
+    a wrong one: all right is a return of 1, and uniform random answers have a return of 0 on
+    average.
 
     ## Episode End
 
-    The episode terminates with its last question; the observation after it is zero. `info` holds, at each step, whether
-    something was `asked` and the right answer as `target`, -1 if nothing was; at the last step of an episode, also the number of
-    `questions` and the share of right answers, `accuracy`. An environment that begins anew in the same step has the `info` of
-    the episode that ended in `final_info`, and its last observation in `final_obs`.
+    The episode terminates with its last question; the observation after it is zero. `info` holds,
+    at each step, whether something was `asked` and the right answer as `target`, -1 if nothing was;
+    at the last step of an episode, also the number of `questions` and the share of right answers,
+    `accuracy`. An environment that begins anew in the same step has the `info` of the episode that
+    ended in `final_info`, and its last observation in `final_obs`.
 
     All environments draw from one generator, seeded by `reset(seed=...)`, which takes one number.
     `reset(options={"reset_mask": mask})` resets only the environments where the mask is true.
@@ -160,20 +191,31 @@ class MemoryVectorEnv(AnsweringVectorEnv):
         **settings: those of the task, where it is given by name.
 
     Raises:
-        ValueError: if `num_envs` is not positive, there is no such task or render mode, or a setting is wrong.
+        ValueError: if `num_envs` is not positive, there is no such task or render mode, or a
+            setting is wrong.
     """
 
-    def __init__(self, task: str | MemoryTask, num_envs: int = 1, render_mode: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        task: str | MemoryTask,
+        num_envs: int = 1,
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
         if isinstance(task, str):
             if task not in TASKS:
                 raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
             task = TASKS[task](**settings)
         elif settings:
-            raise ValueError(f"a task that is given whole has its settings already, got {', '.join(settings)} as well")
+            raise ValueError(
+                f"a task that is given whole has its settings already, got {', '.join(settings)} "
+                "as well"
+            )
         self.task = task
         super().__init__(num_envs, task.bounds, task.n_answers, task.length, render_mode)
         shape = task.length + 1, num_envs
-        self._observations = np.zeros((*shape, task.observation_size), np.float32)  # with what is seen after the last step
+        # with what is seen after the last step
+        self._observations = np.zeros((*shape, task.observation_size), np.float32)
         self._targets = np.full(shape, -1)
         self._gain = np.zeros(num_envs)  # of a right answer
 
@@ -216,7 +258,9 @@ class AnsweringEnv(gym.Env[Float, np.int64]):
         self.observation_space = batch.single_observation_space
         self.action_space = batch.single_action_space
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Float, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float, dict[str, Any]]:
         super().reset(seed=seed)
         self._batch.np_random = self.np_random
         observations, _ = self._batch.reset()
@@ -226,7 +270,13 @@ class AnsweringEnv(gym.Env[Float, np.int64]):
         observations, rewards, terminated, info = self._batch.advance(np.array([action]))
         if terminated[0]:
             info |= self._batch.episode_info()
-        return observations[0], float(rewards[0]), bool(terminated[0]), False, {key: value[0].item() for key, value in info.items()}
+        return (
+            observations[0],
+            float(rewards[0]),
+            bool(terminated[0]),
+            False,
+            {key: value[0].item() for key, value in info.items()},
+        )
 
     def render(self) -> Any:
         frames = self._batch.render()
@@ -234,7 +284,8 @@ class AnsweringEnv(gym.Env[Float, np.int64]):
 
 
 class MemoryEnv(AnsweringEnv):
-    """Episodes of a memory task, one at a time; all but the resets is as in :class:`envs.MemoryVectorEnv`.
+    """Episodes of a memory task, one at a time; all but the resets is as in
+    :class:`envs.MemoryVectorEnv`.
 
     Args:
         task: a name in :data:`envs.TASKS`, or a task of your own.
@@ -245,7 +296,9 @@ class MemoryEnv(AnsweringEnv):
         ValueError: if there is no such task or render mode, or a setting is wrong.
     """
 
-    def __init__(self, task: str | MemoryTask, render_mode: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, task: str | MemoryTask, render_mode: str | None = None, **settings: Any
+    ) -> None:
         batch = MemoryVectorEnv(task, render_mode=render_mode, **settings)
         super().__init__(batch)
         self.task = batch.task

@@ -1,6 +1,8 @@
-"""Tasks that cannot be solved without remembering: what is shown, what is asked and what the answers are, many episodes at a time.
+"""Tasks that cannot be solved without remembering: what is shown, what is asked and what the
+answers are, many episodes at a time.
 
-A task draws whole episodes. :class:`envs.MemoryVectorEnv` plays them, and a sequence model can learn from them directly.
+A task draws whole episodes. :class:`envs.MemoryVectorEnv` plays them, and a sequence model can
+learn from them directly.
 """
 
 from abc import ABC, abstractmethod
@@ -18,9 +20,11 @@ class Episodes(NamedTuple):
     """Some episodes of a task, time first."""
 
     observations: NDArray[np.float32]
-    """What is seen, ``[T, B, F]``; zeros after the last step of an episode that is shorter than T."""
+    """What is seen, ``[T, B, F]``; zeros after the last step of an episode that is shorter than
+    T."""
     targets: NDArray[np.int64]
-    """The right answers at the steps that ask, -1 at those that do not, ``[T, B]``. The last step of an episode asks."""
+    """The right answers at the steps that ask, -1 at those that do not, ``[T, B]``. The last step
+    of an episode asks."""
 
 
 class MemoryTask(ABC):
@@ -33,12 +37,14 @@ class MemoryTask(ABC):
     @property
     @abstractmethod
     def parts(self) -> dict[str, int]:
-        """The parts of an observation and their widths, in order: symbols are one-hot, flags and numbers have width 1."""
+        """The parts of an observation and their widths, in order: symbols are one-hot, flags and
+        numbers have width 1."""
 
     @property
     @abstractmethod
     def n_answers(self) -> int:
-        """Answers are 0 to ``n_answers`` - 1, all equally likely to be right for who remembers nothing."""
+        """Answers are 0 to ``n_answers`` - 1, all equally likely to be right for who remembers
+        nothing."""
 
     @property
     @abstractmethod
@@ -47,7 +53,8 @@ class MemoryTask(ABC):
 
     @abstractmethod
     def episodes(self, rng: np.random.Generator, n: int) -> Episodes:
-        """Draw ``n`` independent episodes: observations ``[T, n, F]`` and right answers ``[T, n]``."""
+        """Draw ``n`` independent episodes: observations ``[T, n, F]`` and right answers ``[T,
+        n]``."""
 
     @property
     def observation_size(self) -> int:
@@ -57,7 +64,9 @@ class MemoryTask(ABC):
     @property
     def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Smallest and largest observations, ``[F]`` each."""
-        return np.zeros(self.observation_size, np.float32), np.ones(self.observation_size, np.float32)
+        return np.zeros(self.observation_size, np.float32), np.ones(
+            self.observation_size, np.float32
+        )
 
     def part(self, name: str) -> slice:
         """Where in an observation a part is."""
@@ -75,7 +84,13 @@ class MemoryTask(ABC):
             shown = observation[self.part(name)]
             if shown.any():
                 plain = width == 1 and shown[0] == 1
-                words.append(name if plain else f"{name} {shown[0]:.2f}" if width == 1 else f"{name} {shown.argmax()}")
+                words.append(
+                    name
+                    if plain
+                    else f"{name} {shown[0]:.2f}"
+                    if width == 1
+                    else f"{name} {shown.argmax()}"
+                )
         return "  ".join(words)
 
     def _blank(self, n: int, length: int | None = None) -> Episodes:
@@ -84,7 +99,8 @@ class MemoryTask(ABC):
         return Episodes(np.zeros((*shape, self.observation_size), np.float32), np.full(shape, -1))
 
     def _show(self, observations: NDArray[np.float32], **shown: Symbols | float) -> None:
-        """Write into observations ``[..., F]``, by part: symbols ``[...]`` as one-hot vectors, a flag as a number."""
+        """Write into observations ``[..., F]``, by part: symbols ``[...]`` as one-hot vectors, a
+        flag as a number."""
         for name, value in shown.items():
             where = observations[..., self.part(name)]
             if isinstance(value, np.ndarray):
@@ -95,11 +111,13 @@ class MemoryTask(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Recall(MemoryTask):
-    """Key-value pairs are shown, one a step; then each key is shown again, in another order, and its value is asked for.
+    """Key-value pairs are shown, one a step; then each key is shown again, in another order, and
+    its value is asked for.
 
     Args:
         pairs: how many.
-        keys: how many different keys there are, at least as many as pairs; None is twice as many. No key is shown twice.
+        keys: how many different keys there are, at least as many as pairs; None is twice as many.
+            No key is shown twice.
         values: how many different values there are.
     """
 
@@ -108,9 +126,13 @@ class Recall(MemoryTask):
     values: int = 4
 
     def __post_init__(self) -> None:
-        check_settings("Recall", pairs=(self.pairs, 1), keys=(self._keys, 1), values=(self.values, 2))
+        check_settings(
+            "Recall", pairs=(self.pairs, 1), keys=(self._keys, 1), values=(self.values, 2)
+        )
         if self._keys < self.pairs:
-            raise ValueError(f"the keys of mnm/Recall must be at least its pairs, {self.pairs}, got {self.keys}")
+            raise ValueError(
+                f"the keys of mnm/Recall must be at least its pairs, {self.pairs}, got {self.keys}"
+            )
 
     @property
     def _keys(self) -> int:
@@ -134,28 +156,34 @@ class Recall(MemoryTask):
         order = _permutations(rng, self.pairs, n)
         observations, targets = self._blank(n)
         self._show(observations[: self.pairs], key=keys, value=values)
-        self._show(observations[self.pairs :], key=np.take_along_axis(keys, order, axis=0), answer=1)
+        self._show(
+            observations[self.pairs :], key=np.take_along_axis(keys, order, axis=0), answer=1
+        )
         targets[self.pairs :] = np.take_along_axis(values, order, axis=0)
         return Episodes(observations, targets)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dictionary(MemoryTask):
-    """Dictionary inference, after Munkhdalai et al. (2019): translate a string with a dictionary that this episode has shown.
+    """Dictionary inference, after Munkhdalai et al. (2019): translate a string with a dictionary
+    that this episode has shown.
 
-    The dictionary takes each letter to a letter, no two to the same one, and is drawn anew in every episode. It is shown by
-    pairs of strings, each a source string and then its translation, one letter a step. Then another source string is shown,
-    and its translation is asked for, again one letter a step.
+    The dictionary takes each letter to a letter, no two to the same one, and is drawn anew in every
+    episode. It is shown by pairs of strings, each a source string and then its translation, one
+    letter a step. Then another source string is shown, and its translation is asked for, again one
+    letter a step.
 
-    All letters are shown, as equally often as possible, if the strings have room for them. If not, all letters that are shown
-    differ, and what there is to translate is made of these alone: every question can be answered.
+    All letters are shown, as equally often as possible, if the strings have room for them. If not,
+    all letters that are shown differ, and what there is to translate is made of these alone: every
+    question can be answered.
 
     Args:
         letters: size of the alphabet.
         support: how many pairs of strings show the dictionary.
         string_length: letters in a string.
         queries: how many strings are to be translated, one after the other.
-        min_string_length: if less, how many varies evenly between the two from episode to episode; None is `string_length`.
+        min_string_length: if less, how many varies evenly between the two from episode to episode;
+            None is `string_length`.
     """
 
     letters: int = 8
@@ -165,9 +193,20 @@ class Dictionary(MemoryTask):
     min_string_length: int | None = None
 
     def __post_init__(self) -> None:
-        check_settings("Dictionary", letters=(self.letters, 2), support=(self.support, 1), string_length=(self.string_length, 1))
+        check_settings(
+            "Dictionary",
+            letters=(self.letters, 2),
+            support=(self.support, 1),
+            string_length=(self.string_length, 1),
+        )
         check_settings("Dictionary", queries=(self.queries, 1))
-        _check_shortest("Dictionary", "min_string_length", self._min_string_length, "string_length", self.string_length)
+        _check_shortest(
+            "Dictionary",
+            "min_string_length",
+            self._min_string_length,
+            "string_length",
+            self.string_length,
+        )
 
     @property
     def _min_string_length(self) -> int:
@@ -201,9 +240,14 @@ class Dictionary(MemoryTask):
         """Episodes whose strings have so many letters."""
         room = self.support * string_length
         dictionary = _permutations(rng, self.letters, n)
-        drawn = _permutations(rng, self.letters, n)  # the first of them are shown, and all of them if there is room
+        # the first of them are shown, and all of them if there is room
+        drawn = _permutations(rng, self.letters, n)
         shown = rng.permuted(drawn[np.arange(room) % self.letters], axis=0)
-        asked = np.take_along_axis(drawn, rng.integers(min(room, self.letters), size=(self.queries * string_length, n)), axis=0)
+        asked = np.take_along_axis(
+            drawn,
+            rng.integers(min(room, self.letters), size=(self.queries * string_length, n)),
+            axis=0,
+        )
         sources = np.concatenate([shown, asked])
         translations = np.take_along_axis(dictionary, sources, axis=0)
 
@@ -211,7 +255,9 @@ class Dictionary(MemoryTask):
         observations, targets = self._blank(n, 2 * strings * string_length)
         pairs = observations.reshape(strings, 2, string_length, n, self.observation_size)
         answers = targets.reshape(strings, 2, string_length, n)[self.support :, 1]
-        sources, translations = (letters.reshape(strings, string_length, n) for letters in (sources, translations))
+        sources, translations = (
+            letters.reshape(strings, string_length, n) for letters in (sources, translations)
+        )
         self._show(pairs[:, 0], letter=sources, source=1)
         self._show(pairs[: self.support, 1], letter=translations[: self.support], translation=1)
         self._show(pairs[self.support :, 1], answer=1)
@@ -221,11 +267,13 @@ class Dictionary(MemoryTask):
 
 @dataclass(frozen=True, kw_only=True)
 class Copy(MemoryTask):
-    """Copy a sequence, after Graves et al. (2014), section 4.1: symbols are shown, one a step, then asked for in the same order.
+    """Copy a sequence, after Graves et al. (2014), section 4.1: symbols are shown, one a step, then
+    asked for in the same order.
 
     Args:
         items: how many symbols are shown.
-        min_items: if less than `items`, how many varies evenly between the two from episode to episode; None is `items`.
+        min_items: if less than `items`, how many varies evenly between the two from episode to
+            episode; None is `items`.
         symbols: how many different ones there are.
     """
 
@@ -272,7 +320,8 @@ class Copy(MemoryTask):
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatPrevious(MemoryTask):
-    """A symbol is shown at every step, and from step `lag` on the one shown `lag` steps ago is asked for: copying as a stream.
+    """A symbol is shown at every step, and from step `lag` on the one shown `lag` steps ago is
+    asked for: copying as a stream.
 
     The task of POPGym (Morad et al., 2023), where the symbols are the suits of cards.
 
@@ -287,9 +336,14 @@ class RepeatPrevious(MemoryTask):
     symbols: int = 4
 
     def __post_init__(self) -> None:
-        check_settings("RepeatPrevious", lag=(self.lag, 1), steps=(self.steps, 2), symbols=(self.symbols, 2))
+        check_settings(
+            "RepeatPrevious", lag=(self.lag, 1), steps=(self.steps, 2), symbols=(self.symbols, 2)
+        )
         if self.steps <= self.lag:
-            raise ValueError(f"the steps of mnm/RepeatPrevious must be more than its lag, {self.lag}, got {self.steps}")
+            raise ValueError(
+                f"the steps of mnm/RepeatPrevious must be more than its lag, {self.lag}, got "
+                f"{self.steps}"
+            )
 
     @property
     def parts(self) -> dict[str, int]:
@@ -314,10 +368,11 @@ class RepeatPrevious(MemoryTask):
 
 @dataclass(frozen=True, kw_only=True)
 class Sort(MemoryTask):
-    """Priority sort, after Graves et al. (2014), section 4.5: symbols are shown, each with a priority, then asked for by priority.
+    """Priority sort, after Graves et al. (2014), section 4.5: symbols are shown, each with a
+    priority, then asked for by priority.
 
-    Priorities are even in [-1, 1), and the symbol of the highest one is asked for first. In the paper the items are binary
-    vectors, and 16 of 20 are asked for.
+    Priorities are even in [-1, 1), and the symbol of the highest one is asked for first. In the
+    paper the items are binary vectors, and 16 of 20 are asked for.
 
     Args:
         items: how many symbols are shown.
@@ -330,9 +385,14 @@ class Sort(MemoryTask):
     symbols: int = 8
 
     def __post_init__(self) -> None:
-        check_settings("Sort", items=(self.items, 1), answers=(self._answers, 1), symbols=(self.symbols, 2))
+        check_settings(
+            "Sort", items=(self.items, 1), answers=(self._answers, 1), symbols=(self.symbols, 2)
+        )
         if self._answers > self.items:
-            raise ValueError(f"the answers of mnm/Sort must be at most its items, {self.items}, got {self.answers}")
+            raise ValueError(
+                f"the answers of mnm/Sort must be at most its items, {self.items}, got "
+                f"{self.answers}"
+            )
 
     @property
     def _answers(self) -> int:
@@ -379,17 +439,22 @@ TASKS: dict[str, Callable[..., MemoryTask]] = {
 
 
 def check_settings(task: str, **settings: tuple[object, int]) -> None:
-    """Check that settings, given with the least that each can be, are whole numbers and large enough."""
+    """Check that settings, given with the least that each can be, are whole numbers and large
+    enough."""
     for name, (value, least) in settings.items():
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            raise ValueError(f"the {name} of mnm/{task} must be a whole number, at least {least}, got {value!r}")
+            raise ValueError(
+                f"the {name} of mnm/{task} must be a whole number, at least {least}, got {value!r}"
+            )
 
 
 def _check_shortest(task: str, name: str, shortest: int, of: str, longest: int) -> None:
     """Check the smaller end of a range of lengths."""
     check_settings(task, **{name: (shortest, 1)})
     if shortest > longest:
-        raise ValueError(f"the {name} of mnm/{task} must be at most its {of}, {longest}, got {shortest}")
+        raise ValueError(
+            f"the {name} of mnm/{task} must be at most its {of}, {longest}, got {shortest}"
+        )
 
 
 def _permutations(rng: np.random.Generator, size: int, n: int) -> Symbols:

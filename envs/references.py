@@ -1,4 +1,5 @@
-"""Reference policies that give the scale of the maze: chance, the best that must first find the goal, and omniscience."""
+"""Reference policies that give the scale of the maze: chance, the best that must first find the
+goal, and omniscience."""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -11,16 +12,21 @@ from envs.maze import MOVES
 from envs.maze_vector import MazeVectorEnv
 
 Reference = Literal["random", "explorer", "oracle"]
-"""``random``: uniform actions. ``explorer``: knows the map and where it is, walks to the nearest cell not yet visited until it
-hits the goal, and takes shortest paths to it from then on; a ceiling for any agent that has to find the goal. Where goals can be
-seen, it walks to the nearest cell not yet seen, until it has seen the goal that is asked for. ``oracle``: knows the goals
-from the start."""
+"""``random``: uniform actions. ``explorer``: knows the map and where it is, walks to the nearest
+cell not yet visited until it hits the goal, and takes shortest paths to it from then on; a ceiling
+for any agent that has to find the goal. Where goals can be seen, it walks to the nearest cell not
+yet seen, until it has seen the goal that is asked for. ``oracle``: knows the goals from the
+start."""
 
 REFERENCES: tuple[Reference, ...] = get_args(Reference)
 
 
 def reference_episodes(
-    reference: Reference, episodes: int = 1000, seed: int = 0, env_class: Callable[..., MazeVectorEnv] = MazeVectorEnv, **maze: Any
+    reference: Reference,
+    episodes: int = 1000,
+    seed: int = 0,
+    env_class: Callable[..., MazeVectorEnv] = MazeVectorEnv,
+    **maze: Any,
 ) -> dict[str, NDArray[Any]]:
     """Play episodes of a maze with a reference policy.
 
@@ -32,8 +38,9 @@ def reference_episodes(
         **maze: the arguments of the maze, see :class:`envs.MazeEnv`.
 
     Returns:
-        ``return`` and what the maze reports, such as ``goals``, ``steps_to_first_goal`` and ``mean_steps_between_goals`` (None
-        where there are fewer than two goals), of every episode, ``[episodes]``.
+        ``return`` and what the maze reports, such as ``goals``, ``steps_to_first_goal`` and
+        ``mean_steps_between_goals`` (None where there are fewer than two goals), of every episode,
+        ``[episodes]``.
     """
     env = env_class(episodes, **maze)
     env.reset(seed=seed)
@@ -45,11 +52,14 @@ def reference_episodes(
         _, rewards, _, _, infos = env.step(actions)
         returns += rewards
     final = infos["final_info"]
-    return {"return": returns} | {key: values for key, values in final.items() if not key.startswith("_")}
+    return {"return": returns} | {
+        key: values for key, values in final.items() if not key.startswith("_")
+    }
 
 
 def _walker(env: MazeVectorEnv, knows_goal: bool) -> Any:
-    """A function that gives the next actions of agents that know the map, for one episode of every environment."""
+    """A function that gives the next actions of agents that know the map, for one episode of every
+    environment."""
     walls = env.walls if env.task.fresh_every_episode else env.walls[:1]
     D = np.stack([distances(w) for w in walls])  # [B or 1, N, N] steps between free cells
     place = np.full(walls.shape, -1)  # number of a free cell, by maze, row and column
@@ -67,7 +77,9 @@ def _walker(env: MazeVectorEnv, knows_goal: bool) -> Any:
         """Numbers of cells ``[..., B, 2]``; -1 for walls and cells off the map."""
         row, col = cells[..., 0], cells[..., 1]
         inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
-        numbers: NDArray[np.int64] = np.where(inside, place[maze, np.clip(row, 0, height - 1), np.clip(col, 0, width - 1)], -1)
+        numbers: NDArray[np.int64] = np.where(
+            inside, place[maze, np.clip(row, 0, height - 1), np.clip(col, 0, width - 1)], -1
+        )
         return numbers
 
     def act() -> NDArray[np.int64]:
@@ -76,7 +88,9 @@ def _walker(env: MazeVectorEnv, knows_goal: bool) -> Any:
         unknown = np.where(known[:, :-1], np.inf, D[maze, here])
         target = np.where(knows_goal | env.goal_found, goal, unknown.argmin(axis=1))
         there = number(env.position + moves[:, None, :])  # [4, B]
-        actions: NDArray[np.int64] = np.where(there >= 0, D[maze, there, target], np.inf).argmin(axis=0)
+        actions: NDArray[np.int64] = np.where(there >= 0, D[maze, there, target], np.inf).argmin(
+            axis=0
+        )
         return actions
 
     return act

@@ -14,12 +14,21 @@ Cell = tuple[int, int]
 CELL = 32
 """Side of a cell in pixels."""
 WALL, FLOOR, TRAIL, GOAL, AGENT, CLOCK = (
-    np.array(rgb, np.uint8) for rgb in ((44, 62, 80), (245, 245, 240), (174, 205, 232), (39, 174, 96), (211, 84, 0), (142, 68, 173))
+    np.array(rgb, np.uint8)
+    for rgb in (
+        (44, 62, 80),
+        (245, 245, 240),
+        (174, 205, 232),
+        (39, 174, 96),
+        (211, 84, 0),
+        (142, 68, 173),
+    )
 )
 
 
 def ansi(walls: Walls, agent: Cell, goal: Cell, goals: Sequence[Cell] = ()) -> str:
-    """The maze as text: ``#`` wall, ``.`` free, ``A`` agent, ``G`` goal; of several goals the others are ``g``."""
+    """The maze as text: ``#`` wall, ``.`` free, ``A`` agent, ``G`` goal; of several goals the
+    others are ``g``."""
     chars = np.where(walls, "#", ".")
     for other in goals:
         chars[other] = "g"
@@ -29,20 +38,31 @@ def ansi(walls: Walls, agent: Cell, goal: Cell, goals: Sequence[Cell] = ()) -> s
 
 
 def rgb_array(
-    walls: Walls, agent: Cell, goal: Cell, path: Sequence[Cell], time: float, goals: Sequence[Cell] = ()
+    walls: Walls,
+    agent: Cell,
+    goal: Cell,
+    path: Sequence[Cell],
+    time: float,
+    goals: Sequence[Cell] = (),
 ) -> NDArray[np.uint8]:
     """The maze as a picture ``[height, width, 3]``.
 
-    The agent is a disc, the goal a diamond, the cells walked over since the last goal are joined by a line, and the bar below
-    fills with the time of the episode. Of several goals each has its color, the others are smaller, and the bar has the
-    color of the goal.
+    The agent is a disc, the goal a diamond, the cells walked over since the last goal are joined by
+    a line, and the bar below fills with the time of the episode. Of several goals each has its
+    color, the others are smaller, and the bar has the color of the goal.
     """
     color, clock_color = GOAL, CLOCK
     picture = np.where(np.kron(walls, np.ones((CELL, CELL), bool))[..., None], WALL, FLOOR)
-    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]] / CELL - 0.5  # in cells, whole numbers at the cells' middles
+    # in cells, whole numbers at the cells' middles
+    y, x = np.mgrid[: picture.shape[0], : picture.shape[1]] / CELL - 0.5
 
     for (r0, c0), (r1, c1) in pairwise(path):
-        near = (y > min(r0, r1) - 0.12) & (y < max(r0, r1) + 0.12) & (x > min(c0, c1) - 0.12) & (x < max(c0, c1) + 0.12)
+        near = (
+            (y > min(r0, r1) - 0.12)
+            & (y < max(r0, r1) + 0.12)
+            & (x > min(c0, c1) - 0.12)
+            & (x < max(c0, c1) + 0.12)
+        )
         picture[near] = TRAIL
     for i, cell in enumerate(goals):
         shade = np.array([255 * part for part in hsv_to_rgb(i / len(goals), 0.9, 0.8)], np.uint8)

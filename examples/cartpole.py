@@ -1,4 +1,5 @@
-"""CartPole without its velocities: one frame does not tell where the pole is falling; the policy has to remember.
+"""CartPole without its velocities: one frame does not tell where the pole is falling; the policy
+has to remember.
 
 python -m examples.cartpole
 """
@@ -37,7 +38,10 @@ def main(total_timesteps: int = 120_000) -> float:
     model.learn(total_timesteps, progress_bar=True)
     test = make_vec_env("CartPole-v1", n_envs=16, seed=1, wrapper_class=hide_velocity)
     mean, std = evaluate_policy(model, test, n_eval_episodes=100)
-    print(f"return over 100 episodes: {mean:.0f} ± {std:.0f} (the most is 500; without memory about 50)")
+    print(
+        f"return over 100 episodes: {mean:.0f} ± {std:.0f} (the most is 500; without memory about "
+        "50)"
+    )
     return float(mean)
 
 

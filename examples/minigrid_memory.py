@@ -1,4 +1,5 @@
-"""MiniGrid's Memory task: see an object, walk down a corridor, turn to the side where the same object is.
+"""MiniGrid's Memory task: see an object, walk down a corridor, turn to the side where the same
+object is.
 
 pip install ".[minigrid]"
 python -m examples.minigrid_memory
@@ -37,13 +38,16 @@ class Kinds(BaseFeaturesExtractor):
         return torch.cat([kinds.flatten(1).float(), observations["direction"]], dim=1)
 
 
-# What MiniGrid calls an image are numbers of kinds, colours and states of objects: nothing to divide by 255.
+# What MiniGrid calls an image are numbers of kinds, colours and states of objects: nothing to
+# divide by 255.
 POLICY_KWARGS: dict[str, Any] = {"features_extractor_class": Kinds, "normalize_images": False}
 
 
 def make_env(seed: int, n_envs: int = 8) -> VecEnv:
     """Environments of the smallest size."""
-    return make_vec_env("MiniGrid-MemoryS7-v0", n_envs=n_envs, seed=seed, wrapper_class=without_mission)
+    return make_vec_env(
+        "MiniGrid-MemoryS7-v0", n_envs=n_envs, seed=seed, wrapper_class=without_mission
+    )
 
 
 def main(total_timesteps: int = 200_000) -> float:
@@ -63,7 +67,10 @@ def main(total_timesteps: int = 200_000) -> float:
     model.learn(total_timesteps, progress_bar=True)
     assert model.ep_info_buffer is not None
     right = sum(episode["r"] > 0 for episode in model.ep_info_buffer) / len(model.ep_info_buffer)
-    print(f"the right object in {right:.0%} of the last {len(model.ep_info_buffer)} episodes (without memory 50%)")
+    print(
+        f"the right object in {right:.0%} of the last {len(model.ep_info_buffer)} episodes "
+        "(without memory 50%)"
+    )
     return right
 
 

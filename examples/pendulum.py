@@ -1,4 +1,5 @@
-"""Pendulum without its velocity: continuous actions, and a policy that has to remember which way it swings.
+"""Pendulum without its velocity: continuous actions, and a policy that has to remember which way it
+swings.
 
 python -m examples.pendulum
 """
@@ -33,7 +34,10 @@ def main(total_timesteps: int = 120_000) -> float:
     model.learn(total_timesteps, progress_bar=True)
     test = make_vec_env("Pendulum-v1", n_envs=16, seed=1, wrapper_class=hide_velocity)
     mean, std = evaluate_policy(model, test, n_eval_episodes=100)
-    print(f"return over 100 episodes: {mean:.0f} ± {std:.0f} (with the velocity, about -150 is the best; at random, about -1200)")
+    print(
+        f"return over 100 episodes: {mean:.0f} ± {std:.0f} (with the velocity, about -150 is the "
+        "best; at random, about -1200)"
+    )
     return float(mean)
 
 

@@ -1,4 +1,5 @@
-"""The commands of RL Zoo with this library's algorithms: python -m examples.rl_zoo train --algo mnm_ppo --env CartPole-v1 ...
+"""The commands of RL Zoo with this library's algorithms: python -m examples.rl_zoo train --algo
+mnm_ppo --env CartPole-v1 ...
 
 pip install rl_zoo3
 """
@@ -16,11 +17,15 @@ from mnm_rl import RecurrentA2C, RecurrentPPO
 
 
 def register() -> None:
-    """Make ``mnm_ppo`` and ``mnm_a2c`` known as algorithms, tuned with RL Zoo's search spaces for PPO and A2C."""
+    """Make ``mnm_ppo`` and ``mnm_a2c`` known as algorithms, tuned with RL Zoo's search spaces for
+    PPO and A2C."""
     ours = {"mnm_ppo": (RecurrentPPO, "ppo"), "mnm_a2c": (RecurrentA2C, "a2c")}
     for name, (algorithm, like) in ours.items():
         rl_zoo3.ALGOS[name] = algorithm
-        for table in (rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER, rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER):
+        for table in (
+            rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER,
+            rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER,
+        ):
             table[name] = table[like]
 
 

@@ -1,1 +1,2 @@
-"""What is done with agents: runs and their directories, the command line, scores, figures, probes, reports."""
+"""What is done with agents: runs and their directories, the command line, scores, figures, probes,
+reports."""

@@ -2,7 +2,8 @@
 
 import signal
 
-if __name__ == "__main__":  # from the first import until run_main takes over, Ctrl-C ends without a traceback
+# from the first import until run_main takes over, Ctrl-C ends without a traceback
+if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os
@@ -13,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import tyro
 
-from experiments.command_line import UsageError, calling, check_range, default, importing, parse, run_main
+from experiments.command_line import (
+    UsageError,
+    calling,
+    check_range,
+    default,
+    importing,
+    parse,
+    run_main,
+)
 
 if TYPE_CHECKING:
     from experiments.schedule import Pool
@@ -30,7 +39,8 @@ class Run:
     workers: Annotated[int | None, default("as many as there are cores")] = None
     """Runs at a time, one thread each."""
     ray: Annotated[str | None, default("")] = None
-    """Run on the Ray cluster at this address instead of on this machine; auto for the one that this machine belongs to."""
+    """Run on the Ray cluster at this address instead of on this machine; auto for the one that this
+    machine belongs to."""
     retry: bool = False
     """Try those runs again that failed."""
 
@@ -46,7 +56,8 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """List the runs of a grid: how each stands, and the command that makes it or goes on with it."""
+    """List the runs of a grid: how each stands, and the command that makes it or goes on with
+    it."""
 
     file: File
     """The grid."""
@@ -56,7 +67,15 @@ class List:
             from experiments.grid import Grid
 
         for job in Grid.load(self.file).jobs():
-            state = "finished" if job.finished else "failed" if job.failed else "unfinished" if job.resumable else "to do"
+            state = (
+                "finished"
+                if job.finished
+                else "failed"
+                if job.failed
+                else "unfinished"
+                if job.resumable
+                else "to do"
+            )
             print(f"{state:<10}  {job.name}\n            {job.shell()}")
 
 
@@ -82,13 +101,17 @@ class Tune:
         out = self.out or Path("docs/results") / f"{grid.name}-tune.json"
         for study in tune(grid, make_pool(self.workers, self.ray), out):
             best = study.rows()[0]
-            print(f"{study.name}: {best['score']} with {best['hyperparameters']} (trial {best['trial']})")
+            print(
+                f"{study.name}: {best['score']} with {best['hyperparameters']} (trial "
+                f"{best['trial']})"
+            )
         print(f"all trials are in {out}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collect:
-    """Keep what is needed of the finished runs of a grid in one small file, beside what it holds already of runs made elsewhere."""
+    """Keep what is needed of the finished runs of a grid in one small file, beside what it holds
+    already of runs made elsewhere."""
 
     file: File
     """The grid."""
@@ -127,16 +150,24 @@ class Report:
             from experiments.page import write_figures, write_page
             from experiments.results import Results, collect
 
-        results = collect(Grid.load(self.file)) if self.file.suffix == ".toml" else Results.load(self.file)
+        results = (
+            collect(Grid.load(self.file))
+            if self.file.suffix == ".toml"
+            else Results.load(self.file)
+        )
         write_page(results, self.out)
         print(f"the report is {self.out}")
         if self.figures is not None:
-            print(f"{len(write_figures(results, self.figures, 'pdf', 'png'))} figures are in {self.figures}")
+            print(
+                f"{len(write_figures(results, self.figures, 'pdf', 'png'))} figures are in "
+                f"{self.figures}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """Write the model of a finished run as files for others: weights, a description, and a card with its score."""
+    """Write the model of a finished run as files for others: weights, a description, and a card
+    with its score."""
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """The run directory."""
@@ -171,7 +202,9 @@ def make_pool(workers: int | None, ray: str | None) -> "Pool":
     if ray is None:
         return LocalPool(workers or os.cpu_count() or 1)
     if workers is not None:
-        raise UsageError("--workers is for this machine; with --ray there are as many as the cluster has cores")
+        raise UsageError(
+            "--workers is for this machine; with --ray there are as many as the cluster has cores"
+        )
     return RayPool(ray)
 
 

@@ -1,15 +1,18 @@
-"""Train any core on the stories of bAbI, all tasks together: python -m experiments.babi PATH AGENT [options].
+"""Train any core on the stories of bAbI, all tasks together: python -m experiments.babi PATH AGENT
+[options].
 
-Weston et al. (2015) made the stories; each sentence is one step here, encoded as in Sukhbaatar et al. (2015), and the question
-is the last one. The same command goes on with a run that was stopped.
+Weston et al. (2015) made the stories; each sentence is one step here, encoded as in Sukhbaatar et
+al. (2015), and the question is the last one. The same command goes on with a run that was stopped.
 """
 
 import os
 import signal
 
-if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
+# the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
+if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads wait asleep: ten times as fast on a busy core
+    # PyTorch's threads wait asleep: ten times as fast on a busy core
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import sys
 import time
@@ -28,7 +31,16 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from agents import AGENTS, Agent
-from experiments.command_line import MAX_SEED, InterruptedRun, RunError, UsageError, check_range, first_line, parse, run_main
+from experiments.command_line import (
+    MAX_SEED,
+    InterruptedRun,
+    RunError,
+    UsageError,
+    check_range,
+    first_line,
+    parse,
+    run_main,
+)
 from experiments.supervised import (
     Batch,
     ProgressLine,
@@ -108,7 +120,8 @@ class Data(NamedTuple):
 
 
 def load(path: Path, tasks: Sequence[int] = tuple(TASKS)) -> Data:
-    """Read tasks from a folder of the public data: every ``qa<task>_*train.txt`` and every ``qa<task>_*test.txt``.
+    """Read tasks from a folder of the public data: every ``qa<task>_*train.txt`` and every
+    ``qa<task>_*test.txt``.
 
     Raises:
         UsageError: if there is no such file for a task, or one is not in the format.
@@ -122,7 +135,10 @@ def load(path: Path, tasks: Sequence[int] = tuple(TASKS)) -> Data:
         for task in tasks:
             files = sorted(path.glob(f"qa{task}_*{part}.txt"))
             if not files:
-                raise UsageError(f"there is no qa{task}_*{part}.txt in {path}: add one, or leave the task out with --tasks")
+                raise UsageError(
+                    f"there is no qa{task}_*{part}.txt in {path}: add one, or leave the task out "
+                    "with --tasks"
+                )
             for story, answer in (question for file in files for question in read(file)):
                 of_stories += [sentences.setdefault(sentence, len(sentences)) for sentence in story]
                 ends.append(len(of_stories))
@@ -145,9 +161,14 @@ def read(file: Path) -> Iterator[tuple[list[tuple[str, ...]], str]]:
         number, _, text = line.partition(" ")
         sentence, *supported = text.split("\t")
         words = tuple(sentence.lower().replace("?", " ? ").replace(".", " ").split())
-        if not (number.isdigit() and words) or (number != "1" and n == 1) or (supported and not supported[0].strip()):
+        if (
+            not (number.isdigit() and words)
+            or (number != "1" and n == 1)
+            or (supported and not supported[0].strip())
+        ):
             raise UsageError(
-                f"{file}, line {n}: must be a number, a sentence and, for a question, tab and answer, got {line[:60]!r}"
+                f"{file}, line {n}: must be a number, a sentence and, for a question, tab and "
+                f"answer, got {line[:60]!r}"
             )
         if number == "1":
             story = []
@@ -158,17 +179,24 @@ def read(file: Path) -> Iterator[tuple[list[tuple[str, ...]], str]]:
 
 
 def features(sentences: Sequence[Sequence[str]]) -> Tensor:
-    """Sentences as vectors ``[S, 2V]`` that :class:`SentenceEncoder` makes position-weighted sums of the V words' embeddings from.
+    """Sentences as vectors ``[S, 2V]`` that :class:`SentenceEncoder` makes position-weighted sums
+    of the V words' embeddings from.
 
-    Sukhbaatar et al. (2015), section 4.1: word j of J has the weights ``(1 - j/J) - (k/d) (1 - 2j/J)`` in dimension k of d. The
-    sum over the words is then that with weights ``1 - j/J``, less k/d times that with weights ``1 - 2j/J``; both weights of each
-    word of the vocabulary are here, side by side.
+    Sukhbaatar et al. (2015), section 4.1: word j of J has the weights ``(1 - j/J) - (k/d) (1 -
+    2j/J)`` in dimension k of d. The sum over the words is then that with weights ``1 - j/J``, less
+    k/d times that with weights ``1 - 2j/J``; both weights of each word of the vocabulary are here,
+    side by side.
     """
-    vocabulary = {word: i for i, word in enumerate(sorted({word for sentence in sentences for word in sentence}))}
+    vocabulary = {
+        word: i
+        for i, word in enumerate(sorted({word for sentence in sentences for word in sentence}))
+    }
     weights = torch.zeros(len(sentences), 2, len(vocabulary))
     for row, sentence in zip(weights, sentences, strict=True):
         for j, word in enumerate(sentence, start=1):
-            row[:, vocabulary[word]] += torch.tensor([1 - j / len(sentence), 1 - 2 * j / len(sentence)])
+            row[:, vocabulary[word]] += torch.tensor(
+                [1 - j / len(sentence), 1 - 2 * j / len(sentence)]
+            )
     return weights.flatten(1)
 
 
@@ -193,7 +221,8 @@ class SentenceEncoder(nn.Module):
 
 
 SCALE = 0.7
-"""Standard deviation of the first embeddings, with which a sentence of six words has numbers of about unit scale."""
+"""Standard deviation of the first embeddings, with which a sentence of six words has numbers of
+about unit scale."""
 
 
 class Packed(NamedTuple):
@@ -212,14 +241,20 @@ class Packed(NamedTuple):
         counts = numbers >= 0
         answers = torch.from_numpy(stories.answers)
         targets = torch.where(asked >= 0, answers[asked.clamp(min=0)], -1)
-        return Batch(features[numbers.clamp(min=0)] * counts[..., None], targets, torch.from_numpy(self.starts), counts)
+        return Batch(
+            features[numbers.clamp(min=0)] * counts[..., None],
+            targets,
+            torch.from_numpy(self.starts),
+            counts,
+        )
 
 
 def pack(stories: Stories, order: NDArray[np.int64], rows: int) -> Iterator[Packed]:
-    """Put stories into batches of rows as long as the longest one, so that hardly a step is left empty and tasks are mixed.
+    """Put stories into batches of rows as long as the longest one, so that hardly a step is left
+    empty and tasks are mixed.
 
-    Each story goes to the row with most room. What finds no room waits for the next batch; a batch is full when as many
-    stories as it has rows wait.
+    Each story goes to the row with most room. What finds no room waits for the next batch; a batch
+    is full when as many stories as it has rows wait.
 
     Args:
         stories: the stories.
@@ -232,7 +267,10 @@ def pack(stories: Stories, order: NDArray[np.int64], rows: int) -> Iterator[Pack
         filled: list[list[int]] = [[] for _ in range(rows)]
         room = [T] * rows
         candidates, waiting = waiting, []
-        while len(waiting) < rows and (story := candidates.pop(0) if candidates else next(turn, None)) is not None:
+        while (
+            len(waiting) < rows
+            and (story := candidates.pop(0) if candidates else next(turn, None)) is not None
+        ):
             row = room.index(max(room))
             if lengths[story] <= room[row]:
                 filled[row].append(story)
@@ -254,7 +292,9 @@ def _packed(stories: Stories, rows: Sequence[Sequence[int]]) -> Packed:
         t = 0
         for story in row:
             end = t + int(lengths[story])
-            sentences[t:end, b] = stories.sentences[stories.ends[story] - lengths[story] : stories.ends[story]]
+            sentences[t:end, b] = stories.sentences[
+                stories.ends[story] - lengths[story] : stories.ends[story]
+            ]
             asked[end - 1, b] = story
             starts[t, b] = t > 0
             t = end
@@ -265,8 +305,12 @@ def errors(model: SequenceModel, stories: Stories, features: Tensor, rows: int) 
     """The share of wrong answers by task."""
     wrong = np.ones(len(stories.answers), dtype=bool)
     for packed in pack(stories, np.argsort(-stories.lengths, kind="stable"), rows):
-        wrong[packed.asked[packed.asked >= 0]] = ~model.right(packed.batch(stories, features)).numpy()
-    return {str(task): float(wrong[stories.tasks == task].mean()) for task in np.unique(stories.tasks)}
+        wrong[packed.asked[packed.asked >= 0]] = ~model.right(
+            packed.batch(stories, features)
+        ).numpy()
+    return {
+        str(task): float(wrong[stories.tasks == task].mean()) for task in np.unique(stories.tasks)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +319,8 @@ class Options(Generic[AgentT]):
     tasks: tuple[int, ...] = tuple(TASKS)
     """Tasks to train and test on, together."""
     epochs: int = 50
-    """How often every training question is seen; over them the step size falls to 0 in a straight line."""
+    """How often every training question is seen; over them the step size falls to 0 in a straight
+    line."""
     rows: int = 8
     """Sequences of an update, each as long as the longest story, and filled with stories."""
     embedding_size: int = 100
@@ -285,7 +330,8 @@ class Options(Generic[AgentT]):
     checkpoint_interval: int = 300
     """Seconds between two checkpoints; there is one after every epoch as well."""
     out: Path | None = None
-    """Where checkpoint and result go, and what is gone on with if it is there (default: runs/babi/<agent>/seed<S>)."""
+    """Where checkpoint and result go, and what is gone on with if it is there (default:
+    runs/babi/<agent>/seed<S>)."""
     threads: int | None = None
     """CPU threads (default: all cores)."""
 
@@ -308,13 +354,18 @@ class Run:
         self.settings = {"agent": agent.name, "hyperparameters": settings(agent)} | {
             name: getattr(options, name) for name in ("epochs", "rows", "embedding_size", "seed")
         }
-        self.settings |= {"tasks": list(options.tasks), "questions": [len(data.train.answers), len(data.test.answers)]}
+        self.settings |= {
+            "tasks": list(options.tasks),
+            "questions": [len(data.train.answers), len(data.test.answers)],
+        }
         self.directory = options.out or Path("runs") / "babi" / agent.name / f"seed{options.seed}"
         self.directory.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(options.seed)
         self.features = features(data.sentences)
         encoder = SentenceEncoder(self.features.shape[1] // 2, options.embedding_size)
-        self.model = SequenceModel(encoder, build_core(agent, options.embedding_size), len(data.answers))
+        self.model = SequenceModel(
+            encoder, build_core(agent, options.embedding_size), len(data.answers)
+        )
         self.trainer = Trainer(self.model, agent)
         self.losses: list[float] = []  # of the epoch
         self.history: list[dict[str, Any]] = []  # of the epochs before
@@ -327,10 +378,17 @@ class Run:
         try:
             saved = torch.load(path, weights_only=True)
         except Exception as error:  # of many kinds, depending on where the damage is
-            raise RunError(f"{path} is damaged ({first_line(error)}): delete it to begin anew") from error
-        changed = [name for name, value in self.settings.items() if saved["settings"].get(name) != value]
+            raise RunError(
+                f"{path} is damaged ({first_line(error)}): delete it to begin anew"
+            ) from error
+        changed = [
+            name for name, value in self.settings.items() if saved["settings"].get(name) != value
+        ]
         if changed:
-            raise UsageError(f"{self.directory} holds a run with other settings ({', '.join(changed)}); give --out another name")
+            raise UsageError(
+                f"{self.directory} holds a run with other settings ({', '.join(changed)}); give "
+                "--out another name"
+            )
         self.model.load_state_dict(saved["model"])
         self.trainer.optimizer.load_state_dict(saved["optimizer"])
         self.trainer.updates, self.trainer.seconds = saved["updates"], saved["seconds"]
@@ -353,7 +411,9 @@ class Run:
     def train(self) -> None:
         """Train for the epochs that are left."""
         saved, n = time.perf_counter(), len(self.data.train.answers)
-        with ProgressLine(self.options.epochs * n, "questions", done=len(self.history) * n) as progress:
+        with ProgressLine(
+            self.options.epochs * n, "questions", done=len(self.history) * n
+        ) as progress:
             while len(self.history) < self.options.epochs:
                 epoch = len(self.history)
                 order = np.random.default_rng([self.options.seed, epoch]).permutation(n)
@@ -365,8 +425,13 @@ class Run:
                     for group in self.trainer.optimizer.param_groups:
                         left = 1 - (epoch + (answered - 1) / n) / self.options.epochs
                         group["lr"] = self.options.hyperparameters.learning_rate * left
-                    self.losses.append(self.trainer.update(packed.batch(self.data.train, self.features)))
-                    progress.show(epoch * n + answered, f"loss {np.mean(self.losses[-100:]):.3f}{self._last()}")
+                    self.losses.append(
+                        self.trainer.update(packed.batch(self.data.train, self.features))
+                    )
+                    progress.show(
+                        epoch * n + answered,
+                        f"loss {np.mean(self.losses[-100:]):.3f}{self._last()}",
+                    )
                     if time.perf_counter() - saved > self.options.checkpoint_interval:
                         self.save()
                         saved = time.perf_counter()
@@ -390,8 +455,15 @@ class Run:
         self.losses = []
         machine = {"threads": torch.get_num_threads(), "versions": versions()}
         parameters = {"parameters": sum(p.numel() for p in self.model.parameters())}
-        write_json(self.directory / "result.json", self.settings | parameters | machine | {"epochs_done": self.history})
-        print(f"epoch {len(self.history)}: loss {self.history[-1]['loss']:.3f}{self._last()}", file=sys.stderr, flush=True)
+        write_json(
+            self.directory / "result.json",
+            self.settings | parameters | machine | {"epochs_done": self.history},
+        )
+        print(
+            f"epoch {len(self.history)}: loss {self.history[-1]['loss']:.3f}{self._last()}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _last(self) -> str:
         if not self.history:
@@ -406,9 +478,12 @@ def main(args: Sequence[str]) -> None:
         torch.set_num_threads(options.threads)
     data = load(path, options.tasks)
     run = Run(data, options)
-    steps, longest = (int(number) for number in (data.train.lengths.sum(), data.train.lengths.max()))
+    steps, longest = (
+        int(number) for number in (data.train.lengths.sum(), data.train.lengths.max())
+    )
     print(
-        f"{options.hyperparameters.name} on {len(data.train.answers):,} questions, {steps:,} sentences in all, {longest} in the "
+        f"{options.hyperparameters.name} on {len(data.train.answers):,} questions, {steps:,} "
+        f"sentences in all, {longest} in the "
         f"longest story; {len(data.answers)} answers; in {run.directory}",
         file=sys.stderr,
     )
@@ -426,7 +501,9 @@ def report(epoch: dict[str, Any], console: Console) -> None:
     table.add_column("error", justify="right")
     for task, error in epoch["errors"].items():
         failed = error > FAILED
-        table.add_row(f"{task:>2} {TASKS[int(task)]}", f"{error:.1%}", style="bold" if failed else None)
+        table.add_row(
+            f"{task:>2} {TASKS[int(task)]}", f"{error:.1%}", style="bold" if failed else None
+        )
     table.add_section()
     table.add_row("mean", f"{epoch['mean_error']:.1%}")
     table.add_row(f"failed (over {FAILED:.0%})", str(epoch["failed"]))
@@ -443,7 +520,10 @@ def parse_options(args: Sequence[str]) -> tuple[Path, Options[Agent]]:
     check_range(1, 256, threads=options.threads)
     check_range(0, MAX_SEED, seed=options.seed)
     if not options.tasks or unknown_tasks(options.tasks):
-        raise UsageError(f"--tasks takes different numbers from 1 to {max(TASKS)}, got {' '.join(map(str, options.tasks))}")
+        raise UsageError(
+            f"--tasks takes different numbers from 1 to {max(TASKS)}, got "
+            f"{' '.join(map(str, options.tasks))}"
+        )
     if not Path(path).is_dir():
         raise UsageError(f"there is no folder {path}")
     return Path(path), options

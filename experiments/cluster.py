@@ -1,4 +1,5 @@
-"""Runs of a grid on a cluster, with Ray (``pip install mnm-rl[ray]``): each run is one task with one core.
+"""Runs of a grid on a cluster, with Ray (``pip install mnm-rl[ray]``): each run is one task with
+one core.
 
 The project, its environment and the runs are on storage that all machines share, at the same path.
 """
@@ -26,7 +27,8 @@ class RayPool:
     """The machines of a Ray cluster, however many there are at the moment.
 
     Args:
-        address: of the cluster's head, such as ``10.0.0.1:6379``; ``auto`` for the one that this machine belongs to.
+        address: of the cluster's head, such as ``10.0.0.1:6379``; ``auto`` for the one that this
+            machine belongs to.
 
     Raises:
         UsageError: if Ray is not installed, or there is no cluster.
@@ -39,7 +41,9 @@ class RayPool:
         try:
             ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": found})
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UsageError(f"there is no Ray cluster at {address}: {first_line(error)}") from error
+            raise UsageError(
+                f"there is no Ray cluster at {address}: {first_line(error)}"
+            ) from error
         self._work = ray.remote(num_cpus=1, max_retries=0)(work)
 
     @property
@@ -49,7 +53,9 @@ class RayPool:
 
     def start(self, job: Job) -> "RayWorker":
         """Queue a run; where somebody else is at work on it, the task waits until it may go on."""
-        return RayWorker(self._work.remote(dataclasses.replace(job, directory=job.directory.resolve())), job)
+        return RayWorker(
+            self._work.remote(dataclasses.replace(job, directory=job.directory.resolve())), job
+        )
 
 
 @dataclasses.dataclass
@@ -79,7 +85,8 @@ class RayWorker:
 
 
 def work(job: Job) -> int:
-    """Run or resume a run on the machine that this is called on, and give its exit code; saves it when it is cancelled."""
+    """Run or resume a run on the machine that this is called on, and give its exit code; saves it
+    when it is cancelled."""
     worker = start_locally(job, wait_for_lock=True)
     if worker is None:
         return 0

@@ -1,6 +1,7 @@
 """What the commands share: one-line errors, exit codes, numbers as people write them.
 
-Nothing here imports PyTorch, which takes seconds: ``--help`` and wrong usage are answered without it.
+Nothing here imports PyTorch, which takes seconds: ``--help`` and wrong usage are answered without
+it.
 """
 
 import contextlib
@@ -40,16 +41,21 @@ INSTALLED = "." in (__package__ or "")
 
 
 def calling(program: str, launcher: str = "python") -> list[str]:
-    """How ``train``, ``eval`` or ``experiments`` is called here: by a launcher, or by the name that it is installed under."""
+    """How ``train``, ``eval`` or ``experiments`` is called here: by a launcher, or by the name that
+    it is installed under."""
     if INSTALLED and launcher == "python":
         return [f"mnm-{program}"]
     if INSTALLED:
         return [*launcher.split(), "-m", f"mnm_rl_zoo.{program}"]
-    return [*launcher.split(), *(["-m", program] if program == "experiments" else [f"{program}.py"])]
+    return [
+        *launcher.split(),
+        *(["-m", program] if program == "experiments" else [f"{program}.py"]),
+    ]
 
 
 class UsageError(Exception):
-    """The user asked for something that cannot be; the message says what would be right. Exit code 2."""
+    """The user asked for something that cannot be; the message says what would be right. Exit code
+    2."""
 
 
 class RunError(Exception):
@@ -85,7 +91,9 @@ def _or_none(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | No
     given = [kind for kind in kinds if kind is not NoneType]
     if len(given) != 1 or len(kinds) != 2:
         return None
-    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(given[0], type_info.markers))
+    spec = ConstructorRegistry.get_primitive_spec(
+        PrimitiveTypeInfo.make(given[0], type_info.markers)
+    )
     if isinstance(spec, UnsupportedTypeAnnotationError) or spec.nargs != 1:
         return None
     return PrimitiveConstructorSpec(
@@ -94,12 +102,15 @@ def _or_none(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | No
         choices=spec.choices and ("None", *spec.choices),
         instance_from_str=lambda args: None if args == ["None"] else spec.instance_from_str(args),
         is_instance=lambda instance: instance is None or spec.is_instance(instance),
-        str_from_instance=lambda instance: ["None"] if instance is None else spec.str_from_instance(instance),
+        str_from_instance=lambda instance: (
+            ["None"] if instance is None else spec.str_from_instance(instance)
+        ),
     )
 
 
 def default(text: str) -> Any:
-    """Mark an option whose default is better told in words than by its value; with no words, nothing is told."""
+    """Mark an option whose default is better told in words than by its value; with no words,
+    nothing is told."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {text})" if text else "")
 
 
@@ -111,9 +122,14 @@ def _count(text: str) -> int:
 
 
 def parse(
-    options: type[OptionsT], args: Sequence[str], prog: str, description: str = "", default: OptionsT | None = None
+    options: type[OptionsT],
+    args: Sequence[str],
+    prog: str,
+    description: str = "",
+    default: OptionsT | None = None,
 ) -> OptionsT:
-    """Parse a command line into a dataclass, its whole numbers written as in ``1e6`` or ``1_000_000``.
+    """Parse a command line into a dataclass, its whole numbers written as in ``1e6`` or
+    ``1_000_000``.
 
     Raises:
         UsageError: with tyro's explanation on one line.
@@ -123,28 +139,43 @@ def parse(
     try:
         with contextlib.redirect_stderr(explanation):
             return cast(
-                OptionsT, tyro.cli(options, args=args, prog=prog, description=description, default=default, registry=_TYPES)
+                OptionsT,
+                tyro.cli(
+                    options,
+                    args=args,
+                    prog=prog,
+                    description=description,
+                    default=default,
+                    registry=_TYPES,
+                ),
             )
     except ValueError as error:  # from the checks of a dataclass
         raise UsageError(str(error)) from None
     except SystemExit as exit_:
         if exit_.code == 0:
             raise
-        raise UsageError(f"{_message(explanation.getvalue())} (all options: {prog} --help)") from None
+        raise UsageError(
+            f"{_message(explanation.getvalue())} (all options: {prog} --help)"
+        ) from None
 
 
 def _message(box: str) -> str:
     """The message in one of tyro's boxes, on one line."""
     lines = [re.sub(r"^[│|╭╰+]|[│|╮╯+]$", "", line.strip()).strip() for line in box.splitlines()]
-    texts = [line for line in lines[1:] if line.strip(" ─-")]  # the first line is the title; a line may begin with a minus sign
+    # the first line is the title; a line may begin with a minus sign
+    texts = [line for line in lines[1:] if line.strip(" ─-")]
     sentences = [line for line in texts if not line.startswith("For full helptext")]
     return " ".join(sentences).removeprefix("Error parsing hyperparameters: ")
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import what takes seconds: meanwhile Ctrl-C and SIGTERM end the process, since an exception would come out of any module."""
-    before = {number: signal.signal(number, lambda *_: os._exit(130)) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Import what takes seconds: meanwhile Ctrl-C and SIGTERM end the process, since an exception
+    would come out of any module."""
+    before = {
+        number: signal.signal(number, lambda *_: os._exit(130))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
@@ -152,17 +183,22 @@ def importing() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | None] = lambda: None) -> NoReturn:
+def run_main(
+    main: Callable[[Sequence[str]], None], log: Callable[[], Path | None] = lambda: None
+) -> NoReturn:
     """Run a command and exit: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted.
 
-    Errors are one line on the standard error output. An error that nobody foresaw, such as one in the user's environment,
-    leaves its traceback in ``error.log`` of the directory that ``log`` names.
+    Errors are one line on the standard error output. An error that nobody foresaw, such as one in
+    the user's environment, leaves its traceback in ``error.log`` of the directory that ``log``
+    names.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads wait asleep: ten times as fast on a busy core
+    # PyTorch's threads wait asleep: ten times as fast on a busy core
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s")  # on the standard error output
-    logging.getLogger("mnm_rl").setLevel(logging.INFO)  # that kernels are compiled, that steps are run again
+    # that kernels are compiled, that steps are run again
+    logging.getLogger("mnm_rl").setLevel(logging.INFO)
     try:
         main(sys.argv[1:])
         sys.exit(0)
@@ -173,8 +209,10 @@ def run_main(main: Callable[[Sequence[str]], None], log: Callable[[], Path | Non
     except _told_in_full() as error:
         _exit(1, "; ".join([str(error), *getattr(error, "__notes__", [])]))
     except Exception as error:
-        foreseen = not hasattr(error, "__notes__")  # else it came out of an environment or a training
-        if isinstance(error, BrokenPipeError) and foreseen:  # the reader of a pipe went away, as `head` does
+        # else it came out of an environment or a training
+        foreseen = not hasattr(error, "__notes__")
+        # the reader of a pipe went away, as `head` does
+        if isinstance(error, BrokenPipeError) and foreseen:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         if isinstance(error, OSError) and error.filename and foreseen:
@@ -202,7 +240,8 @@ _interrupted = -math.inf
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, but once for signals that come together: the next would end the handling of the first."""
+    """Raise KeyboardInterrupt, but once for signals that come together: the next would end the
+    handling of the first."""
     global _interrupted
     before, _interrupted = _interrupted, time.monotonic()
     if _interrupted - before > 1:
@@ -233,8 +272,11 @@ def check_range(low: int, high: int, **options: int | None) -> None:
             raise UsageError(f"{flag} must be at most {high:,}, got {value:,}")
 
 
-def key_values(pairs: Sequence[str], flag: str = "--env-kwargs", example: str = "size=13") -> dict[str, Any]:
-    """``name=value`` pairs of the command line as a dictionary: numbers, true, false, null and lists, or else text.
+def key_values(
+    pairs: Sequence[str], flag: str = "--env-kwargs", example: str = "size=13"
+) -> dict[str, Any]:
+    """``name=value`` pairs of the command line as a dictionary: numbers, true, false, null and
+    lists, or else text.
 
     Raises:
         UsageError: if a pair has no ``=``.
@@ -245,7 +287,9 @@ def key_values(pairs: Sequence[str], flag: str = "--env-kwargs", example: str = 
         if not equals or not key:
             raise UsageError(f"{flag} takes name=value pairs such as {example}, got {pair!r}")
         try:
-            result[key] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
+            result[key] = json.loads(
+                {"True": "true", "False": "false", "None": "null"}.get(value, value)
+            )
         except ValueError:
             result[key] = value
     return result

@@ -1,4 +1,5 @@
-"""What is shown while a grid runs: one display for all runs on a terminal, plain lines elsewhere."""
+"""What is shown while a grid runs: one display for all runs on a terminal, plain lines
+elsewhere."""
 
 import sys
 import time
@@ -23,8 +24,8 @@ class Display:
 
     Args:
         jobs: all runs, finished ones too.
-        interval: seconds between two looks at the runs' progress; on a terminal. Elsewhere a line on the whole grid comes every
-            60 times as many.
+        interval: seconds between two looks at the runs' progress; on a terminal. Elsewhere a line
+            on the whole grid comes every 60 times as many.
     """
 
     def __init__(self, jobs: Sequence[Job], interval: float = 1.0) -> None:
@@ -32,7 +33,11 @@ class Display:
         self.console = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
         self.interval = interval if self.console.is_terminal else 60 * interval
         # Without a thread of its own: processes are forked from this one.
-        self._live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
+        self._live = (
+            Live(console=self.console, auto_refresh=False, transient=True)
+            if self.console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> "Display":
         self._steps = {job.directory: 0.0 for job in self.jobs}
@@ -56,7 +61,15 @@ class Display:
     def ended(self, job: Job, lost: bool) -> None:
         """Say how a run ended."""
         self._look(job)
-        how = "lost" if lost else "finished" if job.finished else "failed" if job.failed else "stopped"
+        how = (
+            "lost"
+            if lost
+            else "finished"
+            if job.finished
+            else "failed"
+            if job.failed
+            else "stopped"
+        )
         score = self._scores.get(job.directory, "")
         self._say(f"{how:<9} {job.name}   {score if job.finished else job.log}")
 
@@ -70,28 +83,44 @@ class Display:
         if self._live is None:
             self._say(self._summary())
             return
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, caption=escape(self._summary()), caption_justify="left")
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            caption=escape(self._summary()),
+            caption_justify="left",
+        )
         for column in ("run", "", "steps", "score"):
-            table.add_column(column, no_wrap=True, justify="left" if column in ("run", "") else "right")
+            table.add_column(
+                column, no_wrap=True, justify="left" if column in ("run", "") else "right"
+            )
         for job in running:
             steps = self._steps[job.directory]
-            bar = ProgressBar(total=job.total_timesteps, completed=min(steps, job.total_timesteps), width=20)
+            bar = ProgressBar(
+                total=job.total_timesteps, completed=min(steps, job.total_timesteps), width=20
+            )
             score = self._scores.get(job.directory, "")
-            table.add_row(escape(job.name), bar, f"{short(steps)}/{short(job.total_timesteps)}", score)
+            table.add_row(
+                escape(job.name), bar, f"{short(steps)}/{short(job.total_timesteps)}", score
+            )
         self._live.update(table, refresh=True)
 
     def _look(self, job: Job) -> None:
         """Read how far a run is."""
         rows = read_progress(job.directory)
         done = rows[-1]["time/total_timesteps"] if rows else 0.0
-        self._steps[job.directory] = float(job.total_timesteps) if job.finished else min(done, job.total_timesteps)
+        self._steps[job.directory] = (
+            float(job.total_timesteps) if job.finished else min(done, job.total_timesteps)
+        )
         for key, name in (("rollout/goals", "goals"), ("rollout/ep_rew_mean", "return")):
             if rows and key in rows[-1]:
                 self._scores[job.directory] = f"{name} {rows[-1][key]:.2f}"
                 break
 
     def _summary(self) -> str:
-        finished, failed = sum(job.finished for job in self.jobs), sum(job.failed for job in self.jobs)
+        finished, failed = (
+            sum(job.finished for job in self.jobs),
+            sum(job.failed for job in self.jobs),
+        )
         done, total = sum(self._steps.values()), sum(job.total_timesteps for job in self.jobs)
         text = f"{finished} of {len(self.jobs)} runs finished"
         if failed:
@@ -99,7 +128,8 @@ class Display:
         text += f"; {short(done)} of {short(total)} steps"
         elapsed, new = time.monotonic() - self._since, done - self._before
         if new > 0 and done < total:
-            text += f", {short(new / elapsed)} steps/s, {timedelta(seconds=round((total - done) * elapsed / new))} left"
+            left = timedelta(seconds=round((total - done) * elapsed / new))
+            text += f", {short(new / elapsed)} steps/s, {left} left"
         return text
 
     def _say(self, text: str) -> None:

@@ -20,7 +20,8 @@ MAX_STEPS = 1000
 
 
 class Episode(NamedTuple):
-    """An episode of T steps. At step t, t actions have been taken: its input shows what came of the last of them."""
+    """An episode of T steps. At step t, t actions have been taken: its input shows what came of the
+    last of them."""
 
     run: Run
     core: RecurrentCore[Any]
@@ -30,9 +31,11 @@ class Episode(NamedTuple):
     rewards: NDArray[np.float64]
     """``[T]``, of the action that was taken at each step."""
     marks: dict[str, list[int]]
-    """What to mark on the time axis, the good first: the steps at which it is seen, from 1 to T, which is after the last."""
+    """What to mark on the time axis, the good first: the steps at which it is seen, from 1 to T,
+    which is after the last."""
     pictures: list[NDArray[np.uint8]]
-    """Before the first action and after each, ``[height, width, 3]``; none if they were not asked for."""
+    """Before the first action and after each, ``[height, width, 3]``; none if they were not asked
+    for."""
 
 
 def check_playable(run: Run, pictures: bool = False) -> None:
@@ -52,15 +55,22 @@ def _begin(run: Run, seed: int, pictures: bool) -> tuple[gym.Env[Any, Any], Any,
         obs, _ = env.reset(seed=seed)
         return env, obs, [np.asarray(env.render(), dtype=np.uint8)] if pictures else []
     except Exception as error:
-        complaint = f"--gif: {run.env} cannot be drawn as pictures" if pictures else f"cannot make {run.environment}"
+        complaint = (
+            f"--gif: {run.env} cannot be drawn as pictures"
+            if pictures
+            else f"cannot make {run.environment}"
+        )
         raise UsageError(f"{complaint}: {first_line(error)}") from error
 
 
-def play(directory: Path, run: Run, seed: int, deterministic: bool, pictures: bool = False) -> Episode:
+def play(
+    directory: Path, run: Run, seed: int, deterministic: bool, pictures: bool = False
+) -> Episode:
     """Play an episode.
 
     Raises:
-        UsageError: if there is no such environment, or it cannot be drawn although that is asked for.
+        UsageError: if there is no such environment, or it cannot be drawn although that is asked
+            for.
     """
     env, obs, seen = _begin(run, seed, pictures)
     model = load_model(run, newest_model(directory), None, "cpu")
@@ -90,4 +100,11 @@ def play(directory: Path, run: Run, seed: int, deterministic: bool, pictures: bo
             if pictures:
                 seen.append(env.render())
     env.close()
-    return Episode(run, core, torch.stack(inputs), np.array(rewards), marks, [np.asarray(picture) for picture in seen])
+    return Episode(
+        run,
+        core,
+        torch.stack(inputs),
+        np.array(rewards),
+        marks,
+        [np.asarray(picture) for picture in seen],
+    )

@@ -1,4 +1,5 @@
-"""Figures: the same agent in the same color everywhere, and named beside its line, the best first."""
+"""Figures: the same agent in the same color everywhere, and named beside its line, the best
+first."""
 
 import io
 import re
@@ -36,10 +37,12 @@ COLORS = {
 """Told apart with every kind of color blindness, on white and on black (tests/test_report.py)."""
 
 RELATIVES = {"gated-deltanet": "deltanet", "mingru": "gru"}
-"""Agents in the color of another, with dashes of their own: there are no more colors that all eyes tell apart."""
+"""Agents in the color of another, with dashes of their own: there are no more colors that all eyes
+tell apart."""
 
 FOREGROUND = "#010203"
-"""Text and axes: black, and in a page the color of the text around the figure, which is not known when it is drawn."""
+"""Text and axes: black, and in a page the color of the text around the figure, which is not known
+when it is drawn."""
 for _part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
     mpl.rcParams[_part] = FOREGROUND
 
@@ -49,35 +52,60 @@ Line = tuple[Scores, Scores, Scores, Scores]
 
 
 def agent_color(agent: str) -> str:
-    """The color of an agent, also of its paper variant and of its relatives, the same in every figure; that of the text for those
-    that have none yet."""
+    """The color of an agent, also of its paper variant and of its relatives, the same in every
+    figure; that of the text for those that have none yet."""
     return COLORS.get(_family(agent), FOREGROUND)
 
 
 def _family(label: str) -> str:
-    """The agent of a label, without its setting and its variant, or the one that it is a relative of."""
+    """The agent of a label, without its setting and its variant, or the one that it is a relative
+    of."""
     agent = label.split(", ")[0].removesuffix("-paper")
     return RELATIVES.get(agent, agent)
 
 
 def style_of(label: str, labels: Sequence[str]) -> Style:
-    """Color and dashes of a line: the agent's color, and one kind of dashes for each of its settings, variants and relatives."""
+    """Color and dashes of a line: the agent's color, and one kind of dashes for each of its
+    settings, variants and relatives."""
     same = [other for other in labels if _family(other) == _family(label)]
-    dashes = ("-", (0, (5, 2)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (9, 2)), (0, (1, 3)))
-    return {"color": agent_color(_family(label)), "linestyle": dashes[sorted(same, key=len).index(label) % len(dashes)]}
+    dashes = (
+        "-",
+        (0, (5, 2)),
+        (0, (1, 1)),
+        (0, (5, 1, 1, 1)),
+        (0, (3, 1, 1, 1, 1, 1)),
+        (0, (9, 2)),
+        (0, (1, 3)),
+    )
+    return {
+        "color": agent_color(_family(label)),
+        "linestyle": dashes[sorted(same, key=len).index(label) % len(dashes)],
+    }
 
 
 def draw_lines(
-    axes: Axes, lines: Mapping[str, Line], known: Mapping[str, float] | None = None, bottom: float | None = None
+    axes: Axes,
+    lines: Mapping[str, Line],
+    known: Mapping[str, float] | None = None,
+    bottom: float | None = None,
 ) -> None:
-    """Draw lines with their bands, each named at its right end, and horizontal lines for what is known."""
+    """Draw lines with their bands, each named at its right end, and horizontal lines for what is
+    known."""
     for label, (x, middle, low, high) in lines.items():
         style = style_of(label, list(lines))
         axes.plot(x, middle, linewidth=1.8, **style)
         axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
     for name, height in (known or {}).items():
         axes.axhline(height, color="gray", linestyle=":", linewidth=1)
-        axes.annotate(name, (0.99, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray", fontsize=8)
+        axes.annotate(
+            name,
+            (0.99, height),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            color="gray",
+            fontsize=8,
+        )
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0)
     axes.set_xlim(left=0)
@@ -86,9 +114,13 @@ def draw_lines(
 
 
 def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
-    """Write each line's name beside the axes at the height where it ends, or as near as there is room."""
+    """Write each line's name beside the axes at the height where it ends, or as near as there is
+    room."""
     low, high = axes.get_ylim()
-    ends = sorted((float((middle[-1] - low) / (high - low)), label) for label, (_, middle, _, _) in lines.items())
+    ends = sorted(
+        (float((middle[-1] - low) / (high - low)), label)
+        for label, (_, middle, _, _) in lines.items()
+    )
     gap = min(0.055, 1 / max(1, len(ends) - 1))
     places: list[float] = []
     for end, _ in ends:
@@ -108,12 +140,19 @@ def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
             fontsize=9,
             fontweight="bold",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.7, "relpos": (0, 0.5)},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.6,
+                "alpha": 0.7,
+                "relpos": (0, 0.5),
+            },
         )
 
 
 def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
-    """Draw goals (or returns, where an environment has no goals) over steps: the interquartile mean of each agent's seeds."""
+    """Draw goals (or returns, where an environment has no goals) over steps: the interquartile mean
+    of each agent's seeds."""
     figure, axes = make_figure()
     key, label = "rollout/goals", "goals per episode"
     progress = [read_progress(directory) for directory, _ in runs]
@@ -141,19 +180,31 @@ def line(seeds: Sequence[tuple[Scores, Scores]]) -> Line:
 
 
 def curves_figure(results: Results, groups: Sequence[Group], over: str) -> Figure:
-    """Learning curves over ``steps`` or ``seconds``: interquartile means over the seeds, with 95% bands."""
+    """Learning curves over ``steps`` or ``seconds``: interquartile means over the seeds, with 95%
+    bands."""
     figure, axes = make_figure(height_beside(len(groups)))
     environment = groups[0][2]
-    lines = {g[0]: line([(np.array(r.curve[over]), np.array(r.curve["score"])) for r in results.groups[g]]) for g in groups}
-    known = {name: score["goals"] for name, score in results.references.get(environment, {}).items()}
+    lines = {
+        g[0]: line(
+            [(np.array(r.curve[over]), np.array(r.curve["score"])) for r in results.groups[g]]
+        )
+        for g in groups
+    }
+    known = {
+        name: score["goals"] for name, score in results.references.get(environment, {}).items()
+    }
     draw_lines(axes, lines, known)
-    axes.set(ylabel=results.unit(environment), xlabel="environment steps" if over == "steps" else "seconds of training")
+    axes.set(
+        ylabel=results.unit(environment),
+        xlabel="environment steps" if over == "steps" else "seconds of training",
+    )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
 
 
 def waits_figure(results: Results, groups: Sequence[Group]) -> Figure:
-    """Steps to the next reward against how many there were: means over the seeds, as far as half of the episodes came."""
+    """Steps to the next reward against how many there were: means over the seeds, as far as half of
+    the episodes came."""
     figure, axes = make_figure(height_beside(len(groups)))
     lines: dict[str, Line] = {}
     for group in groups:
@@ -161,7 +212,13 @@ def waits_figure(results: Results, groups: Sequence[Group]) -> Figure:
         far = min(sum(2 * count >= run.episodes for _, count in run.waits) for run in runs)
         if far:
             found = np.arange(far, dtype=float)
-            lines[group[0]] = (found, *curve([(found, np.array([wait for wait, _ in run.waits[:far]])) for run in runs], found))
+            lines[group[0]] = (
+                found,
+                *curve(
+                    [(found, np.array([wait for wait, _ in run.waits[:far]])) for run in runs],
+                    found,
+                ),
+            )
     draw_lines(axes, lines, bottom=0)
     axes.set(xlabel="rewards in this episode so far", ylabel="steps to the next one")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -169,14 +226,27 @@ def waits_figure(results: Results, groups: Sequence[Group]) -> Figure:
 
 
 def scores_figure(results: Results, groups: Sequence[Group]) -> Figure:
-    """The final score of every seed, and the interquartile mean with its 95% interval; the best agent at the top."""
+    """The final score of every seed, and the interquartile mean with its 95% interval; the best
+    agent at the top."""
     figure, axes = make_figure(height=0.8 + 0.42 * len(groups))
     for place, group in enumerate(reversed(groups)):
         scores, color = results.scores(group), style_of(group[0], [group[0]])["color"]
-        axes.plot(scores, np.full(len(scores), place), "o", color=color, alpha=0.45, markersize=5, markeredgewidth=0)
+        axes.plot(
+            scores,
+            np.full(len(scores), place),
+            "o",
+            color=color,
+            alpha=0.45,
+            markersize=5,
+            markeredgewidth=0,
+        )
         if (ends := interval([scores])) is not None:
-            axes.plot(ends, [place, place], color=color, linewidth=3, alpha=0.8, solid_capstyle="butt")
-        axes.plot(aggregate([scores]), place, "|", color=FOREGROUND, markersize=14, markeredgewidth=2)
+            axes.plot(
+                ends, [place, place], color=color, linewidth=3, alpha=0.8, solid_capstyle="butt"
+            )
+        axes.plot(
+            aggregate([scores]), place, "|", color=FOREGROUND, markersize=14, markeredgewidth=2
+        )
     axes.set_yticks(range(len(groups)), [group[0] for group in reversed(groups)])
     for tick, group in zip(axes.get_yticklabels(), reversed(groups), strict=True):
         tick.set_color(style_of(group[0], [group[0]])["color"])
@@ -189,12 +259,19 @@ def scores_figure(results: Results, groups: Sequence[Group]) -> Figure:
 
 
 def profile_figure(results: Results, groups: Sequence[Group]) -> Figure:
-    """Performance profiles: the share of seeds above each score; normalized where there are references."""
+    """Performance profiles: the share of seeds above each score; normalized where there are
+    references."""
     figure, axes = make_figure(height_beside(len(groups)))
     environment = groups[0][2]
     normalized = bool(results.references.get(environment))
     scores = {
-        group[0]: np.array([results.normalized(environment, x) if normalized else x for x in results.scores(group)], float)
+        group[0]: np.array(
+            [
+                results.normalized(environment, x) if normalized else x
+                for x in results.scores(group)
+            ],
+            float,
+        )
         for group in groups
     }
     everything = np.concatenate(list(scores.values()))
@@ -205,9 +282,18 @@ def profile_figure(results: Results, groups: Sequence[Group]) -> Figure:
         style = style_of(label, list(scores))
         axes.plot(thresholds, middle, linewidth=1.8, label=label, **style)
         axes.fill_between(thresholds, lower, upper, color=style["color"], alpha=0.1, linewidth=0)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, labelcolor="linecolor", fontsize=9)
+    axes.legend(
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        frameon=False,
+        labelcolor="linecolor",
+        fontsize=9,
+    )
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set(xlabel="score, random 0, oracle 1" if normalized else results.unit(environment), ylabel="share of seeds above it")
+    axes.set(
+        xlabel="score, random 0, oracle 1" if normalized else results.unit(environment),
+        ylabel="share of seeds above it",
+    )
     return figure
 
 
@@ -221,7 +307,8 @@ def height_beside(names: int) -> float:
 
 
 def inline_svg(figure: Figure, name: str) -> str:
-    """A figure as an SVG element that takes the text's color from the page around it, and close it."""
+    """A figure as an SVG element that takes the text's color from the page around it, and close
+    it."""
     written = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
@@ -229,7 +316,8 @@ def inline_svg(figure: Figure, name: str) -> str:
     svg = written.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = svg.replace(FOREGROUND, "currentColor")
-    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)  # ids are unique in a page, not in a figure
+    # ids are unique in a page, not in a figure
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

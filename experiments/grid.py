@@ -1,4 +1,5 @@
-"""A grid of runs: agents x algorithms x environments x settings x seeds, read from one TOML file; see docs/experiments.md."""
+"""A grid of runs: agents x algorithms x environments x settings x seeds, read from one TOML file;
+see docs/experiments.md."""
 
 import dataclasses
 import itertools
@@ -27,7 +28,8 @@ class Job:
     agent: str
     algorithm: str
     environment: str
-    """As :attr:`experiments.run.Run.environment` writes it: the id and its arguments, such as ``mnm/Maze-v0 size=13``."""
+    """As :attr:`experiments.run.Run.environment` writes it: the id and its arguments, such as
+    ``mnm/Maze-v0 size=13``."""
     setting: str
     """What the hyperparameters are called; ``default`` for the agent's own."""
     seed: int
@@ -51,7 +53,9 @@ class Job:
     @property
     def all_hyperparameters(self) -> dict[str, Any]:
         """The agent's defaults, and what differs from them."""
-        return dataclasses.asdict(dataclasses.replace(AGENTS[self.agent].defaults(self.algorithm), **self.hyperparameters))
+        return dataclasses.asdict(
+            dataclasses.replace(AGENTS[self.agent].defaults(self.algorithm), **self.hyperparameters)
+        )
 
     @property
     def log(self) -> Path:
@@ -94,9 +98,18 @@ class Job:
         return [
             *(self.agent, "--algorithm", self.algorithm, "--env", env),
             *(["--env-kwargs", *env_kwargs] if env_kwargs else []),
-            *("--total-timesteps", str(self.total_timesteps), "--n-envs", str(self.n_envs), "--seed", str(self.seed)),
+            *(
+                "--total-timesteps",
+                str(self.total_timesteps),
+                "--n-envs",
+                str(self.n_envs),
+                "--seed",
+                str(self.seed),
+            ),
             *("--out", str(self.directory), *always),
-            *itertools.chain.from_iterable(_flag(name, value) for name, value in self.hyperparameters.items()),
+            *itertools.chain.from_iterable(
+                _flag(name, value) for name, value in self.hyperparameters.items()
+            ),
         ]
 
     def shell(self) -> str:
@@ -104,7 +117,8 @@ class Job:
         return shlex.join([*calling("train"), *self._arguments()])
 
     def check_unchanged(self) -> None:
-        """Check that what is in the directory was made with the settings of the grid's file and the defaults of the agent.
+        """Check that what is in the directory was made with the settings of the grid's file and the
+        defaults of the agent.
 
         Raises:
             UsageError: if one differs.
@@ -117,7 +131,8 @@ class Job:
             return
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"{self.directory / 'config.json'} is damaged ({error}); delete {self.directory} to run it again"
+                f"{self.directory / 'config.json'} is damaged ({error}); delete {self.directory} "
+                "to run it again"
             ) from None
         env, *env_kwargs = self.environment.split(" ")
         wanted |= {"env": env, "env_kwargs": key_values(env_kwargs)}
@@ -126,7 +141,8 @@ class Job:
         for name, value in wanted.items():
             if made.get(name) != value:
                 raise UsageError(
-                    f"{self.directory} was made with {name} {made.get(name)}, and the grid says {value}: "
+                    f"{self.directory} was made with {name} {made.get(name)}, and the grid says "
+                    f"{value}: "
                     f"delete it, or give the grid's file another name"
                 )
 
@@ -162,7 +178,8 @@ class Grid:
     checkpoint_interval: int = Run.checkpoint_interval
     """Steps between two checkpoints: what is lost, at most, when a machine goes away."""
     settings: dict[str, dict[str, Any]] = field(default_factory=lambda: {"default": {}})
-    """Hyperparameters by the name of the setting; ``agents`` among them limits the setting to some of the agents."""
+    """Hyperparameters by the name of the setting; ``agents`` among them limits the setting to some
+    of the agents."""
     tune: dict[str, Any] = field(default_factory=dict)
     """What ``python -m experiments tune`` searches, see :mod:`experiments.tune`."""
 
@@ -175,26 +192,45 @@ class Grid:
                 raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}")
         for name in ("agents", "algorithms", "environments"):
             value = getattr(self, name)
-            if isinstance(value, str) or not value or not all(isinstance(entry, str) for entry in value):
+            if (
+                isinstance(value, str)
+                or not value
+                or not all(isinstance(entry, str) for entry in value)
+            ):
                 raise UsageError(f"{name} must be a list of names, got {value!r}")
             if twice := [entry for entry in value if value.count(entry) > 1]:
                 raise UsageError(f"{name} has {twice[0]} twice")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or not all(0 <= seed <= MAX_SEED for seed in self.seeds):
-            raise UsageError(f"seeds must be how many, at least 1, or a list of different seeds, got {list(self.seeds)}")
+        if (
+            not self.seeds
+            or len(set(self.seeds)) < len(self.seeds)
+            or not all(0 <= seed <= MAX_SEED for seed in self.seeds)
+        ):
+            raise UsageError(
+                "seeds must be how many, at least 1, or a list of different seeds, got "
+                f"{list(self.seeds)}"
+            )
         for environment in self.environments:
             key_values(environment.split(" ")[1:])
         for algorithm in self.algorithms:
             if algorithm not in ALGORITHMS:
-                raise UsageError(f"unknown algorithm {algorithm!r}: it must be one of {', '.join(ALGORITHMS)}")
+                raise UsageError(
+                    f"unknown algorithm {algorithm!r}: it must be one of {', '.join(ALGORITHMS)}"
+                )
         for agent in self.agents:
             if agent not in AGENTS:
                 raise UsageError(f"unknown agent {agent!r}: it must be one of {', '.join(AGENTS)}")
         for setting, values in self.settings.items():
             if unknown := [agent for agent in values.get("agents", ()) if agent not in self.agents]:
-                raise UsageError(f"setting {setting!r} is for {unknown[0]!r}, which is not among the grid's agents")
+                raise UsageError(
+                    f"setting {setting!r} is for {unknown[0]!r}, which is not among the grid's "
+                    "agents"
+                )
         directories = [job.directory for job in self.jobs()]
         if twice := [directory for directory in directories if directories.count(directory) > 1]:
-            raise UsageError(f"two environments or settings have names so alike that both would be kept in {twice[0]}")
+            raise UsageError(
+                "two environments or settings have names so alike that both would be kept in "
+                f"{twice[0]}"
+            )
 
     @classmethod
     def load(cls, path: Path) -> "Grid":
@@ -210,7 +246,8 @@ class Grid:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
             raise UsageError(f"{path} is not a TOML file: {error}") from None
         known = {
-            f.name: f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING for f in dataclasses.fields(cls)
+            f.name: f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+            for f in dataclasses.fields(cls)
         }
         del known["name"]
         for name in values:
@@ -231,7 +268,8 @@ class Grid:
             raise UsageError(f"{path}: {error}") from None
 
     def jobs(self, runs: Path = Path("runs")) -> list[Job]:
-        """All runs: every agent's first seed, then every agent's second, so that an unfinished grid compares like with like."""
+        """All runs: every agent's first seed, then every agent's second, so that an unfinished grid
+        compares like with like."""
         root = runs / self.name
         return [
             Job(
@@ -244,9 +282,16 @@ class Grid:
                 n_envs=self.n_envs,
                 checkpoint_interval=self.checkpoint_interval,
                 hyperparameters=hyperparameters,
-                directory=root / _slug(environment) / algorithm / agent / _slug(setting) / f"seed{seed}",
+                directory=root
+                / _slug(environment)
+                / algorithm
+                / agent
+                / _slug(setting)
+                / f"seed{seed}",
             )
-            for seed, environment, algorithm in itertools.product(self.seeds, self.environments, self.algorithms)
+            for seed, environment, algorithm in itertools.product(
+                self.seeds, self.environments, self.algorithms
+            )
             for agent in self.agents
             for setting, hyperparameters in self._hyperparameters(agent)
         ]
@@ -260,7 +305,10 @@ class Grid:
             hyperparameters = {name: value for name, value in values.items() if name != "agents"}
             for name in hyperparameters:
                 if name not in known:
-                    raise UsageError(f"setting {setting!r}: {agent} has no {name!r}; it has {', '.join(sorted(known))}")
+                    raise UsageError(
+                        f"setting {setting!r}: {agent} has no {name!r}; it has "
+                        f"{', '.join(sorted(known))}"
+                    )
             AGENTS[agent](**hyperparameters)
             yield setting, hyperparameters
 

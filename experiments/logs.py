@@ -1,4 +1,5 @@
-"""The logs of a run, ``progress.csv`` and TensorBoard's event files; a resumed run goes on with them as if it had never stopped."""
+"""The logs of a run, ``progress.csv`` and TensorBoard's event files; a resumed run goes on with
+them as if it had never stopped."""
 
 import csv
 import os
@@ -24,7 +25,8 @@ STEPS = "time/total_timesteps"
 
 
 class ProgressTable(KVWriter):
-    """``progress.csv``: a column for each quantity, a row for each rollout. New columns go to the right.
+    """``progress.csv``: a column for each quantity, a row for each rollout. New columns go to the
+    right.
 
     Args:
         path: the file.
@@ -36,9 +38,15 @@ class ProgressTable(KVWriter):
         self._columns: list[str] = []
         self._write_anew([row for row in read_rows(path) if float(row[STEPS]) <= up_to])
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
         """Add a row."""
-        row = {key: str(value) for key, value in key_values.items() if "csv" not in (key_excluded.get(key) or ())}
+        row = {
+            key: str(value)
+            for key, value in key_values.items()
+            if "csv" not in (key_excluded.get(key) or ())
+        }
         if row.keys() - set(self._columns):
             self._write_anew([*read_rows(self.path), row])
         else:
@@ -54,7 +62,14 @@ class ProgressTable(KVWriter):
     def _write_anew(self, rows: Sequence[dict[str, str]]) -> None:
         for row in rows:
             self._columns += [column for column in row if column not in self._columns]
-        lines = [_line(self._columns), *(_line(row.get(column, "") for column in self._columns) for row in rows)] if rows else []
+        lines = (
+            [
+                _line(self._columns),
+                *(_line(row.get(column, "") for column in self._columns) for row in rows),
+            ]
+            if rows
+            else []
+        )
         with replacing(self.path) as file:
             file.write("".join(lines).encode())
 
@@ -65,7 +80,8 @@ class ProgressTable(KVWriter):
 class EventFile(KVWriter):
     """A file of TensorBoard's events, beside those that are there, which are cut after a step.
 
-    TensorBoard's own writer has a thread of its own, which prints its traceback when the disk is full.
+    TensorBoard's own writer has a thread of its own, which prints its traceback when the disk is
+    full.
 
     Args:
         directory: where the files are.
@@ -75,12 +91,16 @@ class EventFile(KVWriter):
     def __init__(self, directory: Path, up_to: int) -> None:
         cut_events(directory, up_to)
         first = not any(directory.glob("events.out.tfevents.*"))
-        self.path = directory / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self.path = (
+            directory / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        )
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if first:
             self._add(Event(wall_time=time.time(), summary=custom_scalars(TENSORBOARD_LAYOUT)))  # type: ignore[no-untyped-call]
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
         """Add the points of a step."""
         values = [
             Summary.Value(tag=key, simple_value=float(value))
@@ -107,8 +127,8 @@ def _line(cells: Iterator[str] | Sequence[str]) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a ``progress.csv``, as they are written, none where there is no such file; without empty cells, and without rows
-    that a crash has garbled."""
+    """The rows of a ``progress.csv``, as they are written, none where there is no such file;
+    without empty cells, and without rows that a crash has garbled."""
     if not path.exists():
         return []
     lines = path.read_text(errors="replace").replace("\0", "").splitlines()
@@ -133,7 +153,8 @@ def _cells(line: str) -> list[str]:
 
 
 def cut_events(directory: Path, up_to: int) -> None:
-    """Cut TensorBoard's event files after the last event of a step, so that no point is there twice when training goes on from it.
+    """Cut TensorBoard's event files after the last event of a step, so that no point is there twice
+    when training goes on from it.
 
     Raises:
         NotSavedError: if a file cannot be changed.
@@ -146,8 +167,8 @@ def cut_events(directory: Path, up_to: int) -> None:
 
 
 def _bytes_of_events(path: Path, up_to: int) -> int:
-    """Where the first event after a step begins, or what a crash left of the last one. A record is the length of its event in 8
-    bytes, their checksum in 4, the event, and its checksum in 4."""
+    """Where the first event after a step begins, or what a crash left of the last one. A record is
+    the length of its event in 8 bytes, their checksum in 4, the event, and its checksum in 4."""
     with open(path, "rb") as file:
         while True:
             start = file.tell()

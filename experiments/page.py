@@ -1,4 +1,5 @@
-"""The report of a grid as one HTML page that needs nothing but itself; its figures also as PDF and PNG."""
+"""The report of a grid as one HTML page that needs nothing but itself; its figures also as PDF and
+PNG."""
 
 import json
 from collections.abc import Callable
@@ -27,9 +28,17 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 def write_page(results: Results, path: Path) -> None:
     """Write the page."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    grid = "\n".join(f"{name} = {json.dumps(value)}" for name, value in results.grid.items() if value and name != "name")
-    page = environment.from_string(TEMPLATE.read_text()).render(results=results, sections=sections(results), grid=grid)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    grid = "\n".join(
+        f"{name} = {json.dumps(value)}"
+        for name, value in results.grid.items()
+        if value and name != "name"
+    )
+    page = environment.from_string(TEMPLATE.read_text()).render(
+        results=results, sections=sections(results), grid=grid
+    )
     path.write_text(page)
 
 
@@ -59,19 +68,23 @@ FIGURES: dict[str, tuple[str, str, Callable[[Results, list[Group]], Figure]]] = 
     ),
     "seconds": (
         "Learning, in seconds",
-        "The same over the seconds of training, one thread a run; each line as far as the fastest of its seeds took.",
+        "The same over the seconds of training, one thread a run; each line as far as the fastest "
+        "of its seeds took.",
         lambda results, groups: curves_figure(results, groups, "seconds"),
     ),
     "waits": (
         "Within an episode: memory at work",
-        "Steps from one reward to the next against how many were found before, in the final evaluation. An agent that remembers "
-        "where the reward is needs fewer steps once it has found it. Drawn as far as half of the episodes of every seed came; late "
+        "Steps from one reward to the next against how many were found before, in the final "
+        "evaluation. An agent that remembers "
+        "where the reward is needs fewer steps once it has found it. Drawn as far as half of the "
+        "episodes of every seed came; late "
         "points are of the better episodes.",
         waits_figure,
     ),
     "profile": (
         "Performance profile",
-        "The share of seeds that score above each value; a line further right is better, a steep one has seeds that agree.",
+        "The share of seeds that score above each value; a line further right is better, a steep "
+        "one has seeds that agree.",
         profile_figure,
     ),
 }
@@ -92,7 +105,9 @@ def rows(results: Results, groups: list[Group]) -> list[dict[str, Any]]:
         found.append(
             {
                 "label": group[0],
-                "color": style_of(group[0], [group[0]])["color"].replace(FOREGROUND, "currentColor"),
+                "color": style_of(group[0], [group[0]])["color"].replace(
+                    FOREGROUND, "currentColor"
+                ),
                 "seeds": [run.seed for run in runs],
                 "iqm": aggregate(scores),
                 "iqm_interval": interval(scores),
@@ -115,7 +130,10 @@ def improvement(results: Results, groups: list[Group]) -> list[dict[str, Any]]:
     return [
         {
             "label": group[0],
-            "against": [None if other == group else probability_of_improvement(scores[group], scores[other]) for other in groups],
+            "against": [
+                None if other == group else probability_of_improvement(scores[group], scores[other])
+                for other in groups
+            ],
         }
         for group in groups
     ]
@@ -136,11 +154,16 @@ def _section(results: Results, groups: list[Group], n: int) -> dict[str, Any]:
         "unit": results.unit(environment),
         "columns": ["agent", "seeds", "IQM", "mean", *of_maze, "minutes", "worst to best seed"],
         "references": {
-            name: score | {"normalized": results.normalized(environment, score["goals"])} for name, score in references.items()
+            name: score | {"normalized": results.normalized(environment, score["goals"])}
+            for name, score in references.items()
         },
         "rows": rows(results, groups),
         "figures": [
-            {"title": title, "caption": caption, "svg": inline_svg(draw(results, groups), f"{name}{n}")}
+            {
+                "title": title,
+                "caption": caption,
+                "svg": inline_svg(draw(results, groups), f"{name}{n}"),
+            }
             for name, (title, caption, draw) in FIGURES.items()
         ],
         "improvement": improvement(results, groups),

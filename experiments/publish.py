@@ -1,4 +1,5 @@
-"""The model of a finished run as files for others: weights, a description, and a card that says what it can do."""
+"""The model of a finished run as files for others: weights, a description, and a card that says
+what it can do."""
 
 import dataclasses
 import json
@@ -14,8 +15,9 @@ from mnm_rl import __version__
 
 
 def publish(directory: Path, out: Path) -> None:
-    """Write the model of a finished run as ``export`` does, its run and its score into ``config.json``, and ``README.md``: what
-    ``from_pretrained`` and ``eval.py`` read, and the layout of a model on the Hugging Face Hub.
+    """Write the model of a finished run as ``export`` does, its run and its score into
+    ``config.json``, and ``README.md``: what ``from_pretrained`` and ``eval.py`` read, and the
+    layout of a model on the Hugging Face Hub.
 
     Raises:
         RunError: if the model cannot be exported.
@@ -32,28 +34,46 @@ def publish(directory: Path, out: Path) -> None:
         model.export(out)
     except ValueError as error:
         raise RunError(str(error)) from None
-    score = dataclasses.asdict(evaluation.score) | {"episodes": evaluation.episodes, "seed": FINAL_SEED}
+    score = dataclasses.asdict(evaluation.score) | {
+        "episodes": evaluation.episodes,
+        "seed": FINAL_SEED,
+    }
     config = json.loads((out / "config.json").read_text())
     config |= {"run": json.loads((directory / "config.json").read_text()), "score": score}
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (out / "README.md").write_text(card(evaluation, sum(p.numel() for p in model.policy.parameters()), command_of(run)))
+    (out / "README.md").write_text(
+        card(evaluation, sum(p.numel() for p in model.policy.parameters()), command_of(run))
+    )
 
 
 def command_of(run: Run) -> str:
     """The command that makes a run again."""
-    flags: dict[str, Any] = {"env": run.env, "total_timesteps": run.total_timesteps, "seed": run.seed, "n_envs": run.n_envs}
+    flags: dict[str, Any] = {
+        "env": run.env,
+        "total_timesteps": run.total_timesteps,
+        "seed": run.seed,
+        "n_envs": run.n_envs,
+    }
     defaults = AGENTS[run.agent].defaults(run.hyperparameters.algorithm)
     flags |= {
         field.name: value
         for field in dataclasses.fields(defaults)
-        if (value := getattr(run.hyperparameters, field.name)) != getattr(defaults, field.name) or field.name == "algorithm"
+        if (value := getattr(run.hyperparameters, field.name)) != getattr(defaults, field.name)
+        or field.name == "algorithm"
     }
     words = [*calling("train"), run.agent]
     for name, value in flags.items():
         flag = name.replace("_", "-")
-        words += [f"--{'' if value else 'no-'}{flag}"] if type(value) is bool else [f"--{flag}", str(value)]
+        words += (
+            [f"--{'' if value else 'no-'}{flag}"]
+            if type(value) is bool
+            else [f"--{flag}", str(value)]
+        )
     if run.env_kwargs:
-        words += ["--env-kwargs", *(f"{key}={json.dumps(value)}" for key, value in run.env_kwargs.items())]
+        words += [
+            "--env-kwargs",
+            *(f"{key}={json.dumps(value)}" for key, value in run.env_kwargs.items()),
+        ]
     return shlex.join(words)
 
 
@@ -63,8 +83,16 @@ def card(evaluation: Evaluation, n_parameters: int, command: str) -> str:
     figures = {"Return": f"{score.mean:.2f}"}
     if score.ci95 is not None:
         figures["Return"] += f" [{score.ci95[0]:.2f}, {score.ci95[1]:.2f}]"
-    titles = {"goals": "Goals reached", "first_goal": "Steps to the first goal", "between": "Steps to each next goal"}
-    figures |= {title: f"{value:.1f}" for key, title in titles.items() if (value := getattr(score, key)) is not None}
+    titles = {
+        "goals": "Goals reached",
+        "first_goal": "Steps to the first goal",
+        "between": "Steps to each next goal",
+    }
+    figures |= {
+        title: f"{value:.1f}"
+        for key, title in titles.items()
+        if (value := getattr(score, key)) is not None
+    }
     if (normalized := evaluation.normalized(score.mean)) is not None:
         figures["Score (random 0, oracle 1)"] = f"{normalized:.2f}"
     table = "\n".join(f"| {title} | {figure} |" for title, figure in figures.items())
@@ -72,7 +100,9 @@ def card(evaluation: Evaluation, n_parameters: int, command: str) -> str:
     algorithm = ALGORITHMS[run.hyperparameters.algorithm].__name__
     task = f"`{run.env}`"
     if run.env_kwargs:
-        task += " with " + ", ".join(f"`{key}={json.dumps(value)}`" for key, value in run.env_kwargs.items())
+        task += " with " + ", ".join(
+            f"`{key}={json.dumps(value)}`" for key, value in run.env_kwargs.items()
+        )
     return f"""---
 library_name: mnm-rl
 pipeline_tag: reinforcement-learning

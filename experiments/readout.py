@@ -16,12 +16,16 @@ from experiments.run import Run, load_model, newest_model
 from experiments.statistics import Scores
 
 
-def goal_readout(runs: Sequence[tuple[Path, Run]], path: Path, seed: int, episodes: int = 512) -> None:
-    """Draw how well a linear read-out of an agent's outputs tells where the goal is, at every step of the episode.
+def goal_readout(
+    runs: Sequence[tuple[Path, Run]], path: Path, seed: int, episodes: int = 512
+) -> None:
+    """Draw how well a linear read-out of an agent's outputs tells where the goal is, at every step
+    of the episode.
 
-    At each step, ridge regression from the outputs of the core to the row and column of the goal is fitted on ``episodes``
-    episodes and tested on as many others; the curve is the explained variance (R^2) in the test episodes, the interquartile
-    mean over the runs of each agent. What the curve shows is what the memory has kept of where the goal was.
+    At each step, ridge regression from the outputs of the core to the row and column of the goal is
+    fitted on ``episodes`` episodes and tested on as many others; the curve is the explained
+    variance (R^2) in the test episodes, the interquartile mean over the runs of each agent. What
+    the curve shows is what the memory has kept of where the goal was.
 
     Raises:
         UsageError: if an environment is not a maze.
@@ -31,12 +35,17 @@ def goal_readout(runs: Sequence[tuple[Path, Run]], path: Path, seed: int, episod
     fits: dict[str, list[tuple[Scores, Scores]]] = {}
     for directory, run in runs:
         outputs, goals = _outputs_and_goals(directory, run, 2 * episodes, seed)
-        fit = [_explained(x[:episodes], goals[:episodes], x[episodes:], goals[episodes:]) for x in outputs]
+        fit = [
+            _explained(x[:episodes], goals[:episodes], x[episodes:], goals[episodes:])
+            for x in outputs
+        ]
         fits.setdefault(run.agent, []).append((np.arange(1.0, len(fit) + 1), np.array(fit)))
     figure, axes = make_figure()
     draw_lines(axes, {agent: line(seeds) for agent, seeds in fits.items()}, {"nothing": 0.0})
     axes.set(
-        xlabel="step of the episode", ylabel="R² of the goal's position", title="Where the goal is, read off the agent's outputs"
+        xlabel="step of the episode",
+        ylabel="R² of the goal's position",
+        title="Where the goal is, read off the agent's outputs",
     )
     save_figure(figure, path)
 
@@ -51,11 +60,16 @@ def check_maze(run: Run) -> None:
     env.close()
     maze = env.env.unwrapped
     if not isinstance(maze, MazeVectorEnv) or maze.sees_goals:
-        raise UsageError(f"--goal-readout looks for the one hidden goal of a maze; {run.env} has none")
+        raise UsageError(
+            f"--goal-readout looks for the one hidden goal of a maze; {run.env} has none"
+        )
 
 
-def _outputs_and_goals(directory: Path, run: Run, episodes: int, seed: int) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-    """The core's outputs at each step ``[T][episodes, D]`` and the goals ``[episodes, 2]`` of one episode in each maze."""
+def _outputs_and_goals(
+    directory: Path, run: Run, episodes: int, seed: int
+) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+    """The core's outputs at each step ``[T][episodes, D]`` and the goals ``[episodes, 2]`` of one
+    episode in each maze."""
     env = run.make_env(episodes)
     maze = env.env.unwrapped
     assert isinstance(maze, MazeVectorEnv)
@@ -77,8 +91,11 @@ def _outputs_and_goals(directory: Path, run: Run, episodes: int, seed: int) -> t
     return outputs, goals
 
 
-def _explained(x: NDArray[Any], y: NDArray[Any], x_test: NDArray[Any], y_test: NDArray[Any]) -> float:
-    """R^2 on test data of ridge regression; inputs that hardly vary, as saturated units do, hardly count."""
+def _explained(
+    x: NDArray[Any], y: NDArray[Any], x_test: NDArray[Any], y_test: NDArray[Any]
+) -> float:
+    """R^2 on test data of ridge regression; inputs that hardly vary, as saturated units do, hardly
+    count."""
     mean = x.mean(axis=0)
     x, x_test = x - mean, x_test - mean
     squares = x.T @ x

@@ -1,4 +1,5 @@
-"""What is said in the terminal about runs: how their training went, and how well they do beside the reference policies."""
+"""What is said in the terminal about runs: how their training went, and how well they do beside the
+reference policies."""
 
 import shlex
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from mnm_rl.callbacks import short
 
 
 def report(directory: Path) -> None:
-    """What a training ends with: how it went, its figures beside chance and perfect play, and its learning curve."""
+    """What a training ends with: how it went, its figures beside chance and perfect play, and its
+    learning curve."""
     run = Run.load(directory)
     print_training(directory)
     print_table([final_evaluation(directory, run)])
@@ -34,39 +36,62 @@ def print_training(directory: Path, rows: int = 5) -> None:
         return  # no episode has ended
     console = Console()
     console.print("while training", style="bold")
-    columns = {"time/total_timesteps": "steps", "rollout/ep_rew_mean": "return", "rollout/goals": "goals"}
+    columns = {
+        "time/total_timesteps": "steps",
+        "rollout/ep_rew_mean": "return",
+        "rollout/goals": "goals",
+    }
     shown = {key: title for key, title in columns.items() if all(key in row for row in progress)}
     table = _table(*shown.values())
     for row in progress[:: -max(1, len(progress) // rows)][rows - 1 :: -1]:
-        table.add_row(*(f"{row[key]:,.0f}" if title == "steps" else f"{row[key]:.1f}" for key, title in shown.items()))
+        table.add_row(
+            *(
+                f"{row[key]:,.0f}" if title == "steps" else f"{row[key]:.1f}"
+                for key, title in shown.items()
+            )
+        )
     console.print(table)
 
 
 def print_table(evaluations: Sequence[Evaluation]) -> None:
-    """One table an environment: the runs from worst to best, and where there are any the reference policies.
+    """One table an environment: the runs from worst to best, and where there are any the reference
+    policies.
 
-    Where the terminal is too narrow for all columns, those that the others say nearly as well are left out.
+    Where the terminal is too narrow for all columns, those that the others say nearly as well are
+    left out.
     """
     console = Console()
     for env in dict.fromkeys(e.run.environment for e in evaluations):
-        chosen = sorted((e for e in evaluations if e.run.environment == env), key=lambda e: e.score.mean)
+        chosen = sorted(
+            (e for e in evaluations if e.run.environment == env), key=lambda e: e.score.mean
+        )
         console.print(f"{escape(env)}, {chosen[0].episodes} episodes", style="bold", soft_wrap=True)
         left_out: list[str] = []
         table = _comparison(chosen, left_out)
         for column in ("again", "first", "steps", "return") if chosen[0].references else ("steps",):
-            if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
+            if (
+                Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+                > console.width
+            ):
                 left_out.append(column)
                 table = _comparison(chosen, left_out)
         console.print(table)
         if chosen[0].references:
-            meanings = {"first": "first: steps to the first goal", "again": "again: steps to each next one"}
+            meanings = {
+                "first": "first: steps to the first goal",
+                "again": "again: steps to each next one",
+            }
             shown = [meaning for column, meaning in meanings.items() if column not in left_out]
             console.print("\n".join([*shown, "score: random 0, oracle 1"]), style="dim")
 
 
 def _comparison(evaluations: Sequence[Evaluation], left_out: Sequence[str]) -> Table:
     references = evaluations[0].references
-    rows = [{"agent": e.run.agent, "seed": str(e.run.seed), "steps": short(e.steps)} | _cells(e.score, e) for e in evaluations]
+    rows = [
+        {"agent": e.run.agent, "seed": str(e.run.seed), "steps": short(e.steps)}
+        | _cells(e.score, e)
+        for e in evaluations
+    ]
     columns = [column for column in rows[0] if column not in left_out]
     table = _table(*columns)
     for row in rows:
@@ -81,7 +106,12 @@ def _comparison(evaluations: Sequence[Evaluation], left_out: Sequence[str]) -> T
 def _cells(score: Score, e: Evaluation) -> dict[str, str]:
     if not e.references:
         return {"return": f"{score.mean:.1f}", "[95%]": _interval(score.ci95)}
-    counts = {"return": score.mean, "goals": score.goals, "first": score.first_goal, "again": score.between}
+    counts = {
+        "return": score.mean,
+        "goals": score.goals,
+        "first": score.first_goal,
+        "again": score.between,
+    }
     interval = None if score.ci95 is None else [e.normalized(bound) for bound in score.ci95]
     return {column: "" if count is None else f"{count:.1f}" for column, count in counts.items()} | {
         "score [95%]": f"{e.normalized(score.mean):z.2f} {_interval(interval)}"
@@ -93,8 +123,11 @@ def _interval(interval: Sequence[float | None] | None) -> str:
 
 
 def _table(first: str, *others: str) -> Table:
-    """A table without lines inside and with no cell over two lines; all columns but that of the agents are numbers."""
+    """A table without lines inside and with no cell over two lines; all columns but that of the
+    agents are numbers."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for column in (first, *others):
-        table.add_column(escape(column), justify="left" if column == "agent" else "right", no_wrap=True)
+        table.add_column(
+            escape(column), justify="left" if column == "agent" else "right", no_wrap=True
+        )
     return table

@@ -1,7 +1,9 @@
-"""The results of a grid in one small file that is committed: tables and figures are made from it again, exactly.
+"""The results of a grid in one small file that is committed: tables and figures are made from it
+again, exactly.
 
-The file is JSON. Runs are in it only when they are finished; of a curve some hundred points are left, of the final evaluation the
-numbers of episodes with each return, and how long it took to be rewarded again.
+The file is JSON. Runs are in it only when they are finished; of a curve some hundred points are
+left, of the final evaluation the numbers of episodes with each return, and how long it took to be
+rewarded again.
 """
 
 import json
@@ -37,7 +39,8 @@ class Result:
     steps: int
     """Environment steps that it was trained for."""
     curve: dict[str, list[float]]
-    """``steps``, ``seconds`` of training, and ``score``: goals where there are any, else the return; means of a few updates."""
+    """``steps``, ``seconds`` of training, and ``score``: goals where there are any, else the
+    return; means of a few updates."""
     returns: list[tuple[float, int]]
     """Returns of the final evaluation, and how many episodes had each."""
     goals: float | None
@@ -46,7 +49,8 @@ class Result:
     between: float | None
     """Mean steps to the first goal and between two."""
     waits: list[tuple[float, int]]
-    """Mean steps to the first reward, from the first to the second, and so on, and of how many episodes each is the mean."""
+    """Mean steps to the first reward, from the first to the second, and so on, and of how many
+    episodes each is the mean."""
 
     @property
     def label(self) -> str:
@@ -94,31 +98,47 @@ class Results:
     def __post_init__(self) -> None:
         runs = Counter((r.label, r.algorithm, r.environment, r.seed) for r in self.results)
         if twice := [run for run, count in runs.items() if count > 1]:
-            raise UsageError(f"{self.name} holds the same run twice: {', '.join(map(str, twice[0]))}")
+            raise UsageError(
+                f"{self.name} holds the same run twice: {', '.join(map(str, twice[0]))}"
+            )
 
     @cached_property
     def groups(self) -> dict[Group, list[Result]]:
-        """The runs of each group by seed; environments and algorithms in the grid's order, in each the highest IQM first."""
+        """The runs of each group by seed; environments and algorithms in the grid's order, in each
+        the highest IQM first."""
         found: dict[Group, list[Result]] = {}
         for result in self.results:
-            found.setdefault((result.label, result.algorithm, result.environment), []).append(result)
+            found.setdefault((result.label, result.algorithm, result.environment), []).append(
+                result
+            )
         environments, algorithms = (list(self.grid[key]) for key in ("environments", "algorithms"))
 
         def order(group: Group) -> Any:
-            return environments.index(group[2]), algorithms.index(group[1]), -iqm([r.score for r in found[group]])
+            return (
+                environments.index(group[2]),
+                algorithms.index(group[1]),
+                -iqm([r.score for r in found[group]]),
+            )
 
-        return {group: sorted(found[group], key=lambda r: r.seed) for group in sorted(found, key=order)}
+        return {
+            group: sorted(found[group], key=lambda r: r.seed) for group in sorted(found, key=order)
+        }
 
     def unit(self, environment: str) -> str:
         """What scores in an environment are."""
-        return "goals per episode" if all(r.goals is not None for r in self.results if r.environment == environment) else "return"
+        return (
+            "goals per episode"
+            if all(r.goals is not None for r in self.results if r.environment == environment)
+            else "return"
+        )
 
     def scores(self, group: Group) -> Scores:
         """The score of each seed of a group, ``[S]``."""
         return np.array([result.score for result in self.groups[group]])
 
     def normalized(self, environment: str, score: float) -> float | None:
-        """A score on the scale where random is 0 and the oracle 1; None where there are no references."""
+        """A score on the scale where random is 0 and the oracle 1; None where there are no
+        references."""
         if not (known := self.references.get(environment)):
             return None
         key = "mean" if self.unit(environment) == "return" else "goals"
@@ -128,7 +148,9 @@ class Results:
     def save(self, path: Path) -> None:
         """Write the file: one line a run."""
         fields = {name: value for name, value in asdict(self).items() if name != "results"}
-        head = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+        head = ",\n".join(
+            f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()
+        )
         runs = ",\n".join(f"  {json.dumps(asdict(result))}" for result in self.results)
         path.write_text(f'{{\n{head},\n "results": [\n{runs}\n ]\n}}\n')
 
@@ -148,25 +170,31 @@ class Results:
         except FileNotFoundError:
             raise UsageError(f"there is no file {path}") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path} does not hold the results of a grid: {type(error).__name__} {error}") from None
+            raise UsageError(
+                f"{path} does not hold the results of a grid: {type(error).__name__} {error}"
+            ) from None
 
 
 def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = None) -> Results:
-    """The results of those runs of a grid that are finished; they are evaluated first, where they have not been yet.
+    """The results of those runs of a grid that are finished; they are evaluated first, where they
+    have not been yet.
 
     Args:
         grid: the grid.
         runs: where its runs are.
-        earlier: results of the same grid, perhaps of another machine; those of runs that are not finished here are kept.
+        earlier: results of the same grid, perhaps of another machine; those of runs that are not
+            finished here are kept.
 
     Raises:
-        UsageError: if no run is finished, or one, or an earlier one, was made with other settings than the grid's.
+        UsageError: if no run is finished, or one, or an earlier one, was made with other settings
+            than the grid's.
     """
     jobs = grid.jobs(runs)
     finished = [job for job in jobs if job.finished]
     if not finished:
         raise UsageError(
-            f"no run of the grid {grid.name} is finished; start them with: {' '.join(calling('experiments'))} run FILE"
+            f"no run of the grid {grid.name} is finished; start them with: "
+            f"{' '.join(calling('experiments'))} run FILE"
         )
     for job in finished:
         job.check_unchanged()
@@ -179,9 +207,13 @@ def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = Non
             if version not in versions.setdefault(name, []):
                 versions[name].append(version)
         own = {"agent": job.agent, "algorithm": job.algorithm, "setting": job.setting}
-        configurations.setdefault(tuple(own.values()), own | {"hyperparameters": config["hyperparameters"]})
+        configurations.setdefault(
+            tuple(own.values()), own | {"hyperparameters": config["hyperparameters"]}
+        )
         if job.environment not in scales:
-            scales[job.environment] = {name: asdict(score) for name, score in references(Run.load(job.directory)).items()}
+            scales[job.environment] = {
+                name: asdict(score) for name, score in references(Run.load(job.directory)).items()
+            }
     found = Results(
         name=grid.name,
         title=grid.title,
@@ -211,18 +243,31 @@ def _with_earlier(found: Results, earlier: Results, jobs: Sequence[Job]) -> Resu
             made = now | UNWRITTEN | own["hyperparameters"]
             if changed := [name for name in now if made[name] != now[name]]:
                 name = changed[0]
-                raise _other(f"with {name} {made[name]} of {own['agent']} ({own['setting']}), and the grid says {now[name]}")
+                raise _other(
+                    f"with {name} {made[name]} of {own['agent']} ({own['setting']}), and the grid "
+                    f"says {now[name]}"
+                )
     known = {_key(run): run for run in (*earlier.results, *found.results)}
     order = [_key(job) for job in jobs]
     if unknown := [run for key, run in known.items() if key not in order]:
-        raise _other(f"of another grid: {unknown[0].label}, {unknown[0].environment}, seed {unknown[0].seed}, is not in it")
+        raise _other(
+            f"of another grid: {unknown[0].label}, {unknown[0].environment}, seed "
+            f"{unknown[0].seed}, is not in it"
+        )
     here = [(own["agent"], own["algorithm"], own["setting"]) for own in found.hyperparameters]
     return replace(
         found,
-        versions={name: list(dict.fromkeys([*earlier.versions.get(name, []), *now])) for name, now in found.versions.items()},
+        versions={
+            name: list(dict.fromkeys([*earlier.versions.get(name, []), *now]))
+            for name, now in found.versions.items()
+        },
         hyperparameters=[
             *found.hyperparameters,
-            *(own for own in earlier.hyperparameters if (own["agent"], own["algorithm"], own["setting"]) not in here),
+            *(
+                own
+                for own in earlier.hyperparameters
+                if (own["agent"], own["algorithm"], own["setting"]) not in here
+            ),
         ],
         references=earlier.references | found.references,
         results=[known[key] for key in order if key in known],
@@ -230,7 +275,10 @@ def _with_earlier(found: Results, earlier: Results, jobs: Sequence[Job]) -> Resu
 
 
 def _other(how: str) -> UsageError:
-    return UsageError(f"runs that were collected before were made {how}: move their file away, or collect into another with --out")
+    return UsageError(
+        f"runs that were collected before were made {how}: move their file away, or collect into "
+        "another with --out"
+    )
 
 
 def _key(run: Result | Job) -> tuple[Any, ...]:
@@ -259,7 +307,8 @@ def result_of(job: Job) -> Result:
 
 
 def thinned(rows: Sequence[dict[str, float]], points: int = POINTS) -> dict[str, list[float]]:
-    """A learning curve of at most ``points`` points, each the mean of as many rows of ``progress.csv``.
+    """A learning curve of at most ``points`` points, each the mean of as many rows of
+    ``progress.csv``.
 
     Seconds go on after a resume, where ``time/time_elapsed`` starts anew.
     """
@@ -271,10 +320,20 @@ def thinned(rows: Sequence[dict[str, float]], points: int = POINTS) -> dict[str,
         last = elapsed
         seconds.append(before + elapsed)
     key = "rollout/goals" if any("rollout/goals" in row for row in rows) else "rollout/ep_rew_mean"
-    table = [(row["time/total_timesteps"], at, row[key]) for row, at in zip(rows, seconds, strict=True) if key in row]
+    table = [
+        (row["time/total_timesteps"], at, row[key])
+        for row, at in zip(rows, seconds, strict=True)
+        if key in row
+    ]
     pieces = np.array_split(np.array(table).reshape(-1, 3), min(points, max(1, len(table))))
-    steps, at, score = np.array([piece.mean(axis=0) for piece in pieces if len(piece)]).reshape(-1, 3).T.tolist()
-    return {"steps": [round(x) for x in steps], "seconds": [round(x, 1) for x in at], "score": [round(x, 3) for x in score]}
+    steps, at, score = (
+        np.array([piece.mean(axis=0) for piece in pieces if len(piece)]).reshape(-1, 3).T.tolist()
+    )
+    return {
+        "steps": [round(x) for x in steps],
+        "seconds": [round(x, 1) for x in at],
+        "score": [round(x, 3) for x in score],
+    }
 
 
 def _counted(played: Played) -> list[tuple[float, int]]:

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, SupportsFloat, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    SupportsFloat,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import gymnasium as gym
 import numpy as np
@@ -36,12 +46,18 @@ from mnm_rl.callbacks import AT_BOUNDARY, UNFINISHED, checkpoint, checkpoints, r
 from mnm_rl.trained import find_model, trained_models
 
 CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where Linux says how much memory a container may use, in versions 2 and 1 of its control groups."""
+"""Where Linux says how much memory a container may use, in versions 2 and 1 of its control
+groups."""
 
 OF_0_1_0 = {"init": "pytorch", "popart": False}
 """Arguments of the policy that version 0.1.0 did not write down, since it left no choice."""
 
-UNWRITTEN = OF_0_1_0 | {"algorithm": "a2c", "target_kl": None, "variant": "paper", "anneal_lr": False}
+UNWRITTEN = OF_0_1_0 | {
+    "algorithm": "a2c",
+    "target_kl": None,
+    "variant": "paper",
+    "anneal_lr": False,
+}
 """Hyperparameters of runs that did not write them down."""
 
 ALGORITHMS: dict[str, type[RecurrentOnPolicyAlgorithm]] = {"ppo": RecurrentPPO, "a2c": RecurrentA2C}
@@ -62,7 +78,12 @@ class Run:
     def __post_init__(self) -> None:
         _check_types(self.hyperparameters)
         _check_types(self)
-        ranges = {"total_timesteps": (1, 2**53), "n_envs": (1, 2**20), "seed": (0, MAX_SEED), "checkpoint_interval": (1, 2**53)}
+        ranges = {
+            "total_timesteps": (1, 2**53),
+            "n_envs": (1, 2**20),
+            "seed": (0, MAX_SEED),
+            "checkpoint_interval": (1, 2**53),
+        }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} cannot be {getattr(self, name)}")
@@ -75,7 +96,15 @@ class Run:
     @property
     def environment(self) -> str:
         """The environment and its arguments in one name, such as ``mnm/Maze-v0 size=13``."""
-        return " ".join([self.env, *(f"{key}={str(value).replace(chr(10), '/')}" for key, value in self.env_kwargs.items())])
+        return " ".join(
+            [
+                self.env,
+                *(
+                    f"{key}={str(value).replace(chr(10), '/')}"
+                    for key, value in self.env_kwargs.items()
+                ),
+            ]
+        )
 
     @property
     def own_envs(self) -> int:
@@ -105,11 +134,19 @@ class Run:
                     **self.env_kwargs,
                 )
             if reward_scale != 1:
-                env = TransformReward(RecordEpisodeStatistics(env), lambda reward: reward * reward_scale)
+                env = TransformReward(
+                    RecordEpisodeStatistics(env), lambda reward: reward * reward_scale
+                )
             return GymnasiumVecEnv(env)
         except (Exception, SystemExit) as error:
-            advice = f"; {how_to_register(self.env)}" if isinstance(error, gym.error.UnregisteredEnv) else ""
-            raise UsageError(f"cannot make the environment {self.environment}: {first_line(error)}{advice}") from error
+            advice = (
+                f"; {how_to_register(self.env)}"
+                if isinstance(error, gym.error.UnregisteredEnv)
+                else ""
+            )
+            raise UsageError(
+                f"cannot make the environment {self.environment}: {first_line(error)}{advice}"
+            ) from error
 
     def build(self, env: GymnasiumVecEnv, device: str) -> RecurrentOnPolicyAlgorithm:
         """A new model for the run.
@@ -117,13 +154,23 @@ class Run:
         Raises:
             UsageError: if the environment's spaces or the hyperparameters cannot be used.
         """
-        algorithm, arguments, of_policy = self._arguments(env, env.num_envs * distributed.world_size())
+        algorithm, arguments, of_policy = self._arguments(
+            env, env.num_envs * distributed.world_size()
+        )
         arguments |= {"seed": self.seed, "device": device}
         window = max(100, 2 * env.num_envs)
         try:
-            return algorithm(self.hyperparameters.policy, env, policy_kwargs=of_policy, stats_window_size=window, **arguments)
+            return algorithm(
+                self.hyperparameters.policy,
+                env,
+                policy_kwargs=of_policy,
+                stats_window_size=window,
+                **arguments,
+            )
         except (ValueError, TypeError, AssertionError, RuntimeError, MemoryError) as error:
-            raise UsageError(f"{self.agent} cannot be trained on {self.env}: {first_line(error)}") from error
+            raise UsageError(
+                f"{self.agent} cannot be trained on {self.env}: {first_line(error)}"
+            ) from error
 
     def _arguments(
         self, env: GymnasiumVecEnv, n_envs: int
@@ -135,21 +182,27 @@ class Run:
         if arguments.pop("anneal_lr"):
             arguments["learning_rate"] = LinearSchedule(arguments["learning_rate"], 0.0, 1.0)
         arguments["n_steps"] = arguments["n_steps"] or horizon
-        adam = {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": arguments.pop("adam_eps")}}
+        adam = {
+            "optimizer_class": torch.optim.Adam,
+            "optimizer_kwargs": {"eps": arguments.pop("adam_eps")},
+        }
         if self.hyperparameters.algorithm == "ppo":
             of_minibatch = -(-n_envs // min(arguments.pop("n_minibatches"), n_envs))
             _share(of_minibatch, "the environments of a minibatch")
             arguments["batch_size"] = arguments["n_steps"] * of_minibatch
         algorithm = ALGORITHMS[self.hyperparameters.algorithm]
         of_algorithm = signature(algorithm).parameters
-        of_policy = adam | {name: arguments.pop(name) for name in list(arguments) if name not in of_algorithm}
+        of_policy = adam | {
+            name: arguments.pop(name) for name in list(arguments) if name not in of_algorithm
+        }
         return algorithm, arguments, of_policy
 
     def check_memory(self) -> None:
         """Check that what the run keeps at least is not more than the machine's memory.
 
-        These are the rollout, the recurrent state before and after it, and four numbers for each parameter: itself, its gradient
-        and Adam's two moments. What the policy needs of each is found without memory for it, from the spaces of one environment.
+        These are the rollout, the recurrent state before and after it, and four numbers for each
+        parameter: itself, its gradient and Adam's two moments. What the policy needs of each is
+        found without memory for it, from the spaces of one environment.
 
         Raises:
             UsageError: if it is more, or the environment cannot be made.
@@ -161,7 +214,9 @@ class Run:
         try:
             with without_numbers():
                 policy_class: Any = algorithm.policy_aliases[self.hyperparameters.policy]
-                policy = policy_class(env.observation_space, env.action_space, lambda _: 0.0, **of_policy)
+                policy = policy_class(
+                    env.observation_space, env.action_space, lambda _: 0.0, **of_policy
+                )
                 state = sum(part.numel() for part in policy.initial_state(1))
             parameters = sum(parameter.numel() for parameter in policy.parameters())
         except Exception:
@@ -169,11 +224,15 @@ class Run:
         finally:
             env.close()
         step = gym.spaces.flatdim(env.observation_space) + gym.spaces.flatdim(env.action_space)
-        needed = 4 * (arguments["n_steps"] * own_envs * step + 2 * own_envs * state + 4 * parameters)
+        needed = 4 * (
+            arguments["n_steps"] * own_envs * step + 2 * own_envs * state + 4 * parameters
+        )
         if needed > (there := _memory()):
             raise UsageError(
-                f"{self.agent} would need at least {needed / 1e9:,.0f} GB of memory, and the machine has {there / 1e9:,.0f} GB: "
-                f"take fewer than {self.n_envs:,} environments (--n-envs), shorter rollouts than {arguments['n_steps']:,} steps "
+                f"{self.agent} would need at least {needed / 1e9:,.0f} GB of memory, and the "
+                f"machine has {there / 1e9:,.0f} GB: "
+                f"take fewer than {self.n_envs:,} environments (--n-envs), shorter rollouts than "
+                f"{arguments['n_steps']:,} steps "
                 "(--n-steps) or a smaller model"
             )
 
@@ -207,26 +266,33 @@ class Run:
             config = config.get("run", config)  # that of a published model is more
             config.pop("versions")
             agent = AGENTS[config.pop("agent")]
-            unwritten = {name: value for name, value in UNWRITTEN.items() if name in get_type_hints(agent)}
+            unwritten = {
+                name: value for name, value in UNWRITTEN.items() if name in get_type_hints(agent)
+            }
             config["hyperparameters"] = agent(**unwritten | config["hyperparameters"])
             return cls(**config)
         except FileNotFoundError:
             raise UsageError(f"{directory} is not a run directory: it has no config.json") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UsageError(f"{directory / 'config.json'} is damaged or of another version: {first_line(error)}") from None
+            raise UsageError(
+                f"{directory / 'config.json'} is damaged or of another version: {first_line(error)}"
+            ) from None
 
     @classmethod
-    def load_to_resume(cls, directory: Path, agent: str, total_timesteps: int | None = None) -> "Run":
+    def load_to_resume(
+        cls, directory: Path, agent: str, total_timesteps: int | None = None
+    ) -> "Run":
         """Read the ``config.json`` of a run that is to go on.
 
         Args:
             directory: the run's.
             agent: whose run it must be.
-            total_timesteps: environment steps to train for in all, more than before; None for as many.
+            total_timesteps: environment steps to train for in all, more than before; None for as
+                many.
 
         Raises:
-            UsageError: if there is no such run, or it is another agent's, without a checkpoint, or finished, and no
-                more steps are asked for.
+            UsageError: if there is no such run, or it is another agent's, without a checkpoint, or
+                finished, and no more steps are asked for.
         """
         run = cls.load(directory)
         if run.agent != agent:
@@ -235,23 +301,27 @@ class Run:
         if (directory / "model.zip").exists():
             if total_timesteps is None:
                 raise UsageError(
-                    f"{directory} holds a finished run of {run.total_timesteps:,} steps: there is nothing to resume; "
+                    f"{directory} holds a finished run of {run.total_timesteps:,} steps: there is "
+                    "nothing to resume; "
                     "with more --total-timesteps, it goes on"
                 )
             if total_timesteps <= run.total_timesteps:
                 raise UsageError(
-                    f"{directory} holds a finished run: --total-timesteps must be more than its {run.total_timesteps:,}, "
+                    f"{directory} holds a finished run: --total-timesteps must be more than its "
+                    f"{run.total_timesteps:,}, "
                     f"got {total_timesteps:,}"
                 )
         elif not checkpoints(directory / "checkpoints"):
             out = shlex.join(["--out", str(directory)])
             raise UsageError(
-                f"{directory} has no checkpoint to resume from: its training was stopped before the first one; start it again, "
+                f"{directory} has no checkpoint to resume from: its training was stopped before "
+                "the first one; start it again, "
                 f"with {out} and the options that it had"
             )
         elif total_timesteps is not None and total_timesteps < run.total_timesteps:
             raise UsageError(
-                f"--total-timesteps must be at least the {run.total_timesteps:,} of the run in {directory}, got {total_timesteps:,}"
+                f"--total-timesteps must be at least the {run.total_timesteps:,} of the run in "
+                f"{directory}, got {total_timesteps:,}"
             )
         return dataclasses.replace(run, total_timesteps=total_timesteps or run.total_timesteps)
 
@@ -275,7 +345,9 @@ class _CheckedSteps(gym.Wrapper[Any, Any, Any, Any]):
             raise TypeError(f"a reward must be a number, got {reward!r}")
         space = self.observation_space
         if isinstance(space, gym.spaces.Box) and np.shape(observation) != space.shape:
-            raise ValueError(f"an observation must have the shape {space.shape}, got {np.shape(observation)}")
+            raise ValueError(
+                f"an observation must have the shape {space.shape}, got {np.shape(observation)}"
+            )
         return observation, reward, terminated, truncated, info
 
 
@@ -295,7 +367,12 @@ def new_directory(out: Path | None, run: Run) -> Path:
         UsageError: if ``out`` holds something already.
     """
     if out is None:
-        out = Path("runs") / run.env.replace(":", "-") / run.agent / f"seed{run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+        out = (
+            Path("runs")
+            / run.env.replace(":", "-")
+            / run.agent
+            / f"seed{run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
     try:
         if out.exists() and not out.is_dir():
             raise UsageError(f"--out {out} is a file; name a directory")
@@ -303,7 +380,10 @@ def new_directory(out: Path | None, run: Run) -> Path:
             raise UsageError(f"{out} holds a finished run; give --out another name")
         if checkpoints(out / "checkpoints"):
             resume = shlex.join(["--resume", str(out)])
-            raise UsageError(f"{out} holds an unfinished run; continue it with {resume}, or give --out another name")
+            raise UsageError(
+                f"{out} holds an unfinished run; continue it with {resume}, or give --out another "
+                "name"
+            )
         out.mkdir(parents=True, exist_ok=True)
         left = [path for path in out.iterdir() if not _is_of_a_run(path)]
         if left:
@@ -312,19 +392,35 @@ def new_directory(out: Path | None, run: Run) -> Path:
             if path.name != "checkpoints":
                 path.unlink()
     except OSError as error:
-        raise UsageError(f"cannot make the directory --out {str(out)[:100]}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot make the directory --out {str(out)[:100]}: {error.strerror}"
+        ) from error
     return out
 
 
 def _is_of_a_run(path: Path) -> bool:
     """Whether a run writes a file of this name before its first checkpoint."""
-    names = {"config.json", "progress.csv", "error.log", "config" + UNFINISHED, "progress" + UNFINISHED}
-    return path.name in names or path.name.startswith("events.out.tfevents.") or path.name == "checkpoints"
+    names = {
+        "config.json",
+        "progress.csv",
+        "error.log",
+        "config" + UNFINISHED,
+        "progress" + UNFINISHED,
+    }
+    return (
+        path.name in names
+        or path.name.startswith("events.out.tfevents.")
+        or path.name == "checkpoints"
+    )
 
 
 def read_progress(directory: Path) -> list[dict[str, float]]:
-    """The rows of a run's ``progress.csv``, none where there is no such file; without those that a crash has garbled."""
-    return [{column: float(cell) for column, cell in row.items()} for row in read_rows(directory / "progress.csv")]
+    """The rows of a run's ``progress.csv``, none where there is no such file; without those that a
+    crash has garbled."""
+    return [
+        {column: float(cell) for column, cell in row.items()}
+        for row in read_rows(directory / "progress.csv")
+    ]
 
 
 def find_run(name: Path) -> Path:
@@ -341,7 +437,8 @@ def find_run(name: Path) -> Path:
 
 
 def newest_model(directory: Path) -> Path:
-    """``model.zip`` of a finished run, else its last checkpoint; the directory itself where it is a published model's.
+    """``model.zip`` of a finished run, else its last checkpoint; the directory itself where it is a
+    published model's.
 
     Raises:
         UsageError: if there is neither.
@@ -350,18 +447,25 @@ def newest_model(directory: Path) -> Path:
         return directory
     saved = [*checkpoints(directory / "checkpoints"), *directory.glob("model.zip")]
     if not saved:
-        raise UsageError(f"{directory} has no model yet: its training was stopped before the first checkpoint")
+        raise UsageError(
+            f"{directory} has no model yet: its training was stopped before the first checkpoint"
+        )
     return saved[-1]
 
 
 def how_to_register(env: str) -> str:
     """How an environment that Gymnasium does not know becomes known."""
-    return f"if a module registers it, name the module as well: --env MODULE:{env.rpartition(':')[2]}"
+    return (
+        f"if a module registers it, name the module as well: --env MODULE:{env.rpartition(':')[2]}"
+    )
 
 
-def load_to_go_on(run: Run, directory: Path, env: GymnasiumVecEnv, device: str) -> RecurrentOnPolicyAlgorithm:
-    """Load the newest of what a run can go on from as if it had never ended: the end of its training, where going
-    on begins new episodes, or a checkpoint. If there is neither, the end of its training, with a note.
+def load_to_go_on(
+    run: Run, directory: Path, env: GymnasiumVecEnv, device: str
+) -> RecurrentOnPolicyAlgorithm:
+    """Load the newest of what a run can go on from as if it had never ended: the end of its
+    training, where going on begins new episodes, or a checkpoint. If there is neither, the end of
+    its training, with a note.
 
     Raises:
         RunError, UsageError: as for :func:`load_model`.
@@ -373,7 +477,8 @@ def load_to_go_on(run: Run, directory: Path, env: GymnasiumVecEnv, device: str) 
             if not vars(model).get(AT_BOUNDARY) and distributed.is_first():
                 at = f"after {model.num_timesteps:,} steps"
                 print(
-                    f"note: {directory} has no checkpoint, and goes on with new episodes {at}: had so many steps been asked "
+                    f"note: {directory} has no checkpoint, and goes on with new episodes {at}: "
+                    "had so many steps been asked "
                     "for from the start, it would have stayed in those that it was in",
                     file=sys.stderr,
                 )
@@ -382,8 +487,8 @@ def load_to_go_on(run: Run, directory: Path, env: GymnasiumVecEnv, device: str) 
 
 
 def reopen(run: Run, directory: Path, steps: int) -> None:
-    """Make a finished run one that goes on after so many steps: what its end had left gives way, and what it goes
-    on from is a checkpoint.
+    """Make a finished run one that goes on after so many steps: what its end had left gives way,
+    and what it goes on from is a checkpoint.
 
     Raises:
         NotSavedError: if ``config.json`` cannot be written.
@@ -398,7 +503,9 @@ def reopen(run: Run, directory: Path, steps: int) -> None:
         os.replace(end, start)
 
 
-def load_model(run: Run, path: Path, env: GymnasiumVecEnv | None, device: str) -> RecurrentOnPolicyAlgorithm:
+def load_model(
+    run: Run, path: Path, env: GymnasiumVecEnv | None, device: str
+) -> RecurrentOnPolicyAlgorithm:
     """Load a model or checkpoint of a run.
 
     Raises:
@@ -409,14 +516,21 @@ def load_model(run: Run, path: Path, env: GymnasiumVecEnv | None, device: str) -
     damaged = None if path.is_dir() else _damage(path)
     if damaged is not None:
         older = [other for other in checkpoints(path.parent) if other < path]
-        advice = f"; delete it to go on from {older[-1].name}" if path.parent.name == "checkpoints" and older else ""
+        advice = (
+            f"; delete it to go on from {older[-1].name}"
+            if path.parent.name == "checkpoints" and older
+            else ""
+        )
         raise RunError(f"{path} is damaged ({damaged}){advice}")
     try:
         if path.is_dir():
             return algorithm.from_pretrained(path, env, device=device)
         return algorithm.load(path, env=env, device=device)
     except OtherSpacesError as error:
-        raise UsageError(f"{path} was trained on another environment than config.json names ({first_line(error)})") from error
+        raise UsageError(
+            f"{path} was trained on another environment than config.json names "
+            f"({first_line(error)})"
+        ) from error
     except ValueError as error:
         raise RunError(first_line(error)) from error
 
@@ -430,7 +544,9 @@ def _damage(path: Path) -> str | None:
         return first_line(error)
 
 
-def check_unchanged(model: RecurrentOnPolicyAlgorithm, configured: RecurrentOnPolicyAlgorithm, directory: Path) -> None:
+def check_unchanged(
+    model: RecurrentOnPolicyAlgorithm, configured: RecurrentOnPolicyAlgorithm, directory: Path
+) -> None:
     """Check that a checkpoint was made with the hyperparameters that ``config.json`` holds now.
 
     Raises:
@@ -445,7 +561,10 @@ def check_unchanged(model: RecurrentOnPolicyAlgorithm, configured: RecurrentOnPo
         if name == "learning_rate":
             before, now = str(before), str(now)  # schedules are compared as they are written
         if before != now:
-            raise UsageError(f"{directory / 'config.json'} was changed: the run was trained with {name} {before}, not {now}")
+            raise UsageError(
+                f"{directory / 'config.json'} was changed: the run was trained with {name} "
+                f"{before}, not {now}"
+            )
 
 
 def _check_types(instance: Any) -> None:
@@ -467,4 +586,8 @@ def _is_of(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     kind = get_origin(kind) or kind
-    return type(value) is kind or (kind is float and type(value) is int) or (kind not in (int, bool) and isinstance(value, kind))
+    return (
+        type(value) is kind
+        or (kind is float and type(value) is int)
+        or (kind not in (int, bool) and isinstance(value, kind))
+    )

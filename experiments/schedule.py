@@ -1,4 +1,5 @@
-"""Many runs, as many at a time as there are cores: finished ones are kept, interrupted ones go on, failed ones are reported."""
+"""Many runs, as many at a time as there are cores: finished ones are kept, interrupted ones go on,
+failed ones are reported."""
 
 import contextlib
 import ctypes
@@ -45,8 +46,11 @@ class Pool(Protocol):
         """Start or resume a run; None where somebody else is at work on it."""
 
 
-def run_jobs(jobs: Sequence[Job], pool: Pool, display: Display, retry: bool = False, interval: float = 0.5) -> None:
-    """Work on the runs that are not finished, in their order, until all are finished or have failed.
+def run_jobs(
+    jobs: Sequence[Job], pool: Pool, display: Display, retry: bool = False, interval: float = 0.5
+) -> None:
+    """Work on the runs that are not finished, in their order, until all are finished or have
+    failed.
 
     Args:
         jobs: the runs.
@@ -81,7 +85,9 @@ def run_jobs(jobs: Sequence[Job], pool: Pool, display: Display, retry: bool = Fa
                 if code == LOST:
                     waiting.insert(0, job)
                 elif not job.finished and not signals.count:
-                    job.failure.write_text(f"{last_line(job.log) or 'it printed nothing'} (exit code {code})\n")
+                    job.failure.write_text(
+                        f"{last_line(job.log) or 'it printed nothing'} (exit code {code})\n"
+                    )
                 display.ended(job, lost=code == LOST)
             if signals.count and not running:
                 break
@@ -90,14 +96,22 @@ def run_jobs(jobs: Sequence[Job], pool: Pool, display: Display, retry: bool = Fa
             signals.wait(interval)
     if signals.count:
         left = sum(not job.finished for job in jobs)
-        raise InterruptedRun(f"{left} of {len(jobs)} runs are unfinished; the same command goes on with them")
+        raise InterruptedRun(
+            f"{left} of {len(jobs)} runs are unfinished; the same command goes on with them"
+        )
     failed = [job for job in jobs if job.failed]
     for job in failed:
-        print(f"failed: {job.name}: {job.failure.read_text().strip()}\n  {job.shell()}\n  {job.log}", file=sys.stderr)
+        print(
+            f"failed: {job.name}: {job.failure.read_text().strip()}\n  {job.shell()}\n  {job.log}",
+            file=sys.stderr,
+        )
     if failed:
         raise RunError(f"{len(failed)} of {len(jobs)} runs failed; --retry tries them again")
     if elsewhere:
-        raise RunError(f"somebody else is at work on {len(elsewhere)} of {len(jobs)} runs, the first is {elsewhere[0].directory}")
+        raise RunError(
+            f"somebody else is at work on {len(elsewhere)} of {len(jobs)} runs, the first is "
+            f"{elsewhere[0].directory}"
+        )
 
 
 @dataclass
@@ -124,10 +138,11 @@ class LocalWorker:
 
 
 def start_locally(job: Job, wait_for_lock: bool = False) -> LocalWorker | None:
-    """Start ``train.py``, or resume it from the last checkpoint; None if somebody else is at work on the run, or it is finished.
+    """Start ``train.py``, or resume it from the last checkpoint; None if somebody else is at work
+    on the run, or it is finished.
 
-    The process holds the run's lock as long as it lives, whatever becomes of this one, and is asked to save and end when this
-    one ends.
+    The process holds the run's lock as long as it lives, whatever becomes of this one, and is asked
+    to save and end when this one ends.
     """
     job.directory.parent.mkdir(parents=True, exist_ok=True)
     with open(job.lock, "w") as lock:
@@ -171,14 +186,17 @@ def last_line(log: Path) -> str:
 
 
 class _Signals:
-    """Counts Ctrl-C, SIGTERM and SIGHUP, and passes them on: the first as Ctrl-C, the second as a kill."""
+    """Counts Ctrl-C, SIGTERM and SIGHUP, and passes them on: the first as Ctrl-C, the second as a
+    kill."""
 
     def __init__(self) -> None:
         self.count = self._passed = 0
 
     def __enter__(self) -> "_Signals":
         numbers = [
-            number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
+            number
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) != signal.SIG_IGN
         ]
         self._before = {number: signal.signal(number, self._received) for number in numbers}
         return self

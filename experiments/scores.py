@@ -1,4 +1,5 @@
-"""How well agents do: figures of episodes with intervals, beside the reference policies of the maze, over seeds."""
+"""How well agents do: figures of episodes with intervals, beside the reference policies of the
+maze, over seeds."""
 
 import json
 import sys
@@ -38,7 +39,10 @@ class Score:
     @classmethod
     def of(cls, returns: NDArray[Any], infos: Mapping[str, Sequence[float | None]]) -> "Score":
         """Sum up returns and the maze's counts, one of each an episode."""
-        goals, first, between = (_mean(infos.get(key, ())) for key in ("goals", "steps_to_first_goal", "mean_steps_between_goals"))
+        goals, first, between = (
+            _mean(infos.get(key, ()))
+            for key in ("goals", "steps_to_first_goal", "mean_steps_between_goals")
+        )
         return cls(float(returns.mean()), interval([returns], mean), goals, first, between)
 
 
@@ -49,8 +53,8 @@ class Played:
     steps: int
     """Environment steps that it was trained for."""
     episodes: dict[str, list[Any]]
-    """What is known of each: ``return``, ``length``, ``rewarded`` (the steps that gave a positive reward) and, in mazes, what the
-    maze reports."""
+    """What is known of each: ``return``, ``length``, ``rewarded`` (the steps that gave a positive
+    reward) and, in mazes, what the maze reports."""
 
     @property
     def score(self) -> Score:
@@ -71,7 +75,8 @@ class Evaluation:
     """The maze's reference policies; empty for other environments."""
 
     def normalized(self, value: float) -> float | None:
-        """A return on the scale where random is 0 and the oracle 1; None where there are no references."""
+        """A return on the scale where random is 0 and the oracle 1; None where there are no
+        references."""
         if not self.references:
             return None
         random, oracle = self.references["random"].mean, self.references["oracle"].mean
@@ -95,11 +100,14 @@ class Evaluation:
         }
 
 
-def evaluate(directory: Path, run: Run, episodes: int, seed: int, deterministic: bool) -> Evaluation:
+def evaluate(
+    directory: Path, run: Run, episodes: int, seed: int, deterministic: bool
+) -> Evaluation:
     """Play episodes with the newest model of a run, and sum them up.
 
     Raises:
-        UsageError, RunError: if there is no model, it is damaged, or its environment cannot be made.
+        UsageError, RunError: if there is no model, it is damaged, or its environment cannot be
+            made.
     """
     return _evaluation(directory, run, play(directory, run, episodes, seed, deterministic))
 
@@ -110,7 +118,8 @@ def final_evaluation(directory: Path, run: Run) -> Evaluation:
 
 
 def final_episodes(directory: Path, run: Run) -> Played:
-    """The episodes that a finished run was evaluated with: played once, and kept in ``evaluation.json`` beside the model.
+    """The episodes that a finished run was evaluated with: played once, and kept in
+    ``evaluation.json`` beside the model.
 
     Raises:
         RunError: if the file is damaged.
@@ -123,14 +132,17 @@ def final_episodes(directory: Path, run: Run) -> Played:
     try:
         return Played(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({first_line(error)}); delete it to evaluate the run again") from None
+        raise RunError(
+            f"{path} is damaged ({first_line(error)}); delete it to evaluate the run again"
+        ) from None
 
 
 def play(directory: Path, run: Run, episodes: int, seed: int, deterministic: bool) -> Played:
     """Play episodes with the newest model of a run.
 
     Raises:
-        UsageError, RunError: if there is no model, it is damaged, or its environment cannot be made.
+        UsageError, RunError: if there is no model, it is damaged, or its environment cannot be
+            made.
     """
     env = run.make_env(min(episodes, 128))
     model = load_model(run, newest_model(directory), env, "cpu")
@@ -147,11 +159,16 @@ def play(directory: Path, run: Run, episodes: int, seed: int, deterministic: boo
         raise RunError(f"{run.environment} gave rewards that are NaN or infinite")
     reported = ("goals", "steps_to_first_goal", "mean_steps_between_goals")
     keys = ["return", "length", "rewarded", *(key for key in reported if key in played[0])]
-    return Played(model.num_timesteps, {key: [_plain(episode[key]) for episode in played if key in episode] for key in keys})
+    return Played(
+        model.num_timesteps,
+        {key: [_plain(episode[key]) for episode in played if key in episode] for key in keys},
+    )
 
 
 def _evaluation(directory: Path, run: Run, played: Played) -> Evaluation:
-    return Evaluation(directory, run, played.steps, len(played.episodes["return"]), played.score, references(run))
+    return Evaluation(
+        directory, run, played.steps, len(played.episodes["return"]), played.score, references(run)
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -160,7 +177,8 @@ def _plain(value: Any) -> Any:
 
 
 def references(run: Run) -> dict[str, Score]:
-    """Scores of the reference policies on the maze of a run, on the same layout and horizon; none for other environments."""
+    """Scores of the reference policies on the maze of a run, on the same layout and horizon; none
+    for other environments."""
     env = run.make_env(1)
     maze = env.env.unwrapped
     env.close()
@@ -172,22 +190,28 @@ def references(run: Run) -> dict[str, Score]:
 @cache
 def _maze_references(arguments: str, env_class: Callable[..., MazeVectorEnv]) -> dict[str, Score]:
     maze = json.loads(arguments)
-    episodes = 200 if maze.get("layout") == "perfect" else 1000  # a new map an episode takes its time
+    # a new map an episode takes its time
+    episodes = 200 if maze.get("layout") == "perfect" else 1000
     scores: dict[str, Score] = {}
     for reference in REFERENCES:
         played = reference_episodes(reference, episodes, env_class=env_class, **maze)
-        scores[reference] = Score.of(played.pop("return"), {key: list(values) for key, values in played.items()})
+        scores[reference] = Score.of(
+            played.pop("return"), {key: list(values) for key, values in played.items()}
+        )
     return scores
 
 
 def agent_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """The entries of the agents in the JSON report: interquartile means over seeds, with bootstrap intervals over seeds.
+    """The entries of the agents in the JSON report: interquartile means over seeds, with bootstrap
+    intervals over seeds.
 
     Runs with other hyperparameters or another number of steps are another entry.
     """
     groups: dict[Any, list[Evaluation]] = {}
     for e in evaluations:
-        groups.setdefault((e.run.environment, e.run.hyperparameters, e.run.total_timesteps), []).append(e)
+        groups.setdefault(
+            (e.run.environment, e.run.hyperparameters, e.run.total_timesteps), []
+        ).append(e)
     rows = []
     for runs in groups.values():
         means = [np.array([e.score.mean for e in runs])]

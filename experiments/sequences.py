@@ -1,11 +1,14 @@
-"""Train any core on a memory task without reinforcement learning: python -m experiments.sequences TASK AGENT [options]."""
+"""Train any core on a memory task without reinforcement learning: python -m experiments.sequences
+TASK AGENT [options]."""
 
 import os
 import signal
 
-if __name__ == "__main__":  # the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
+# the imports take seconds: until run_main takes over, Ctrl-C ends without a traceback
+if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's threads wait asleep: ten times as fast on a busy core
+    # PyTorch's threads wait asleep: ten times as fast on a busy core
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import sys
 from collections.abc import Sequence
@@ -20,7 +23,15 @@ from torch import nn
 
 from agents import AGENTS, Agent
 from envs.memory_tasks import TASKS, MemoryTask
-from experiments.command_line import MAX_SEED, UsageError, check_range, first_line, key_values, parse, run_main
+from experiments.command_line import (
+    MAX_SEED,
+    UsageError,
+    check_range,
+    first_line,
+    key_values,
+    parse,
+    run_main,
+)
 from experiments.supervised import (
     Batch,
     ProgressLine,
@@ -49,8 +60,8 @@ class Options(Generic[AgentT]):
     task_kwargs: tuple[str, ...] = ()
     """Settings of the task, such as pairs=8."""
     test: tuple[str, ...] = ()
-    """Other settings to evaluate on as well, such as items=20 items=40,min_items=40: each is a test of its own, and
-    changes those of the task."""
+    """Other settings to evaluate on as well, such as items=20 items=40,min_items=40: each is a test
+    of its own, and changes those of the task."""
     updates: int = 2_000
     """Updates to train for."""
     until: float | None = None
@@ -78,7 +89,9 @@ def main(args: Sequence[str]) -> None:
     changes = key_values(options.task_kwargs, "--task-kwargs", "pairs=8")
     task = make_task(name, changes)
     tests = {"": task} | {
-        test: like(task, test, make_task(name, changes | key_values(test.split(","), "--test", "items=20")))
+        test: like(
+            task, test, make_task(name, changes | key_values(test.split(","), "--test", "items=20"))
+        )
         for test in options.test
     }
     title = "-".join([name, *(f"{key}={value}" for key, value in changes.items())])
@@ -88,8 +101,13 @@ def main(args: Sequence[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
     torch.manual_seed(options.seed)
-    model = SequenceModel(nn.Identity(), build_core(options.hyperparameters, task.observation_size), task.n_answers)
-    training, testing = (np.random.default_rng(sequence) for sequence in np.random.SeedSequence(options.seed).spawn(2))
+    model = SequenceModel(
+        nn.Identity(), build_core(options.hyperparameters, task.observation_size), task.n_answers
+    )
+    training, testing = (
+        np.random.default_rng(sequence)
+        for sequence in np.random.SeedSequence(options.seed).spawn(2)
+    )
     trainer = Trainer(model, options.hyperparameters)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{agent} on {title}, {parameters:,} parameters", file=sys.stderr)
@@ -102,7 +120,10 @@ def main(args: Sequence[str]) -> None:
         for update in range(1, options.updates + 1):
             losses.append(trainer.update(episodes(task, training, options.batch_size)))
             if update % options.interval == 0 or update == options.updates:
-                accuracies = {test: accuracy(model, other, testing, options.episodes) for test, other in tests.items()}
+                accuracies = {
+                    test: accuracy(model, other, testing, options.episodes)
+                    for test, other in tests.items()
+                }
                 reached = accuracies.pop("")
                 evaluations.append(
                     {
@@ -134,7 +155,10 @@ def main(args: Sequence[str]) -> None:
     write_json(out, result)
     last = evaluations[-1]
     others = "".join(f", {test}: {share:.1%}" for test, share in last.get("tests", {}).items())
-    print(f"{last['updates']:,} updates, {last['seconds']:.1f} s: {last['accuracy']:.1%} right{others}; in {out}")
+    print(
+        f"{last['updates']:,} updates, {last['seconds']:.1f} s: {last['accuracy']:.1%} "
+        f"right{others}; in {out}"
+    )
 
 
 def make_task(name: str, changes: dict[str, Any]) -> MemoryTask:
@@ -158,7 +182,8 @@ def like(task: MemoryTask, test: str, other: MemoryTask) -> MemoryTask:
     for what in ("observation_size", "n_answers"):
         if getattr(other, what) != getattr(task, what):
             raise UsageError(
-                f"--test {test} has another {what} ({getattr(other, what)}) than the task trained on ({getattr(task, what)})"
+                f"--test {test} has another {what} ({getattr(other, what)}) than the task trained "
+                f"on ({getattr(task, what)})"
             )
     return other
 
@@ -174,7 +199,9 @@ def episodes(task: MemoryTask, rng: np.random.Generator, n: int) -> Batch:
 def accuracy(model: SequenceModel, task: MemoryTask, rng: np.random.Generator, n: int) -> float:
     """The share of right answers in n new episodes, at most 256 of them at once."""
     sizes = [min(256, n - first) for first in range(0, n, 256)]
-    return torch.cat([model.right(episodes(task, rng, size)) for size in sizes]).float().mean().item()
+    return (
+        torch.cat([model.right(episodes(task, rng, size)) for size in sizes]).float().mean().item()
+    )
 
 
 def parse_options(args: Sequence[str]) -> tuple[str, str, Options[Agent]]:

@@ -1,7 +1,9 @@
-"""Statistics of a few seeds, after Agarwal et al. (2021), "Deep reinforcement learning at the edge of the statistical precipice".
+"""Statistics of a few seeds, after Agarwal et al. (2021), "Deep reinforcement learning at the edge
+of the statistical precipice".
 
-A *strata* argument is one array a task, each with a score a seed, ``[S]``; resampling draws seeds anew within each task. All random
-numbers come from one seed, so that the same scores always give the same figures.
+A *strata* argument is one array a task, each with a score a seed, ``[S]``; resampling draws seeds
+anew within each task. All random numbers come from one seed, so that the same scores always give
+the same figures.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,13 +37,17 @@ def aggregate(strata: Strata, statistic: Callable[..., Any] = iqm) -> float:
 
 
 def interval(strata: Strata, statistic: Callable[..., Any] = iqm) -> Interval | None:
-    """95% interval of a statistic of all scores, by stratified bootstrap over seeds; None where no task has two seeds."""
-    ends: Interval | None = _bootstrap(strata, lambda *drawn, axis: statistic(np.concatenate(drawn, axis=axis), axis=axis))
+    """95% interval of a statistic of all scores, by stratified bootstrap over seeds; None where no
+    task has two seeds."""
+    ends: Interval | None = _bootstrap(
+        strata, lambda *drawn, axis: statistic(np.concatenate(drawn, axis=axis), axis=axis)
+    )
     return ends
 
 
 def probability_of_improvement(ours: Strata, theirs: Strata) -> tuple[float, Interval | None]:
-    """How probable it is that a seed of ours is above one of theirs, mean over tasks, with its 95% interval; ties are a half.
+    """How probable it is that a seed of ours is above one of theirs, mean over tasks, with its 95%
+    interval; ties are a half.
 
     Args:
         ours, theirs: scores on the same tasks, in the same order; the numbers of seeds may differ.
@@ -61,7 +67,8 @@ def _above(x: Scores, y: Scores) -> Any:
 
 
 def performance_profile(strata: Strata, thresholds: Scores) -> tuple[Scores, Scores, Scores]:
-    """The share of runs that score above each threshold, mean over the tasks, with its pointwise 95% band: three of ``[N]``."""
+    """The share of runs that score above each threshold, mean over the tasks, with its pointwise
+    95% band: three of ``[N]``."""
     above = [(scores[:, None] > thresholds).astype(float) for scores in strata]
 
     def share(*drawn: Scores, axis: int = 0) -> Any:
@@ -84,17 +91,22 @@ def curve(runs: Sequence[tuple[Scores, Scores]], x: Scores) -> tuple[Scores, Sco
 
 
 def within_episode(episodes: Sequence[Sequence[int]]) -> tuple[list[float], list[int]]:
-    """How long it takes to be rewarded again, against how often one was already: what memory is for.
+    """How long it takes to be rewarded again, against how often one was already: what memory is
+    for.
 
     Args:
         episodes: the steps of each episode, from 1, at which there was a reward.
 
     Returns:
-        The mean number of steps to the first reward, from the first to the second, and so on, and of how many episodes it is the
-        mean. Only episodes that came so far are in it, so late entries are those of good episodes.
+        The mean number of steps to the first reward, from the first to the second, and so on, and
+        of how many episodes it is the mean. Only episodes that came so far are in it, so late
+        entries are those of good episodes.
     """
     furthest = max(map(len, episodes), default=0)
-    waits = [[steps[k] - (steps[k - 1] if k else 0) for steps in episodes if len(steps) > k] for k in range(furthest)]
+    waits = [
+        [steps[k] - (steps[k - 1] if k else 0) for steps in episodes if len(steps) > k]
+        for k in range(furthest)
+    ]
     return [float(np.mean(wait)) for wait in waits], [len(wait) for wait in waits]
 
 
@@ -104,18 +116,35 @@ def _band(strata: Strata, statistic: Callable[..., Any], middle: Scores) -> tupl
     return (middle, middle) if band is None else band
 
 
-def _bootstrap(strata: Strata, statistic: Callable[..., Any], axis: int = -1, resamples: int = RESAMPLES) -> Any:
-    """The ends of the 95% interval, drawn within each stratum; a stratum of one score is that score in every draw."""
+def _bootstrap(
+    strata: Strata, statistic: Callable[..., Any], axis: int = -1, resamples: int = RESAMPLES
+) -> Any:
+    """The ends of the 95% interval, drawn within each stratum; a stratum of one score is that score
+    in every draw."""
     if max(len(scores) for scores in strata) < 2:
         return None
     # SciPy asks for two scores where there is one: the second is not looked at.
     twice = [scores if len(scores) > 1 else np.concatenate([scores, scores]) for scores in strata]
 
     def of_drawn(*drawn: Scores, axis: int) -> Any:
-        own = (d if len(scores) > 1 else np.take(d, [0], axis=axis) for d, scores in zip(drawn, strata, strict=True))
+        own = (
+            d if len(scores) > 1 else np.take(d, [0], axis=axis)
+            for d, scores in zip(drawn, strata, strict=True)
+        )
         return statistic(*own, axis=axis)
 
     found = stats.bootstrap(
-        twice, of_drawn, n_resamples=resamples, vectorized=True, axis=axis, method="percentile", rng=0, batch=500
+        twice,
+        of_drawn,
+        n_resamples=resamples,
+        vectorized=True,
+        axis=axis,
+        method="percentile",
+        rng=0,
+        batch=500,
     ).confidence_interval
-    return (float(found.low), float(found.high)) if np.ndim(found.low) == 0 else (found.low, found.high)
+    return (
+        (float(found.low), float(found.high))
+        if np.ndim(found.low) == 0
+        else (found.low, found.high)
+    )

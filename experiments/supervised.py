@@ -1,7 +1,8 @@
-"""Sequence learning without reinforcement learning: any core, by the cross-entropy of its answers plus its meta-loss.
+"""Sequence learning without reinforcement learning: any core, by the cross-entropy of its answers
+plus its meta-loss.
 
-:mod:`experiments.sequences` trains on the memory tasks, :mod:`experiments.babi` on stories; the model, the update and the
-hyperparameters on the command line are the same, and here.
+:mod:`experiments.sequences` trains on the memory tasks, :mod:`experiments.babi` on stories; the
+model, the update and the hyperparameters on the command line are the same, and here.
 """
 
 import dataclasses
@@ -41,7 +42,8 @@ class Batch(NamedTuple):
     starts: Tensor
     """Where an episode begins anew, ``[T, B]`` bool."""
     counts: Tensor
-    """Which steps belong to an episode; the others fill up a sequence, and do not count; ``[T, B]`` bool."""
+    """Which steps belong to an episode; the others fill up a sequence, and do not count; ``[T, B]``
+    bool."""
 
     def answers(self) -> Tensor:
         """The right answers ``[N]`` of the N steps that ask."""
@@ -63,9 +65,12 @@ class SequenceModel(nn.Module):
         self.head = nn.Linear(core.output_size, n_answers)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits ``[N, n_answers]`` at the N steps that ask, and the meta-loss, its mean over the steps that count."""
+        """Logits ``[N, n_answers]`` at the N steps that ask, and the meta-loss, its mean over the
+        steps that count."""
         inputs = self.encoder(batch.observations)
-        outputs, _, meta_loss = self.core(inputs, self.core.initial_state(inputs.shape[1]), batch.starts)
+        outputs, _, meta_loss = self.core(
+            inputs, self.core.initial_state(inputs.shape[1]), batch.starts
+        )
         return self.head(outputs[batch.targets >= 0]), meta_loss[batch.counts].mean()
 
     @torch.no_grad()
@@ -80,7 +85,8 @@ class Trainer:
 
     Args:
         model: the model.
-        agent: learning rate, epsilon of Adam, bound on the norm of the gradient and weight of the meta-loss.
+        agent: learning rate, epsilon of Adam, bound on the norm of the gradient and weight of the
+            meta-loss.
 
     Attributes:
         updates: how many there were.
@@ -91,11 +97,14 @@ class Trainer:
         self.model, self.agent = model, agent
         self.parameters = list(model.parameters())
         self.meta_coef: float = agent.arguments().get("meta_coef", 0.0)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=agent.learning_rate, eps=agent.adam_eps, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=agent.learning_rate, eps=agent.adam_eps, fused=True
+        )
         self.updates, self.seconds = 0, 0.0
 
     def gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Leave the gradients of a batch in the parameters; returns the cross-entropy, and the norm before it was cut."""
+        """Leave the gradients of a batch in the parameters; returns the cross-entropy, and the norm
+        before it was cut."""
         logits, meta_loss = self.model(batch)
         loss = F.cross_entropy(logits, batch.answers())
         self.optimizer.zero_grad()
@@ -106,13 +115,15 @@ class Trainer:
         """One update; returns the cross-entropy before it.
 
         Raises:
-            TrainingDivergedError: if the gradient is NaN or infinite; the parameters stay as they were.
+            TrainingDivergedError: if the gradient is NaN or infinite; the parameters stay as they
+                were.
         """
         since = time.perf_counter()
         loss, norm = self.gradients(batch)
         if not math.isfinite(norm):  # so it is wherever a loss is not finite
             raise TrainingDivergedError(
-                f"the gradient became NaN or infinite at update {self.updates + 1:,}: a smaller --learning-rate may help"
+                f"the gradient became NaN or infinite at update {self.updates + 1:,}: a smaller "
+                "--learning-rate may help"
             )
         self.optimizer.step()
         self.updates += 1
@@ -124,9 +135,12 @@ class Trainer:
         self.gradients(batch)
 
 
-DEFAULTS = {"learning_rate": (4e-3, "Step size of Adam."), "meta_coef": (0.1, "Weight of the meta-loss.")}
-"""Other defaults than the agents', which are those of reinforcement learning. With a weight of 1, the paper's, to write what the
-memory gives already can be all that is learned (docs/memory.md)."""
+DEFAULTS = {
+    "learning_rate": (4e-3, "Step size of Adam."),
+    "meta_coef": (0.1, "Weight of the meta-loss."),
+}
+"""Other defaults than the agents', which are those of reinforcement learning. With a weight of 1,
+the paper's, to write what the memory gives already can be all that is learned (docs/memory.md)."""
 
 
 def hyperparameters(name: str) -> type[Agent]:
@@ -140,7 +154,11 @@ def hyperparameters(name: str) -> type[Agent]:
     agent = AGENTS[name]
     hints, used = get_type_hints(agent), _used(agent)
     hidden: list[tuple[str, Any, Any]] = [
-        (field.name, Annotated[hints[field.name], tyro.conf.Suppress], dataclasses.field(default=field.default))
+        (
+            field.name,
+            Annotated[hints[field.name], tyro.conf.Suppress],
+            dataclasses.field(default=field.default),
+        )
         for field in dataclasses.fields(agent)
         if field.name not in used
     ]
@@ -149,7 +167,9 @@ def hyperparameters(name: str) -> type[Agent]:
         for field, (default, text) in DEFAULTS.items()
         if field in hints
     ]
-    made = dataclasses.make_dataclass(agent.__name__, [*hidden, *ours], bases=(agent,), frozen=True, kw_only=True)
+    made = dataclasses.make_dataclass(
+        agent.__name__, [*hidden, *ours], bases=(agent,), frozen=True, kw_only=True
+    )
     made.__doc__ = agent.__doc__
     return cast(type[Agent], made)
 
@@ -160,7 +180,13 @@ def settings(agent: Agent) -> dict[str, Any]:
 
 
 def _used(agent: type[Agent]) -> set[str]:
-    return {"learning_rate", "adam_eps", "max_grad_norm", "meta_coef", *signature(_core_class(agent)).parameters}
+    return {
+        "learning_rate",
+        "adam_eps",
+        "max_grad_norm",
+        "meta_coef",
+        *signature(_core_class(agent)).parameters,
+    }
 
 
 def _core_class(agent: type[Agent]) -> type[RecurrentCore[Any]]:
@@ -174,7 +200,11 @@ def build_core(agent: Agent, input_size: int) -> RecurrentCore[Any]:
         UsageError: if its hyperparameters do not go together.
     """
     core_class = _core_class(type(agent))
-    of_core = {name: value for name, value in settings(agent).items() if name in signature(core_class).parameters}
+    of_core = {
+        name: value
+        for name, value in settings(agent).items()
+        if name in signature(core_class).parameters
+    }
     try:
         return core_class(input_size, **of_core)
     except (ValueError, RuntimeError, MemoryError) as error:
@@ -199,7 +229,12 @@ def names(args: Sequence[str], usage: str, *what: str) -> list[str]:
 
 def versions() -> dict[str, str]:
     """What a result was made with."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "mnm_rl": __version__}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "mnm_rl": __version__,
+    }
 
 
 def write_json(path: Path, figures: dict[str, Any]) -> None:
@@ -209,7 +244,8 @@ def write_json(path: Path, figures: dict[str, Any]) -> None:
 
 
 class ProgressLine:
-    """How far a training is, on the standard error output: a bar on a terminal, a line every half a minute elsewhere.
+    """How far a training is, on the standard error output: a bar on a terminal, a line every half a
+    minute elsewhere.
 
     Args:
         total: how many there are to do.
@@ -223,13 +259,19 @@ class ProgressLine:
         self._last_line = self._since
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            self._bar = Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), console=Console(stderr=True))
+            self._bar = Progress(
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                console=Console(stderr=True),
+            )
             self._task = self._bar.add_task("", total=total, completed=done)
 
     def show(self, done: int, score: str) -> None:
         """Say how many are done, and what was reached."""
         now = time.perf_counter()
-        left = timedelta(seconds=round((self.total - done) * (now - self._since) / max(1, done - self._first)))
+        left = timedelta(
+            seconds=round((self.total - done) * (now - self._since) / max(1, done - self._first))
+        )
         line = f"{done:,}/{self.total:,} {self.unit}  {left} left  {score}"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=line)

@@ -8,7 +8,8 @@ A table ``[tune]`` in the grid's file says how many trials there are and what is
     n_epochs = { low = 1, high = 8 }
     ent_coef = [0.0, 0.003, 0.01]
 
-Every agent, algorithm, environment and setting has a study of its own, and a trial is run with all seeds of the grid.
+Every agent, algorithm, environment and setting has a study of its own, and a trial is run with all
+seeds of the grid.
 """
 
 import json
@@ -55,19 +56,28 @@ class Study:
         ]
 
     def rows(self) -> list[dict[str, Any]]:
-        """What every trial took and reached, the best first; the score of one that failed is None."""
+        """What every trial took and reached, the best first; the score of one that failed is
+        None."""
         rows = [
-            {"trial": t.number, "hyperparameters": t.params, "score": t.value} for t in self.study.trials if t.state.is_finished()
+            {"trial": t.number, "hyperparameters": t.params, "score": t.value}
+            for t in self.study.trials
+            if t.state.is_finished()
         ]
         return sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0)))
 
 
 def tune(
-    grid: Grid, pool: Pool, out: Path, runs: Path = Path("runs"), display: Callable[[Sequence[Job]], Display] = Display
+    grid: Grid,
+    pool: Pool,
+    out: Path,
+    runs: Path = Path("runs"),
+    display: Callable[[Sequence[Job]], Display] = Display,
 ) -> list[Study]:
-    """Search until every study has its trials, and write them all to ``out``; interrupted, the next call goes on.
+    """Search until every study has its trials, and write them all to ``out``; interrupted, the next
+    call goes on.
 
-    A trial's score is the mean over its seeds, in the final evaluation, of goals where there are any, else of the return.
+    A trial's score is the mean over its seeds, in the final evaluation, of goals where there are
+    any, else of the return.
 
     Raises:
         UsageError: if Optuna is not installed, or the grid does not say what to search.
@@ -79,7 +89,11 @@ def tune(
     studies = _studies(grid, runs)
     while left := [study for study in studies if len(study.rows()) < trials]:
         at_once = max(1, pool.workers // sum(len(study.jobs) for study in left))
-        asked = [(study, trial) for study in left for trial in _next_trials(study, space, min(at_once, trials - len(study.rows())))]
+        asked = [
+            (study, trial)
+            for study in left
+            for trial in _next_trials(study, space, min(at_once, trials - len(study.rows())))
+        ]
         jobs = [job for study, trial in asked for job in study.runs(trial)]
         try:
             run_jobs(jobs, pool, display(jobs))
@@ -104,18 +118,36 @@ def _space(grid: Grid) -> tuple[int, dict[str, Any]]:
     Raises:
         UsageError: if the grid does not say it as it should.
     """
-    trials, space = grid.tune.get("trials"), {name: value for name, value in grid.tune.items() if name != "trials"}
+    trials, space = (
+        grid.tune.get("trials"),
+        {name: value for name, value in grid.tune.items() if name != "trials"},
+    )
     if type(trials) is not int or trials < 1 or not space:
-        raise UsageError(f"the grid {grid.name} needs a table [tune] with trials and what is searched, see docs/experiments.md")
+        raise UsageError(
+            f"the grid {grid.name} needs a table [tune] with trials and what is searched, see "
+            "docs/experiments.md"
+        )
     for name, value in space.items():
         if isinstance(value, list) and value:
             choices = value
-        elif isinstance(value, dict) and {"low", "high"} <= value.keys() <= {"low", "high", "log"} and value["low"] < value["high"]:
+        elif (
+            isinstance(value, dict)
+            and {"low", "high"} <= value.keys() <= {"low", "high", "log"}
+            and value["low"] < value["high"]
+        ):
             choices = [value["low"], value["high"]]
         else:
-            raise UsageError(f"[tune] {name} must be a list of choices, or have low, high and if need be log, got {value!r}")
+            raise UsageError(
+                f"[tune] {name} must be a list of choices, or have low, high and if need be log, "
+                f"got {value!r}"
+            )
         for choice in choices:
-            replace(grid, settings={setting: values | {name: choice} for setting, values in grid.settings.items()})
+            replace(
+                grid,
+                settings={
+                    setting: values | {name: choice} for setting, values in grid.settings.items()
+                },
+            )
     return trials, space
 
 
@@ -130,7 +162,9 @@ def _studies(grid: Grid, runs: Path) -> list[Study]:
 
     studies = []
     for label, jobs in groupby(sorted(grid.jobs(runs), key=name), key=name):
-        study = optuna.create_study(storage=storage, study_name=label, direction="maximize", load_if_exists=True)
+        study = optuna.create_study(
+            storage=storage, study_name=label, direction="maximize", load_if_exists=True
+        )
         study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))
         studies.append(Study(label, list(jobs), study))
     return studies
@@ -139,7 +173,9 @@ def _studies(grid: Grid, runs: Path) -> list[Study]:
 def _next_trials(study: Study, space: dict[str, Any], n: int) -> list[Any]:
     """The trials that were interrupted, or else ``n`` new ones."""
     interrupted = [
-        t for t in study.study.get_trials(deepcopy=False) if not t.state.is_finished() and t.params.keys() == space.keys()
+        t
+        for t in study.study.get_trials(deepcopy=False)
+        if not t.state.is_finished() and t.params.keys() == space.keys()
     ]
     if interrupted:
         return interrupted
@@ -149,18 +185,28 @@ def _next_trials(study: Study, space: dict[str, Any], n: int) -> list[Any]:
             if isinstance(values, list):
                 trial.suggest_categorical(name, values)
             else:
-                suggest = trial.suggest_int if all(type(values[end]) is int for end in ("low", "high")) else trial.suggest_float
+                suggest = (
+                    trial.suggest_int
+                    if all(type(values[end]) is int for end in ("low", "high"))
+                    else trial.suggest_float
+                )
                 suggest(name, values["low"], values["high"], log=values.get("log", False))
     return trials
 
 
 def _in_tune(directory: Path) -> Path:
-    """``runs/<grid>/<environment>/<algorithm>/<agent>/<setting>/seed<S>`` to the directory of its trials."""
+    """``runs/<grid>/<environment>/<algorithm>/<agent>/<setting>/seed<S>`` to the directory of its
+    trials."""
     environment, algorithm, agent, setting, _ = directory.parts[-5:]
     return directory.parents[4] / "tune" / environment / algorithm / agent / setting
 
 
 def _write(grid: Grid, studies: Sequence[Study], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    found = {"grid": grid.name, "space": grid.tune, "seeds": list(grid.seeds), "studies": {s.name: s.rows() for s in studies}}
+    found = {
+        "grid": grid.name,
+        "space": grid.tune,
+        "seeds": list(grid.seeds),
+        "studies": {s.name: s.rows() for s in studies},
+    }
     out.write_text(json.dumps(found, indent=1) + "\n")

@@ -19,7 +19,17 @@ from mnm_rl.algorithms.policies import (
     SaluPolicy,
 )
 from mnm_rl.algorithms.ppo import RecurrentPPO
-from mnm_rl.cores import GruCore, LstmCore, MinGruCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
+from mnm_rl.cores import (
+    GruCore,
+    LstmCore,
+    MinGruCore,
+    MnmCore,
+    NtmCore,
+    PlasticCore,
+    RecurrentCore,
+    RnnCore,
+    SaluCore,
+)
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.vec_env import GymnasiumVecEnv
 

@@ -1,4 +1,5 @@
-"""Stable-Baselines3 callbacks for long trainings: a progress bar, checkpoints that survive a kill, a clean stop."""
+"""Stable-Baselines3 callbacks for long trainings: a progress bar, checkpoints that survive a kill,
+a clean stop."""
 
 import os
 import signal
@@ -33,22 +34,26 @@ UNFINISHED = ".unfinished"
 """What the name of a file ends in while it is written."""
 
 AT_BOUNDARY = "_at_boundary"
-"""The attribute of a model in which :class:`AtomicCheckpoints` keeps whether its training ended where going on
-would begin new episodes, so that it can go on from what was saved then, to the bit."""
+"""The attribute of a model in which :class:`AtomicCheckpoints` keeps whether its training ended
+where going on would begin new episodes, so that it can go on from what was saved then, to the
+bit."""
 
 EPISODE_VALUES = "_episode_values"
 """The attribute of a model in which :class:`EpisodeMeans` keeps its numbers, by key."""
 
 
 class NotSavedError(OSError):
-    """A file could not be written, for example because the disk is full; its name is in the message."""
+    """A file could not be written, for example because the disk is full; its name is in the
+    message."""
 
 
 def save_atomically(model: BaseAlgorithm, path: Path) -> None:
-    """Save a model so that ``path`` holds, at every moment, either what it held before or the whole new file.
+    """Save a model so that ``path`` holds, at every moment, either what it held before or the whole
+    new file.
 
     Raises:
-        NotSavedError: if the file cannot be written, for example on a full disk; ``path`` is then as it was.
+        NotSavedError: if the file cannot be written, for example on a full disk; ``path`` is then
+            as it was.
     """
     with replacing(path) as file:
         model.save(file)
@@ -56,8 +61,8 @@ def save_atomically(model: BaseAlgorithm, path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BufferedRandom]:
-    """A file to write, which takes the place of ``path`` when it is whole. Signals wait until then: an exception amid the writing
-    may come out of PyTorch as another one.
+    """A file to write, which takes the place of ``path`` when it is whole. Signals wait until then:
+    an exception amid the writing may come out of PyTorch as another one.
 
     Raises:
         NotSavedError: if the file cannot be written; ``path`` is then as it was.
@@ -74,13 +79,16 @@ def replacing(path: Path) -> Iterator[BufferedRandom]:
             of_the_disk = _os_error(error)
             if of_the_disk is None:
                 raise
-            raise NotSavedError(of_the_disk.errno, of_the_disk.strerror or str(of_the_disk), str(path)) from error
+            raise NotSavedError(
+                of_the_disk.errno, of_the_disk.strerror or str(of_the_disk), str(path)
+            ) from error
         finally:
             unfinished.unlink(missing_ok=True)
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
-    """The OSError that another exception came from, as PyTorch raises a RuntimeError where a file cannot be written."""
+    """The OSError that another exception came from, as PyTorch raises a RuntimeError where a file
+    cannot be written."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
@@ -89,7 +97,8 @@ def _os_error(error: BaseException | None) -> OSError | None:
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM wait until the end of the block."""
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+    # signals reach the main thread alone
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
@@ -104,20 +113,23 @@ def _signals_held_back() -> Iterator[None]:
 
 
 class AtomicCheckpoints(BaseCallback):
-    """Keep the last checkpoints of a training, each written atomically between two updates, from which it can be repeated.
+    """Keep the last checkpoints of a training, each written atomically between two updates, from
+    which it can be repeated.
 
-    A checkpoint does not hold the environments. So it is a boundary of the training itself, interrupted or not: where one is due,
-    every random generator is seeded anew, from the model's seed and the step, and all environments begin new episodes. Going on
-    from the file does the same, and repeats the rest of the training to the bit. Between two checkpoints, a rollout after which
-    all episodes have ended is followed by the same, which costs nothing: a training that is stopped there can be repeated as
-    well. Models without a seed, and algorithms of other libraries, go on with their episodes.
+    A checkpoint does not hold the environments. So it is a boundary of the training itself,
+    interrupted or not: where one is due, every random generator is seeded anew, from the model's
+    seed and the step, and all environments begin new episodes. Going on from the file does the
+    same, and repeats the rest of the training to the bit. Between two checkpoints, a rollout after
+    which all episodes have ended is followed by the same, which costs nothing: a training that is
+    stopped there can be repeated as well. Models without a seed, and algorithms of other libraries,
+    go on with their episodes.
 
     Files are named ``step-<steps>.zip`` and are loaded with the algorithm's ``load``.
 
     Args:
         directory: where they go; made if missing.
-        interval: environment steps between two checkpoints; they are due at the end of the rollout in which the number of steps
-            reaches a multiple of it.
+        interval: environment steps between two checkpoints; they are due at the end of the rollout
+            in which the number of steps reaches a multiple of it.
         keep: how many to keep.
     """
 
@@ -170,10 +182,13 @@ class AtomicCheckpoints(BaseCallback):
 
     def _remember_episodes(self) -> None:
         kept = ("ep_info_buffer", "ep_success_buffer", EPISODE_VALUES)
-        self._episodes = {name: deepcopy(vars(self.model)[name]) for name in kept if name in vars(self.model)}
+        self._episodes = {
+            name: deepcopy(vars(self.model)[name]) for name in kept if name in vars(self.model)
+        }
 
     def save(self) -> None:
-        """Write a checkpoint now, between two rollouts, and drop the oldest beyond ``keep``. Of several processes the first writes.
+        """Write a checkpoint now, between two rollouts, and drop the oldest beyond ``keep``. Of
+        several processes the first writes.
 
         Raises:
             NotSavedError: if it cannot be written.
@@ -185,10 +200,12 @@ class AtomicCheckpoints(BaseCallback):
             old.unlink()
 
     def save_before_rollout(self) -> bool:
-        """Write a checkpoint of the training as it was when the rollout began in which, for example, an environment failed.
+        """Write a checkpoint of the training as it was when the rollout began in which, for
+        example, an environment failed.
 
         Returns:
-            False, without a checkpoint, if no rollout was under way: its update may have been done in part.
+            False, without a checkpoint, if no rollout was under way: its update may have been done
+                in part.
 
         Raises:
             NotSavedError: if it cannot be written.
@@ -215,12 +232,13 @@ class StoppedTraining(Exception):
 
 
 class StopOnSignal(BaseCallback):
-    """End the training on Ctrl-C or SIGTERM with a :class:`StoppedTraining`, after the update that follows the current rollout.
+    """End the training on Ctrl-C or SIGTERM with a :class:`StoppedTraining`, after the update that
+    follows the current rollout.
 
     Another signal, a second or more after the first, interrupts at once with a KeyboardInterrupt.
 
-    Signals are caught while ``learn`` runs in the main thread, the only one that they reach: what they did
-    before, they do again after it, and beside a training in another thread.
+    Signals are caught while ``learn`` runs in the main thread, the only one that they reach: what
+    they did before, they do again after it, and beside a training in another thread.
 
     Several processes that share a training stop together, whichever the signal reaches.
 
@@ -254,7 +272,8 @@ class StopOnSignal(BaseCallback):
             raise KeyboardInterrupt
 
     def _learns(self, frame: FrameType | None) -> bool:
-        """Whether the training still runs: callbacks are not told of one that an exception has ended."""
+        """Whether the training still runs: callbacks are not told of one that an exception has
+        ended."""
         while frame is not None:
             if frame.f_code.co_name == "learn" and frame.f_locals.get("self") is self.model:
                 return True
@@ -272,7 +291,8 @@ class StopOnSignal(BaseCallback):
         self.restore()
 
     def restore(self) -> None:
-        """Put the signal handlers back that were there before; the end of ``learn`` does so by itself."""
+        """Put the signal handlers back that were there before; the end of ``learn`` does so by
+        itself."""
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._before.items():
                 if signal.getsignal(number) == self._stop and handler is not None:
@@ -281,11 +301,13 @@ class StopOnSignal(BaseCallback):
 
 
 class MaskableEvalCallback(EvalCallback):
-    """Stable-Baselines3's ``EvalCallback`` for environments that may have action masks (:mod:`mnm_rl.masks`).
+    """Stable-Baselines3's ``EvalCallback`` for environments that may have action masks
+    (:mod:`mnm_rl.masks`).
 
     Args:
         args: those of ``EvalCallback``, and so are ``kwargs``.
-        use_masking: None to heed masks where there are any, True to insist on them, False for never.
+        use_masking: None to heed masks where there are any, True to insist on them, False for
+            never.
     """
 
     def __init__(self, *args: Any, use_masking: bool | None = None, **kwargs: Any) -> None:
@@ -310,15 +332,20 @@ TENSORBOARD_LAYOUT = {
         "share of the error that a write removes": ["Multiline", ["memory/error_removed"]],
         "size of a write, and its strength": ["Multiline", ["memory/theta_change", "memory/beta"]],
         "size of what is written": ["Multiline", ["memory/key_rms", "memory/value_rms"]],
-        "how much what is written varies": ["Multiline", ["memory/key_varies", "memory/value_varies"]],
+        "how much what is written varies": [
+            "Multiline",
+            ["memory/key_varies", "memory/value_varies"],
+        ],
         "what is read": ["Multiline", ["memory/read_rms", "memory/read_varies"]],
     },
 }
-"""What to look at first, as charts for the tab *Custom Scalars* of TensorBoard: of ``SummaryWriter.add_custom_scalars``."""
+"""What to look at first, as charts for the tab *Custom Scalars* of TensorBoard: of
+``SummaryWriter.add_custom_scalars``."""
 
 
 class TensorBoardLayout(BaseCallback):
-    """Lay out TensorBoard's tab *Custom Scalars*: the return, the goals where there are any, and what the memory does.
+    """Lay out TensorBoard's tab *Custom Scalars*: the return, the goals where there are any, and
+    what the memory does.
 
     Without ``tensorboard_log`` it does nothing.
     """
@@ -333,12 +360,15 @@ class TensorBoardLayout(BaseCallback):
 
 
 class EpisodeMeans(BaseCallback):
-    """Log ``rollout/<key>``, the mean of a number that the environment's ``info`` holds at the end of an episode.
+    """Log ``rollout/<key>``, the mean of a number that the environment's ``info`` holds at the end
+    of an episode.
 
-    The model keeps the numbers, and saves them: a loaded model goes on with the mean of the episodes that it had played.
+    The model keeps the numbers, and saves them: a loaded model goes on with the mean of the
+    episodes that it had played.
 
     Args:
-        key: the name in ``info``, such as ``"goals"``; nothing is logged for environments that do not have it.
+        key: the name in ``info``, such as ``"goals"``; nothing is logged for environments that do
+            not have it.
         window: how many of the last episodes the mean is taken over.
     """
 
@@ -379,9 +409,11 @@ def short(number: float) -> str:
 
 
 class ProgressBar(BaseCallback):
-    """Steps done, steps per second, time left and the current score of a training, on the standard error output.
+    """Steps done, steps per second, time left and the current score of a training, on the standard
+    error output.
 
-    On a terminal, of 60 columns or more, it is a bar; elsewhere it prints a line every ``interval`` seconds.
+    On a terminal, of 60 columns or more, it is a bar; elsewhere it prints a line every ``interval``
+    seconds.
 
     Args:
         episode_means: the score to show; where it has none, the mean return.
@@ -399,8 +431,14 @@ class ProgressBar(BaseCallback):
         self._first, self._since = self.num_timesteps, time.perf_counter()
         self._last_line = self._since
         if sys.stderr.isatty():
-            self._bar = Progress(BarColumn(bar_width=24), TextColumn("{task.description}"), console=Console(stderr=True))
-            self._task = self._bar.add_task(self._steps(), total=self._total, completed=self.num_timesteps)
+            self._bar = Progress(
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(
+                self._steps(), total=self._total, completed=self.num_timesteps
+            )
             self._bar.start()
 
     def _on_step(self) -> bool:
@@ -414,9 +452,13 @@ class ProgressBar(BaseCallback):
         if self.episode_means.mean is not None:
             line += f"  {self.episode_means.key} {self.episode_means.mean:.2f}"
         elif self.model.ep_info_buffer:
-            line += f"  return {np.mean([episode['r'] for episode in self.model.ep_info_buffer]):.1f}"
+            line += (
+                f"  return {np.mean([episode['r'] for episode in self.model.ep_info_buffer]):.1f}"
+            )
         if self._bar is not None:
-            self._bar.update(self._task, completed=min(self.num_timesteps, self._total), description=line)
+            self._bar.update(
+                self._task, completed=min(self.num_timesteps, self._total), description=line
+            )
         elif now - self._last_line > self.interval:
             self._last_line = now
             print(line, file=sys.stderr, flush=True)

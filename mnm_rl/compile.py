@@ -1,9 +1,11 @@
-"""Compile all kernels, so that nobody has to wait for it later: for images and continuous integration.
+"""Compile all kernels, so that nobody has to wait for it later: for images and continuous
+integration.
 
     python -m mnm_rl.compile
 
-Compiled kernels are for the processor's model and for the versions of Python and Numba; where one of them differs they are compiled
-again. They are kept with the package, or in ``NUMBA_CACHE_DIR``, and found there by users who cannot write to it.
+Compiled kernels are for the processor's model and for the versions of Python and Numba; where one
+of them differs they are compiled again. They are kept with the package, or in ``NUMBA_CACHE_DIR``,
+and found there by users who cannot write to it.
 """
 
 import sys
@@ -30,7 +32,13 @@ def train() -> None:
     """Train an agent of each kind for a moment, and ask it for an action."""
     for algorithm in (RecurrentPPO, RecurrentA2C):
         for name, arguments in policies():
-            model = algorithm(name, "CartPole-v1", n_steps=8, policy_kwargs={**arguments, "hidden_size": 8}, device="cpu")
+            model = algorithm(
+                name,
+                "CartPole-v1",
+                n_steps=8,
+                policy_kwargs={**arguments, "hidden_size": 8},
+                device="cpu",
+            )
             model.learn(8)
             model.predict(np.zeros(4, np.float32))
 
@@ -51,7 +59,10 @@ def main() -> int:
     if not compiled:
         print(f"all kernels were there already ({seconds:.0f} s)")
     elif KernelCache.written is None:
-        print(f"compiled {compiled} kernels in {seconds:.0f} s, which could not be kept", file=sys.stderr)
+        print(
+            f"compiled {compiled} kernels in {seconds:.0f} s, which could not be kept",
+            file=sys.stderr,
+        )
         return 1
     else:
         print(f"compiled {compiled} kernels in {seconds:.0f} s, into {KernelCache.written}")

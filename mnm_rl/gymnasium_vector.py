@@ -1,4 +1,5 @@
-"""What Gymnasium leaves open to vector environments: when they begin new episodes, and in which form they give what."""
+"""What Gymnasium leaves open to vector environments: when they begin new episodes, and in which
+form they give what."""
 
 from collections.abc import Iterator, Mapping
 from copy import copy
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 Wrapper = TypeVar("Wrapper", bound=type[VectorEnv[Any, Any, Any]])
 
 _MODES = """
-    AutoresetMode.SAME_STEP   the step that ends an episode returns the first observation of the next one
+    AutoresetMode.SAME_STEP   the step that ends an episode returns the first observation of the
+                              next one
     AutoresetMode.NEXT_STEP   the step after it does, whatever its action is
     AutoresetMode.DISABLED    only reset(options={"reset_mask": mask}) begins one"""
 
@@ -47,15 +49,21 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     one, or of the environment.
 
     Raises:
-        ValueError: if none does, or what is named is no ``gymnasium.vector.AutoresetMode``; it tells
-            which line is missing.
+        ValueError: if none does, or what is named is no ``gymnasium.vector.AutoresetMode``; it
+            tells which line is missing.
     """
     base = env.unwrapped
     for layer in layers(env):
-        if "autoreset_mode" in layer.metadata and (layer is base or layer.metadata is not base.metadata):
+        if "autoreset_mode" in layer.metadata and (
+            layer is base or layer.metadata is not base.metadata
+        ):
             mode = layer.metadata["autoreset_mode"]
-            if isinstance(layer, SyncVectorEnv | AsyncVectorEnv) and type(layer) in (SyncVectorEnv, AsyncVectorEnv):
-                mode = layer.autoreset_mode  # before Gymnasium 1.2, environments of one class shared their metadata
+            if isinstance(layer, SyncVectorEnv | AsyncVectorEnv) and type(layer) in (
+                SyncVectorEnv,
+                AsyncVectorEnv,
+            ):
+                # before Gymnasium 1.2, environments of one class shared their metadata
+                mode = layer.autoreset_mode
             if isinstance(mode, AutoresetMode):
                 return mode
             found = f"must be a gymnasium.vector.AutoresetMode, got {mode!r}"
@@ -63,14 +71,17 @@ def autoreset_mode(env: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     else:
         found = "is missing"
     raise ValueError(
-        f"{env} does not say when it begins a new episode: metadata['autoreset_mode'] {found}. Add the line\n\n"
-        "    env.metadata = {**env.metadata, 'autoreset_mode': AutoresetMode.SAME_STEP}  # of gymnasium.vector\n\n"
+        f"{env} does not say when it begins a new episode: metadata['autoreset_mode'] {found}. "
+        "Add the line\n\n"
+        "    env.metadata = {**env.metadata, 'autoreset_mode': AutoresetMode.SAME_STEP}  # of "
+        "gymnasium.vector\n\n"
         f"with the mode that is true of it:{_MODES}"
     )
 
 
 def takes_masks_unseen(env: VectorEnv[Any, Any, Any]) -> bool:
-    """Whether a next-step environment can begin episodes by mask instead, with nothing else changed.
+    """Whether a next-step environment can begin episodes by mask instead, with nothing else
+    changed.
 
     Gymnasium's own environments can, where all wrappers are indifferent to it. A ``step`` or
     ``reset`` of one's own may count, average or record what passes, and has to see what it would
@@ -78,12 +89,14 @@ def takes_masks_unseen(env: VectorEnv[Any, Any, Any]) -> bool:
     """
     *around, base = layers(env)
     if isinstance(base, AsyncVectorEnv):
-        # Without shared memory, or with a worker of one's own, the next step would begin the episode again.
+        # Without shared memory, or with a worker of one's own, the next step would begin the
+        # episode again.
         can = base.shared_memory and base.worker is None and not _does_its_own(base, AsyncVectorEnv)
     else:
         can = isinstance(base, SyncVectorEnv) and not _does_its_own(base, SyncVectorEnv)
     return can and not any(
-        _does_its_own(wrapper, type(wrapper) if type(wrapper) in _INDIFFERENT else VectorWrapper) for wrapper in around
+        _does_its_own(wrapper, type(wrapper) if type(wrapper) in _INDIFFERENT else VectorWrapper)
+        for wrapper in around
     )
 
 
@@ -98,16 +111,21 @@ def layers(env: VectorEnv[Any, Any, Any]) -> Iterator[VectorEnv[Any, Any, Any]]:
 def _does_its_own(layer: VectorEnv[Any, Any, Any], known: type[VectorEnv[Any, Any, Any]]) -> bool:
     """Whether a layer steps or resets in another way than those of a class that is known."""
     methods = [verb + part for verb in ("reset", "step") for part in ("", "_async", "_wait")]
-    return any(name in vars(layer) or getattr(type(layer), name, None) is not getattr(known, name, None) for name in methods)
+    return any(
+        name in vars(layer) or getattr(type(layer), name, None) is not getattr(known, name, None)
+        for name in methods
+    )
 
 
 def columns(
     env: VectorEnv[Any, Any, Any], rewards: Any, terminations: Any, truncations: Any
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """What a step gave, one number or flag per environment, ``[num_envs]``: from arrays, tensors or lists.
+    """What a step gave, one number or flag per environment, ``[num_envs]``: from arrays, tensors or
+    lists.
 
     Raises:
-        ValueError: if there are more or fewer, they are no numbers, or flags are neither true nor false.
+        ValueError: if there are more or fewer, they are no numbers, or flags are neither true nor
+            false.
     """
     return (
         _column(env, "rewards", rewards, np.dtype(float)),
@@ -116,16 +134,23 @@ def columns(
     )
 
 
-def _column(env: VectorEnv[Any, Any, Any], what: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _column(
+    env: VectorEnv[Any, Any, Any], what: str, values: Any, dtype: np.dtype[Any]
+) -> NDArray[Any]:
     n = env.num_envs
     if isinstance(values, np.ndarray) and values.shape == (n,) and values.dtype == dtype:
         return values.copy()
     try:
         array = arrays(list(values) if isinstance(values, tuple) else values)
     except ValueError:  # a list of lists of other lengths
-        raise ValueError(f"the {what} of {env} must be one per environment, [{n}], got {values!r}") from None
+        raise ValueError(
+            f"the {what} of {env} must be one per environment, [{n}], got {values!r}"
+        ) from None
     if array.size != n:
-        raise ValueError(f"the {what} of {env} must be one per environment, [{n}], got an array of shape {list(array.shape)}")
+        raise ValueError(
+            f"the {what} of {env} must be one per environment, [{n}], got an array of shape "
+            f"{list(array.shape)}"
+        )
     array = np.array(array.ravel().tolist()) if array.dtype == object else array.reshape(n)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"the {what} of {env} must be numbers, got {array.tolist()}")
@@ -170,7 +195,9 @@ def split(infos: Any, n_envs: int) -> list[dict[Any, Any]]:
     if isinstance(infos, list | tuple) and len(infos) == n_envs:
         return [dict(info or {}) for info in infos]
     if not isinstance(infos, Mapping):
-        raise ValueError(f"infos must be a dict, or a list of one dict per environment ({n_envs}), got {infos!r}")
+        raise ValueError(
+            f"infos must be a dict, or a list of one dict per environment ({n_envs}), got {infos!r}"
+        )
     masks = {f"_{key}": _mask(infos.get(f"_{key}"), n_envs) for key in infos}
     separate: list[dict[Any, Any]] = [{} for _ in range(n_envs)]
     for key, values in infos.items():
@@ -180,7 +207,10 @@ def split(infos: Any, n_envs: int) -> list[dict[Any, Any]]:
         parts = _parts(values, n_envs)
         if parts is None:
             if mask is not None and isinstance(values, _BATCHES) and getattr(values, "ndim", 1) > 0:
-                raise ValueError(f"infos[{key!r}] has a mask, so it must hold one value per environment ({n_envs}), got {values!r}")
+                raise ValueError(
+                    f"infos[{key!r}] has a mask, so it must hold one value per environment "
+                    f"({n_envs}), got {values!r}"
+                )
             parts = [copy(values) if isinstance(values, _BATCHES) else values] * n_envs
         for i in range(n_envs) if mask is None else np.flatnonzero(mask).tolist():
             separate[i][key] = parts[i]
@@ -189,7 +219,8 @@ def split(infos: Any, n_envs: int) -> list[dict[Any, Any]]:
 
 def _mask(values: Any, n_envs: int) -> NDArray[np.bool_] | None:
     if isinstance(values, torch.Tensor) or (
-        isinstance(values, list | tuple) and all(isinstance(value, bool | np.bool_) for value in values)
+        isinstance(values, list | tuple)
+        and all(isinstance(value, bool | np.bool_) for value in values)
     ):
         values = arrays(list(values) if isinstance(values, tuple) else values)
     is_mask = isinstance(values, np.ndarray) and values.dtype == bool and values.size == n_envs

@@ -1,7 +1,9 @@
-"""Action masks: which actions an environment allows, by the conventions of sb3-contrib's ``MaskablePPO`` and of Gymnasium.
+"""Action masks: which actions an environment allows, by the conventions of sb3-contrib's
+``MaskablePPO`` and of Gymnasium.
 
-A mask is an array of bool, true where an action may be taken: ``[n]`` for Discrete, ``[sum(nvec)]`` for MultiDiscrete, the actions
-of each part one after the other, and ``[2 n]`` for MultiBinary, "may be 0" and "may be 1" for each number.
+A mask is an array of bool, true where an action may be taken: ``[n]`` for Discrete, ``[sum(nvec)]``
+for MultiDiscrete, the actions of each part one after the other, and ``[2 n]`` for MultiBinary, "may
+be 0" and "may be 1" for each number.
 """
 
 from typing import Any
@@ -38,7 +40,8 @@ def has_action_masks(env: VecEnv) -> bool:
     try:
         has = env.has_attr(METHOD)
         if has and type(env.unwrapped).has_attr is VecEnv.has_attr:
-            # That only looks whether get_attr raises, and some of the users' own give None for anything.
+            # That only looks whether get_attr raises, and some of the users' own give None for
+            # anything.
             has = any(method is not None for method in env.get_attr(METHOD) or ())
     except NotImplementedError:  # a VecEnv of the user's own need not know
         return False
@@ -46,18 +49,21 @@ def has_action_masks(env: VecEnv) -> bool:
     for i, method in enumerate(methods):
         if method is not None and not callable(method):
             kind = type(method).__name__
-            raise ValueError(f"{METHOD} of environment {i} must be a method that gives its mask, and is a {kind}")
+            raise ValueError(
+                f"{METHOD} of environment {i} must be a method that gives its mask, and is a {kind}"
+            )
     if not has and any(methods):
         raise ValueError(
-            f"environment {methods.index(None)} has no method {METHOD}, and others have one: add one that allows "
+            f"environment {methods.index(None)} has no method {METHOD}, and others have one: add "
+            "one that allows "
             "everything, or switch masking off with use_masking=False"
         )
     return has
 
 
 def heeds(env: VecEnv, use_masking: bool | None) -> bool:
-    """Whether the masks of the environments are to be heeded: None for where there are any, True to insist on
-    them, False for never.
+    """Whether the masks of the environments are to be heeded: None for where there are any, True to
+    insist on them, False for never.
 
     Raises:
         ValueError: as :func:`has_action_masks`, and if they are insisted on and there are none.
@@ -65,17 +71,21 @@ def heeds(env: VecEnv, use_masking: bool | None) -> bool:
     has = use_masking is not False and has_action_masks(env)
     if use_masking and not has:
         raise ValueError(
-            f"use_masking=True needs environments with a method {METHOD}, or Gymnasium vector environments with "
+            f"use_masking=True needs environments with a method {METHOD}, or Gymnasium vector "
+            "environments with "
             f"info[{KEY!r}] from reset on, and these have none"
         )
     return has
 
 
 def _single_envs(env: VecEnv) -> list[gym.Env[Any, Any]]:
-    """The environments of Stable-Baselines3's DummyVecEnv or Gymnasium's SyncVectorEnv; of others, none."""
+    """The environments of Stable-Baselines3's DummyVecEnv or Gymnasium's SyncVectorEnv; of others,
+    none."""
     base = env.unwrapped
     envs = getattr(getattr(base, "env", base).unwrapped, "envs", None)
-    return [one for one in envs if isinstance(one, gym.Env)] if isinstance(envs, list | tuple) else []
+    return (
+        [one for one in envs if isinstance(one, gym.Env)] if isinstance(envs, list | tuple) else []
+    )
 
 
 def _attribute(env: gym.Env[Any, Any]) -> Any:
@@ -89,37 +99,49 @@ def action_masks(env: VecEnv, space: spaces.Space[Any]) -> NDArray[np.bool_]:
     """The masks of all environments as they are now, ``[n_envs, width]``.
 
     Raises:
-        ValueError: if one has another shape than the action space asks for, or allows no action; the message names the
-            environment.
+        ValueError: if one has another shape than the action space asks for, or allows no action;
+            the message names the environment.
     """
     choices(space)  # before environments are asked, which know as little of masks for other actions
     return checked(env.env_method(METHOD), space, env.num_envs)
 
 
 def checked(masks: Any, space: spaces.Space[Any], n: int) -> NDArray[np.bool_]:
-    """Masks of n environments as ``[n, width]``, a copy; a single one may come without its first dimension.
+    """Masks of n environments as ``[n, width]``, a copy; a single one may come without its first
+    dimension.
 
-    Arrays, tensors and lists do, of bool, or of any numbers that are 0 or 1. The mask of an environment may
-    come in parts, such as the tuple of arrays that Gymnasium's MultiDiscrete takes to sample.
+    Arrays, tensors and lists do, of bool, or of any numbers that are 0 or 1. The mask of an
+    environment may come in parts, such as the tuple of arrays that Gymnasium's MultiDiscrete takes
+    to sample.
 
     Raises:
-        ValueError: if they do not fit the action space, hold anything else, or one allows no action.
+        ValueError: if they do not fit the action space, hold anything else, or one allows no
+            action.
     """
     sizes = choices(space)
     width = int(sizes.sum())
     rows = _rows(masks, n, width)
     if len(rows) != n:
-        raise ValueError(f"there must be an action mask for each of the {n} environments, got {len(rows)}")
+        raise ValueError(
+            f"there must be an action mask for each of the {n} environments, got {len(rows)}"
+        )
     for i, row in enumerate(rows):
         if row.size != width:
             got = row.size if row.dtype.kind in "biuf" else row.tolist()
-            raise ValueError(f"the action mask of environment {i} must hold {width} numbers for {space}, got {got}")
-    whole = np.array([truths(row, i) for i, row in enumerate(rows)])  # a copy: environments may use theirs again
+            raise ValueError(
+                f"the action mask of environment {i} must hold {width} numbers for {space}, got "
+                f"{got}"
+            )
+    # a copy: environments may use theirs again
+    whole = np.array([truths(row, i) for i, row in enumerate(rows)])
     possible = np.logical_or.reduceat(whole, np.cumsum(sizes) - sizes, axis=1)
     if not possible.all():
         i, part = np.argwhere(~possible)[0]
         of_part = "" if isinstance(space, spaces.Discrete) else f" in part {part} of {space}"
-        raise ValueError(f"environment {i} allows no action{of_part}: its action mask is {whole[i].astype(int).tolist()}")
+        raise ValueError(
+            f"environment {i} allows no action{of_part}: its action mask is "
+            f"{whole[i].astype(int).tolist()}"
+        )
     return whole
 
 
@@ -131,7 +153,9 @@ def _rows(masks: Any, n: int, width: int) -> list[NDArray[Any]]:
     if n == 1 and (one := flat(masks)).size == width:
         return [one]
     if not isinstance(masks, _ARRAYS) or getattr(masks, "ndim", 1) == 0:
-        raise ValueError(f"action masks must be arrays of bool, one for each environment, got {masks!r}")
+        raise ValueError(
+            f"action masks must be arrays of bool, one for each environment, got {masks!r}"
+        )
     alone = width > 1 and not any(isinstance(row, _ARRAYS) or row is None for row in masks)
     return [flat(masks)] if alone else [flat(row) for row in masks]
 
@@ -140,7 +164,9 @@ def flat(mask: Any) -> NDArray[Any]:
     """The numbers of one mask, ``[width]``, whatever parts it comes in."""
     if isinstance(mask, Tensor):
         mask = mask.detach().cpu().numpy()
-    nested = isinstance(mask, list | tuple) or (isinstance(mask, np.ndarray) and mask.dtype == object and mask.ndim > 0)
+    nested = isinstance(mask, list | tuple) or (
+        isinstance(mask, np.ndarray) and mask.dtype == object and mask.ndim > 0
+    )
     if nested and any(isinstance(part, _ARRAYS) for part in mask):
         return np.concatenate([flat(part) for part in mask])
     return np.ravel(mask)
@@ -150,10 +176,14 @@ def truths(mask: NDArray[Any], i: int = 0) -> NDArray[np.bool_]:
     """The flat mask of environment i as bool.
 
     Raises:
-        ValueError: if a number is neither 0 nor 1: NaN, say, and the zeros and infinities that are added to logits elsewhere.
+        ValueError: if a number is neither 0 nor 1: NaN, say, and the zeros and infinities that are
+            added to logits elsewhere.
     """
     if mask.dtype != bool and not np.all((mask == 0) | (mask == 1)):
-        raise ValueError(f"the action mask of environment {i} must hold 1 or 0, true or false, got {mask.tolist()}")
+        raise ValueError(
+            f"the action mask of environment {i} must hold 1 or 0, true or false, got "
+            f"{mask.tolist()}"
+        )
     return mask.astype(bool, copy=False)
 
 
@@ -170,18 +200,20 @@ def choices(space: spaces.Space[Any]) -> NDArray[np.int64]:
     if isinstance(space, spaces.MultiBinary):
         return np.full(space.shape[0], 2)
     raise ValueError(
-        f"action masks are for Discrete, MultiDiscrete and MultiBinary actions, not for {space}; use_masking=False ignores them"
+        f"action masks are for Discrete, MultiDiscrete and MultiBinary actions, not for {space}; "
+        "use_masking=False ignores them"
     )
 
 
 def mask_logits(logits: Tensor, masks: Tensor) -> Tensor:
-    """Logits ``[..., n]`` whose softmax is exactly zero where ``masks [..., n]`` is false. They are finite all the same: infinities
-    would make entropy and gradients NaN."""
+    """Logits ``[..., n]`` whose softmax is exactly zero where ``masks [..., n]`` is false. They are
+    finite all the same: infinities would make entropy and gradients NaN."""
     return logits.masked_fill(~masks, torch.finfo(logits.dtype).min)
 
 
 def mask_distribution(dist: Distribution, masks: Tensor) -> Distribution:
-    """The distribution with probability zero for what ``masks [B, width]`` does not allow, made in place.
+    """The distribution with probability zero for what ``masks [B, width]`` does not allow, made in
+    place.
 
     Raises:
         ValueError: if it is not one of choices.
@@ -191,13 +223,19 @@ def mask_distribution(dist: Distribution, masks: Tensor) -> Distribution:
     elif isinstance(dist, CategoricalDistribution):
         dist.distribution = Categorical(logits=mask_logits(dist.distribution.logits, masks))
     elif isinstance(dist, MultiCategoricalDistribution):
-        parts = zip(dist.distribution, torch.split(masks, list(dist.action_dims), dim=1), strict=True)
-        dist.distribution = [Categorical(logits=mask_logits(part.logits, mask)) for part, mask in parts]
+        parts = zip(
+            dist.distribution, torch.split(masks, list(dist.action_dims), dim=1), strict=True
+        )
+        dist.distribution = [
+            Categorical(logits=mask_logits(part.logits, mask)) for part, mask in parts
+        ]
     elif isinstance(dist, BernoulliDistribution):
         logits, may_be = dist.distribution.logits, masks.view(len(masks), -1, 2)
         highest = torch.finfo(logits.dtype).max
         only_0 = logits.masked_fill(~may_be[..., 1], -highest)
         dist.distribution = Bernoulli(logits=only_0.masked_fill(~may_be[..., 0], highest))
     else:
-        raise ValueError(f"action masks are for distributions of choices, not for a {type(dist).__name__}")
+        raise ValueError(
+            f"action masks are for distributions of choices, not for a {type(dist).__name__}"
+        )
     return dist

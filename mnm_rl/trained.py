@@ -1,4 +1,5 @@
-"""The trained models that come with the package, by their names: an environment and an agent, such as ``"mnm/Maze-v0:mnm-p"``."""
+"""The trained models that come with the package, by their names: an environment and an agent, such
+as ``"mnm/Maze-v0:mnm-p"``."""
 
 from pathlib import Path
 
@@ -6,9 +7,13 @@ MODELS = Path(__file__).parent / "models"
 
 
 def trained_models() -> dict[str, Path]:
-    """The directory of each model by its name; its README.md says how it was trained, and how well it does."""
+    """The directory of each model by its name; its README.md says how it was trained, and how well
+    it does."""
     directories = sorted(path.parent for path in MODELS.rglob("model.safetensors"))
-    return {":".join(directory.relative_to(MODELS).as_posix().rsplit("/", 1)): directory for directory in directories}
+    return {
+        ":".join(directory.relative_to(MODELS).as_posix().rsplit("/", 1)): directory
+        for directory in directories
+    }
 
 
 def find_model(name: str | Path) -> Path:
@@ -21,5 +26,8 @@ def find_model(name: str | Path) -> Path:
         return Path(name)
     models = trained_models()
     if str(name) not in models:
-        raise FileNotFoundError(f"there is neither a directory nor a trained model {name}; models are {', '.join(models)}")
+        raise FileNotFoundError(
+            f"there is neither a directory nor a trained model {name}; models are "
+            f"{', '.join(models)}"
+        )
     return models[str(name)]

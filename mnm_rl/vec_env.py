@@ -15,52 +15,73 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from mnm_rl.gymnasium_vector import arrays, at, autoreset_mode, columns, layers, split, takes_masks_unseen
+from mnm_rl.gymnasium_vector import (
+    arrays,
+    at,
+    autoreset_mode,
+    columns,
+    layers,
+    split,
+    takes_masks_unseen,
+)
 from mnm_rl.masks import KEY, METHOD, choices
 
 _NO_FINAL_OBS = (
     "cuts episodes short and begins new ones in the same step, but gives no infos['final_obs']; "
     "the value of what would have followed is taken to be 0"
 )
-_NO_FIRST_MASK = f"gives infos[{KEY!r}] in step and not in reset: what it forbids is not heeded; give masks in reset, too"
+_NO_FIRST_MASK = (
+    f"gives infos[{KEY!r}] in step and not in reset: what it forbids is not heeded; give masks in "
+    "reset, too"
+)
 
 
 class GymnasiumVecEnv(VecEnv):
     """Run any ``gymnasium.vector.VectorEnv`` under a Stable-Baselines3 algorithm.
 
-    Stable-Baselines3 resets an environment in the step that ends its episode and passes the final observation on in
-    ``info["terminal_observation"]``. Every autoreset mode of Gymnasium is brought to that form:
+    Stable-Baselines3 resets an environment in the step that ends its episode and passes the final
+    observation on in ``info["terminal_observation"]``. Every autoreset mode of Gymnasium is brought
+    to that form:
 
     - *same step*: as it is.
-    - *disabled*: finished environments are reset at once, with ``reset(options={"reset_mask": ...})``.
-    - *next step*: the same for ``SyncVectorEnv`` and ``AsyncVectorEnv``, if no wrapper would notice. A wrapper that steps or
-      resets in its own way, such as ``NormalizeReward``, would; and other environments may know of no masks. Then the environment
-      is left to reset in its next step, which becomes the last of the episode here, with reward 0 and an action that does nothing.
+    - *disabled*: finished environments are reset at once, with ``reset(options={"reset_mask":
+      ...})``.
+    - *next step*: the same for ``SyncVectorEnv`` and ``AsyncVectorEnv``, if no wrapper would
+      notice. A wrapper that steps or
+      resets in its own way, such as ``NormalizeReward``, would; and other environments may know of
+      no masks. Then the environment is left to reset in its next step, which becomes the last of
+      the episode here, with reward 0 and an action that does nothing.
 
-    A resetting step is nothing to learn from: ``info["reset_step"]`` marks it, and ``info["reset_follows"]`` the step before it,
-    in which the episode ended. The algorithms of this library take an episode to end there, and leave the resetting step out of
-    their losses. Others discount the value of the final observation of a truncated episode once more than they should.
+    A resetting step is nothing to learn from: ``info["reset_step"]`` marks it, and
+    ``info["reset_follows"]`` the step before it, in which the episode ended. The algorithms of this
+    library take an episode to end there, and leave the resetting step out of their losses. Others
+    discount the value of the final observation of a truncated episode once more than they should.
 
-    ``info["episode"]`` holds the return ``r`` and the length ``l`` of an episode that ended, as with Stable-Baselines3's
-    ``Monitor``, and the seconds ``t`` that it took; statistics from ``RecordEpisodeStatistics`` are kept where there are any.
-    ``info["TimeLimit.truncated"]`` tells whether it was cut short.
+    ``info["episode"]`` holds the return ``r`` and the length ``l`` of an episode that ended, as
+    with Stable-Baselines3's ``Monitor``, and the seconds ``t`` that it took; statistics from
+    ``RecordEpisodeStatistics`` are kept where there are any. ``info["TimeLimit.truncated"]`` tells
+    whether it was cut short.
 
-    Action masks (:mod:`mnm_rl.masks`) that the environment gives in its ``info``, from ``reset`` on, are those of the method
-    ``action_masks`` here, as Stable-Baselines3's world has it; and so are those of a vector environment or vector wrapper that
-    has this method itself, for all environments at once, ``[num_envs, width]``.
+    Action masks (:mod:`mnm_rl.masks`) that the environment gives in its ``info``, from ``reset``
+    on, are those of the method ``action_masks`` here, as Stable-Baselines3's world has it; and so
+    are those of a vector environment or vector wrapper that has this method itself, for all
+    environments at once, ``[num_envs, width]``.
 
     Args:
         env: the vector environment, wrapped or not.
 
     Raises:
         TypeError: if ``env`` is not a ``gymnasium.vector.VectorEnv``.
-        ValueError: if its metadata does not name its autoreset mode; from ``step``, if rewards or flags are not one per
-            environment, or ``infos`` cannot be told apart.
+        ValueError: if its metadata does not name its autoreset mode; from ``step``, if rewards or
+            flags are not one per environment, or ``infos`` cannot be told apart.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         if not isinstance(env, VectorEnv):
-            raise TypeError(f"env must be a gymnasium.vector.VectorEnv, such as gymnasium.make_vec gives; got {type(env).__name__}")
+            raise TypeError(
+                "env must be a gymnasium.vector.VectorEnv, such as gymnasium.make_vec gives; got "
+                f"{type(env).__name__}"
+            )
         self.env = env
         mode = autoreset_mode(env)
         self._same_step = mode is AutoresetMode.SAME_STEP
@@ -68,15 +89,23 @@ class GymnasiumVecEnv(VecEnv):
         self._actions: Any = None
         self._tensors = False  # whether it speaks in tensors
         n = env.num_envs
-        self._returns, self._lengths, self._started = np.zeros(n), np.zeros(n, int), np.full(n, time.perf_counter())
-        self._ending: dict[int, dict[str, Any]] = {}  # the infos of episodes whose resetting step is still to come
+        self._returns, self._lengths, self._started = (
+            np.zeros(n),
+            np.zeros(n, int),
+            np.full(n, time.perf_counter()),
+        )
+        # the infos of episodes whose resetting step is still to come
+        self._ending: dict[int, dict[str, Any]] = {}
         self._masks: list[Any] | None = None  # None where an environment does not say
         super().__init__(n, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> VecEnvObs:
         options = self._options[0] or None
         if any(other != self._options[0] for other in self._options):
-            raise ValueError("a Gymnasium vector environment takes one set of reset options for all its environments")
+            raise ValueError(
+                "a Gymnasium vector environment takes one set of reset options for all its "
+                "environments"
+            )
         observations, infos = self.env.reset(seed=self._seeds[0], options=options)
         self._tensors = isinstance(observations, torch.Tensor)
         self.reset_infos = split(infos, self.num_envs)
@@ -90,7 +119,8 @@ class GymnasiumVecEnv(VecEnv):
         return arrays(observations)  # type: ignore[no-any-return]
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        self._actions = self._spoken(np.array(actions))  # a copy: wrappers may change actions in place
+        # a copy: wrappers may change actions in place
+        self._actions = self._spoken(np.array(actions))
 
     def step_wait(self) -> VecEnvStepReturn:
         given, rewards, terminations, truncations, given_infos = self.env.step(self._actions)
@@ -111,10 +141,16 @@ class GymnasiumVecEnv(VecEnv):
         if resetting:
             self._forget(resets)
 
-        finals = self._finals(infos, done) if self._same_step and done else [arrays(at(observations, i)) for i in done]
+        finals = (
+            self._finals(infos, done)
+            if self._same_step and done
+            else [arrays(at(observations, i)) for i in done]
+        )
         for i, final in zip(done, finals, strict=True):
             seconds = round(time.perf_counter() - self._started[i], 6)
-            infos[i].setdefault("episode", {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds})
+            infos[i].setdefault(
+                "episode", {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds}
+            )
             infos[i]["TimeLimit.truncated"] = bool(truncations[i] and not terminations[i])
             if final is not None:
                 infos[i]["terminal_observation"] = final
@@ -124,12 +160,17 @@ class GymnasiumVecEnv(VecEnv):
             for i in done:
                 if given_masks is not None:
                     given_masks[i] = None  # the next action does nothing
-                marks = {"reset_follows": True, "TimeLimit.truncated": infos[i]["TimeLimit.truncated"]}
+                marks = {
+                    "reset_follows": True,
+                    "TimeLimit.truncated": infos[i]["TimeLimit.truncated"],
+                }
                 self._ending[i], infos[i] = infos[i] | {"reset_step": True}, marks
             dones = resets
         elif done:
             if not self._same_step:
-                given, given_infos = self.env.reset(options=_ResetMask(reset_mask=self._spoken(dones.copy())))
+                given, given_infos = self.env.reset(
+                    options=_ResetMask(reset_mask=self._spoken(dones.copy()))
+                )
                 observations, reset_infos = arrays(given), split(given_infos, self.num_envs)
                 for i in done:
                     self.reset_infos[i] = reset_infos[i]
@@ -144,7 +185,8 @@ class GymnasiumVecEnv(VecEnv):
             return observations, rewards.astype(np.float32), dones, infos
 
     def _finals(self, infos: list[dict[str, Any]], done: list[int]) -> list[Any]:
-        """Same-step mode: the final observations of the episodes that ended, None where there are none.
+        """Same-step mode: the final observations of the episodes that ended, None where there are
+        none.
 
         Their infos stay in ``infos``; those of the new episodes go to ``reset_infos``.
         """
@@ -155,7 +197,9 @@ class GymnasiumVecEnv(VecEnv):
             if ended is None:
                 infos[i] = dict(infos[i])  # it does not say which episode it is of
             else:
-                infos[i] = ended | {key: infos[i].pop(key) for key in ["episode"] if key in infos[i]}
+                infos[i] = ended | {
+                    key: infos[i].pop(key) for key in ["episode"] if key in infos[i]
+                }
         return [None if finals[i] is None else arrays(finals[i]) for i in done]
 
     def _spoken(self, array: NDArray[Any]) -> Any:
@@ -191,7 +235,8 @@ class GymnasiumVecEnv(VecEnv):
         if not isinstance(base, SyncVectorEnv | AsyncVectorEnv):
             if indices is not None:
                 raise ValueError(
-                    f"{type(base).__name__} holds all environments in one: set {attr_name!r} for all, with indices=None"
+                    f"{type(base).__name__} holds all environments in one: set {attr_name!r} for "
+                    "all, with indices=None"
                 )
             setattr(base, attr_name, value)
             return
@@ -200,39 +245,67 @@ class GymnasiumVecEnv(VecEnv):
             values[i] = value
         base.set_attr(attr_name, values)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
+    def env_method(
+        self,
+        method_name: str,
+        *method_args: Any,
+        indices: VecEnvIndices = None,
+        **method_kwargs: Any,
+    ) -> list[Any]:
         base, chosen = self.env.unwrapped, list(self._get_indices(indices))
         if method_name == METHOD and self._masks is not None:
             everything = np.ones(choices(self.action_space).sum(), bool)
             return [everything if self._masks[i] is None else self._masks[i] for i in chosen]
         if method_name == METHOD and (of_all := self._masks_of_all()) is not None:
             masks = of_all(*method_args, **method_kwargs)
-            if not isinstance(masks, np.ndarray | torch.Tensor | list | tuple) or len(masks) != self.num_envs:
-                raise ValueError(f"{METHOD} of {self.env} must give a mask for each of its {self.num_envs} environments")
+            if (
+                not isinstance(masks, np.ndarray | torch.Tensor | list | tuple)
+                or len(masks) != self.num_envs
+            ):
+                raise ValueError(
+                    f"{METHOD} of {self.env} must give a mask for each of its {self.num_envs} "
+                    "environments"
+                )
             return [masks[i] for i in chosen]
         if isinstance(base, SyncVectorEnv):
-            return [base.envs[i].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for i in chosen]
+            return [
+                base.envs[i].get_wrapper_attr(method_name)(*method_args, **method_kwargs)
+                for i in chosen
+            ]
         if chosen != list(range(self.num_envs)):
-            raise ValueError(f"{type(base).__name__} can only call {method_name!r} for all environments, with indices=None")
+            raise ValueError(
+                f"{type(base).__name__} can only call {method_name!r} for all environments, with "
+                "indices=None"
+            )
         if isinstance(base, AsyncVectorEnv):
             return list(base.call(method_name, *method_args, **method_kwargs))
         return [getattr(base, method_name)(*method_args, **method_kwargs)] * self.num_envs
 
     def _masks_of_all(self) -> Callable[..., Any] | None:
-        """The method ``action_masks`` of the vector environment or of a wrapper around it, the outermost."""
-        owners = (layer for layer in layers(self.env) if METHOD in vars(layer) or hasattr(type(layer), METHOD))
+        """The method ``action_masks`` of the vector environment or of a wrapper around it, the
+        outermost."""
+        owners = (
+            layer
+            for layer in layers(self.env)
+            if METHOD in vars(layer) or hasattr(type(layer), METHOD)
+        )
         return getattr(next(owners, None), METHOD, None)
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None) -> list[bool]:
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
         base = self.env.unwrapped
-        envs: Sequence[Any] = base.envs if isinstance(base, SyncVectorEnv) else [None] * self.num_envs
+        envs: Sequence[Any] = (
+            base.envs if isinstance(base, SyncVectorEnv) else [None] * self.num_envs
+        )
         return [_is_wrapped(envs[i], wrapper_class) for i in self._get_indices(indices)]
 
 
 class _ResetMask(dict[str, Any]):
     """Reset options that hold a mask, however often it is popped, and are then empty.
 
-    ``SyncVectorEnv`` pops the mask and hands the rest to the environments; wrappers around it look for the mask afterwards.
+    ``SyncVectorEnv`` pops the mask and hands the rest to the environments; wrappers around it look
+    for the mask afterwards.
     """
 
     def __init__(self, reset_mask: Any) -> None:
@@ -260,8 +333,9 @@ def _is_wrapped(env: Any, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) 
 
 @contextmanager
 def failures_named(env: VecEnv | None, when: str, note: bool = True) -> Iterator[None]:
-    """Say in words that an environment's process has ended, or that it called ``sys.exit``; its other errors are passed on, with a
-    note where they come from. ``when`` is in words, such as ``at step 100``.
+    """Say in words that an environment's process has ended, or that it called ``sys.exit``; its
+    other errors are passed on, with a note where they come from. ``when`` is in words, such as ``at
+    step 100``.
 
     Raises:
         RuntimeError: for an end or an exit.
@@ -273,7 +347,9 @@ def failures_named(env: VecEnv | None, when: str, note: bool = True) -> Iterator
         processes = getattr(inner, "processes", [])  # of a SubprocVecEnv or an AsyncVectorEnv
         lost = isinstance(error, EOFError | BrokenPipeError | ConnectionResetError)
         if lost and connection.wait([process.sentinel for process in processes], timeout=1):
-            raise RuntimeError(f"the process of an environment ended {when}; what it printed before may say why") from error
+            raise RuntimeError(
+                f"the process of an environment ended {when}; what it printed before may say why"
+            ) from error
         if note:
             error.add_note(f"raised by an environment {when}")
         raise

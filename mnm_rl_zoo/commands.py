@@ -22,7 +22,8 @@ def evaluate() -> NoReturn:
 
 
 def experiments() -> NoReturn:
-    """``mnm-experiments VERB FILE [options]``: what ``python -m experiments`` does in the repository."""
+    """``mnm-experiments VERB FILE [options]``: what ``python -m experiments`` does in the
+    repository."""
     _see_modules_here()
     from experiments.__main__ import command
 
@@ -30,5 +31,6 @@ def experiments() -> NoReturn:
 
 
 def _see_modules_here() -> None:
-    """Let ``--env module:Id`` find a module in the working directory, as it does after ``python``."""
+    """Let ``--env module:Id`` find a module in the working directory, as it does after
+    ``python``."""
     sys.path.insert(0, os.getcwd())

@@ -1,13 +1,15 @@
-"""Has Gymnasium know the environments as soon as it is imported: ``gym.make("mnm/Maze-v0")`` needs no import of ours.
+"""Has Gymnasium know the environments as soon as it is imported: ``gym.make("mnm/Maze-v0")`` needs
+no import of ours.
 
-Gymnasium has had no plugins since version 1.0 (before, it looked for entry points). What Python itself offers is a line in a
-``.pth`` file, run when an interpreter starts: in a wheel it imports this module, which waits for Gymnasium and does nothing
-where nobody imports it.
+Gymnasium has had no plugins since version 1.0 (before, it looked for entry points). What Python
+itself offers is a line in a ``.pth`` file, run when an interpreter starts: in a wheel it imports
+this module, which waits for Gymnasium and does nothing where nobody imports it.
 """
 
 import sys
 
-TYPE_CHECKING = False  # typing, and what the annotations name, would take longer to import than all else here
+# typing, and what the annotations name, would take longer to import than all else here
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
@@ -15,12 +17,19 @@ if TYPE_CHECKING:
 
 
 class AfterGymnasium:
-    """A finder of modules that leaves finding to the others, and imports the environments after Gymnasium."""
+    """A finder of modules that leaves finding to the others, and imports the environments after
+    Gymnasium."""
 
-    def find_spec(self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None) -> "ModuleSpec | None":
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
         if name != "gymnasium":
             return None
-        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        others = [
+            finder
+            for finder in sys.meta_path
+            if finder is not self and hasattr(finder, "find_spec")
+        ]
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
@@ -30,10 +39,13 @@ class AfterGymnasium:
                 sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
                 try:
                     import envs  # noqa: F401
-                except Exception as error:  # whoever wants Gymnasium for something else shall have it
+                # whoever wants Gymnasium for something else shall have it
+                except Exception as error:
                     import warnings
 
-                    warnings.warn(f"the environments of mnm-rl cannot be had: {error}", stacklevel=2)
+                    warnings.warn(
+                        f"the environments of mnm-rl cannot be had: {error}", stacklevel=2
+                    )
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

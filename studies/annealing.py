@@ -1,7 +1,9 @@
-"""Does a learning rate that falls to zero end the late falls: python -m studies.annealing AGENT [--seeds 0 1 2].
+"""Does a learning rate that falls to zero end the late falls: python -m studies.annealing AGENT
+[--seeds 0 1 2].
 
-Trains an agent on the small maze as ``train.py`` does, but with a learning rate that falls linearly from the agent's to zero,
-and plays 512 episodes. What is measured is kept in docs/annealing.json, so that a study that was stopped goes on. One thread.
+Trains an agent on the small maze as ``train.py`` does, but with a learning rate that falls linearly
+from the agent's to zero, and plays 512 episodes. What is measured is kept in docs/annealing.json,
+so that a study that was stopped goes on. One thread.
 """
 
 import json

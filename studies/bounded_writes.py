@@ -1,9 +1,9 @@
-"""Which writes and reads make MNM a good choice: python -m studies.bounded_writes TASK ... [--candidates NAME ...]
-[--seeds 0 1 2] [--processes 2] [--json FILE].
+"""Which writes and reads make MNM a good choice: python -m studies.bounded_writes TASK ...
+[--candidates NAME ...] [--seeds 0 1 2] [--processes 2] [--json FILE].
 
 Trains the candidates of ``bounded_writes.toml`` on each task, one thread a run, and keeps what is
-measured in the file, so that a study that was stopped goes on. Without tasks, prints the table. Settings
-were chosen on seeds below 20; seeds from 20 on are those that are reported.
+measured in the file, so that a study that was stopped goes on. Without tasks, prints the table.
+Settings were chosen on seeds below 20; seeds from 20 on are those that are reported.
 """
 
 import json
@@ -26,7 +26,9 @@ import tyro
 from experiments.run import read_progress
 
 ROOT = Path(__file__).parent.parent
-CANDIDATES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())["candidates"]
+CANDIDATES: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_suffix(".toml").read_text()
+)["candidates"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,17 @@ TASKS = {
         "repeat_previous",
         2_000,
         0.99,
-        ("--task-kwargs", "lag=8", "steps=32", "--until", "0.99", "--interval", "10", "--learning-rate", "4e-3"),
+        (
+            "--task-kwargs",
+            "lag=8",
+            "steps=32",
+            "--until",
+            "0.99",
+            "--interval",
+            "10",
+            "--learning-rate",
+            "4e-3",
+        ),
     ),
     "cartpole": Task("drop-in", "CartPole without velocities", 50_000, 450, width=64),
     "pendulum": Task("drop-in", "Pendulum without velocity", 131_072, -300, width=64),
@@ -123,7 +135,10 @@ def curve(task: Task, out: Path) -> list[list[float]]:
     """Steps, seconds and score of every evaluation."""
     if task.kind == "maze":
         rows = read_progress(out)
-        return [[row["time/total_timesteps"], row["time/time_elapsed"], row["rollout/goals"]] for row in rows]
+        return [
+            [row["time/total_timesteps"], row["time/time_elapsed"], row["rollout/goals"]]
+            for row in rows
+        ]
     if task.kind == "sequence":
         evaluations = json.loads(out.read_text())["evaluations"]
         return [[row["updates"], row["seconds"], row["accuracy"]] for row in evaluations]
@@ -156,8 +171,8 @@ def run(name: str, candidate_name: str, seed: int) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line for each candidate, a column for each task, a figure for each seed: updates or steps until it is solved, and the
-    best score of those that never get there."""
+    """A line for each candidate, a column for each task, a figure for each seed: updates or steps
+    until it is solved, and the best score of those that never get there."""
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     lines = ["| candidate | " + " | ".join(tasks) + " |", "|" + " --- |" * (len(tasks) + 1)]
     for candidate in CANDIDATES:
@@ -192,7 +207,11 @@ def main(
     rows = json.loads(json_file.read_text()) if json_file.exists() else []
     rows = [row for row in rows if "failed" not in row]
     done = {(row["task"], row["candidate"], row["seed"]) for row in rows}
-    todo = [(task, c, seed) for task, seed, c in product(tasks, seeds, candidates) if (task, c, seed) not in done]
+    todo = [
+        (task, c, seed)
+        for task, seed, c in product(tasks, seeds, candidates)
+        if (task, c, seed) not in done
+    ]
     lock = Lock()
 
     def measure(job: tuple[str, str, int]) -> None:
@@ -200,10 +219,17 @@ def main(
         row = run(*job)
         with lock:
             now = json.loads(json_file.read_text()) if json_file.exists() else []
-            now = [other for other in now if (other["task"], other["candidate"], other["seed"]) != job]  # that failed
+            # that failed
+            now = [
+                other for other in now if (other["task"], other["candidate"], other["seed"]) != job
+            ]
             now.append(row)
             json_file.write_text("[\n" + ",\n".join(json.dumps(row) for row in now) + "\n]\n")
-        print(f"{job}: {_cell(row)} in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{job}: {_cell(row)} in {time.perf_counter() - started:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
     with ThreadPoolExecutor(processes) as pool:
         list(pool.map(measure, todo))

@@ -1,4 +1,5 @@
-"""One training of ``benchmarks.drop_in`` with the core of an agent: python -m studies.drop_in TASK AGENT_AS_JSON SEED FILE."""
+"""One training of ``benchmarks.drop_in`` with the core of an agent: python -m studies.drop_in TASK
+AGENT_AS_JSON SEED FILE."""
 
 import json
 import sys
@@ -17,10 +18,13 @@ from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
 
 
 def policy(candidate: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
-    """The algorithm, the policy and its arguments: the core as the candidate has it, the rest as the benchmark has it."""
+    """The algorithm, the policy and its arguments: the core as the candidate has it, the rest as
+    the benchmark has it."""
     kind = AGENTS[candidate["agent"]]
     agent = kind(**{name: value for name, value in candidate.items() if name != "agent"})
-    of_core = signature(cast(type[RecurrentActorCriticPolicy], CLASSES[kind.policy]).core_class).parameters
+    of_core = signature(
+        cast(type[RecurrentActorCriticPolicy], CLASSES[kind.policy]).core_class
+    ).parameters
     core = {name: value for name, value in agent.arguments().items() if name in of_core}
     return RecurrentPPO, kind.policy, core | OURS
 

@@ -1,4 +1,5 @@
-"""Environments that the command line imports by name, as in ``--env command_line_envs:mnm-test/Counting-v0``."""
+"""Environments that the command line imports by name, as in ``--env
+command_line_envs:mnm-test/Counting-v0``."""
 
 import os
 import signal
@@ -53,7 +54,9 @@ class BrokenAtReset(Counting):
         super().__init__()
         self.what = what
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         if self.what == "raises":
             raise LookupError("the box is empty")
         obs, info = super().reset(seed=seed, options=options)
@@ -61,7 +64,8 @@ class BrokenAtReset(Counting):
 
 
 class Deadly(Recall):
-    """Kills the second of the processes that train in it, in the step that ``MNM_TEST_DEADLY_STEP`` names."""
+    """Kills the second of the processes that train in it, in the step that ``MNM_TEST_DEADLY_STEP``
+    names."""
 
     steps = 0
 
@@ -70,7 +74,9 @@ class Deadly(Recall):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.steps += 1
-        if os.environ.get("RANK") == "1" and str(self.steps) == os.environ.get("MNM_TEST_DEADLY_STEP"):
+        if os.environ.get("RANK") == "1" and str(self.steps) == os.environ.get(
+            "MNM_TEST_DEADLY_STEP"
+        ):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(action)
 

@@ -18,14 +18,28 @@ settings.register_profile("tests", deadline=None, max_examples=20, derandomize=T
 settings.load_profile("tests")
 
 
-EXPECTED = ("needs a GPU", "does not pin threads", "machine or a container of two cores", "threads have no names here")
+EXPECTED = (
+    "needs a GPU",
+    "does not pin threads",
+    "machine or a container of two cores",
+    "threads have no names here",
+)
 """What a machine may lack without a word."""
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say loudly which promises were not tested: a skipped test looks like one that passes."""
-    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", []))
-    reasons = Counter({reason: n for reason, n in reasons.items() if not any(expected in reason for expected in EXPECTED)})
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    reasons = Counter(
+        {
+            reason: n
+            for reason, n in reasons.items()
+            if not any(expected in reason for expected in EXPECTED)
+        }
+    )
     if reasons:
         terminalreporter.section("NOT TESTED", sep="!", red=True, bold=True)
         for reason, n in reasons.items():

@@ -1,6 +1,8 @@
-"""Stands in for train.py where its training does not matter: the same files, signals and exit codes, in a tenth of a second.
+"""Stands in for train.py where its training does not matter: the same files, signals and exit
+codes, in a tenth of a second.
 
-A learning rate of 0.5 makes it fail while ``<DIR>.cure`` is not there, one of 0.25 makes it run until it is interrupted.
+A learning rate of 0.5 makes it fail while ``<DIR>.cure`` is not there, one of 0.25 makes it run
+until it is interrupted.
 """
 
 import csv
@@ -16,7 +18,9 @@ signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
 
 agent, *rest = sys.argv[1:]
-options = dict(zip((flag.removeprefix("--").replace("-", "_") for flag in rest[::2]), rest[1::2], strict=True))
+options = dict(
+    zip((flag.removeprefix("--").replace("-", "_") for flag in rest[::2]), rest[1::2], strict=True)
+)
 resumed = "resume" in options
 directory = Path(options["resume"] if resumed else options["out"])
 if resumed:
@@ -30,8 +34,15 @@ else:
         "total_timesteps": int(options["total_timesteps"]),
         "n_envs": int(options["n_envs"]),
         "seed": int(options["seed"]),
-        "hyperparameters": {"algorithm": options["algorithm"], "init": "scaled", "popart": True, "target_kl": 0.05}
-        | ({"learning_rate": float(options["learning_rate"])} if "learning_rate" in options else {}),
+        "hyperparameters": {
+            "algorithm": options["algorithm"],
+            "init": "scaled",
+            "popart": True,
+            "target_kl": 0.05,
+        }
+        | (
+            {"learning_rate": float(options["learning_rate"])} if "learning_rate" in options else {}
+        ),
     }
     (directory / "config.json").write_text(json.dumps(config))
 steps, rate = config["total_timesteps"], config["hyperparameters"].get("learning_rate")
@@ -44,7 +55,11 @@ with open(directory / "progress.csv", "a", newline="") as file:
     table = csv.writer(file)
     if not resumed:
         table.writerow(["time/total_timesteps", "time/time_elapsed", "rollout/goals"])
-    first = int(max(checkpoint.stem[5:] for checkpoint in (directory / "checkpoints").iterdir())) if resumed else 0
+    first = (
+        int(max(checkpoint.stem[5:] for checkpoint in (directory / "checkpoints").iterdir()))
+        if resumed
+        else 0
+    )
     for step in range(first + steps // 4, steps + 1, steps // 4):
         table.writerow([step, 0.01 * step, config["seed"] + step / 100])
         file.flush()

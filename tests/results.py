@@ -10,7 +10,8 @@ MAZE = "mnm/MazeSmall-v0"
 
 
 def result(agent: str, seed: int, score: float, **others: Any) -> Result:
-    """A finished run that found ``score`` goals an episode in its final evaluation, with a curve that rises to it."""
+    """A finished run that found ``score`` goals an episode in its final evaluation, with a curve
+    that rises to it."""
     steps = np.linspace(1e4, 1e6, 30)
     values: dict[str, Any] = {
         "algorithm": "ppo",
@@ -41,11 +42,19 @@ def results(*runs: Result, planned: int | None = None) -> Results:
         name="small",
         title="The small maze <again>",
         about="Which memory finds its way back?",
-        grid={"title": "The small maze", **{f"{key}s": of(key) for key in ("agent", "algorithm", "environment", "seed")}},
+        grid={
+            "title": "The small maze",
+            **{f"{key}s": of(key) for key in ("agent", "algorithm", "environment", "seed")},
+        },
         planned=len(runs) if planned is None else planned,
         versions={"python": ["3.11.7"], "torch": ["2.13.0"]},
         hyperparameters=[
-            {"agent": agent, "algorithm": "ppo", "setting": "default", "hyperparameters": {"learning_rate": 1e-3}}
+            {
+                "agent": agent,
+                "algorithm": "ppo",
+                "setting": "default",
+                "hyperparameters": {"learning_rate": 1e-3},
+            }
             for agent in of("agent")
         ],
         references={
@@ -68,4 +77,11 @@ def three_agents() -> Results:
     """Three agents with five seeds: MNM-p above the LSTM, which is above the RNN."""
     rng = np.random.default_rng(0)
     goals = {"rnn": 9.0, "mnm-p": 22.0, "lstm": 18.0}
-    return results(*(result(agent, s, round(goals[agent] + rng.normal(), 2)) for s in range(5) for agent in goals), planned=20)
+    return results(
+        *(
+            result(agent, s, round(goals[agent] + rng.normal(), 2))
+            for s in range(5)
+            for agent in goals
+        ),
+        planned=20,
+    )

@@ -1,7 +1,8 @@
-"""A training that one process does alone, or several share, with the same results: torchrun ... -m tests.sharing DIRECTORY [DEVICE]
+"""A training that one process does alone, or several share, with the same results: torchrun ... -m
+tests.sharing DIRECTORY [DEVICE]
 
-Actions are the likeliest ones, and each environment has a generator of its own, seeded by its number among all: so the rollouts
-are the same, however many processes collect them.
+Actions are the likeliest ones, and each environment has a generator of its own, seeded by its
+number among all: so the rollouts are the same, however many processes collect them.
 """
 
 import sys
@@ -41,7 +42,9 @@ class Noisy(gym.Env[Any, Any]):
     observation_space = gym.spaces.Box(-10, 10, (3,), np.float32)
     action_space = gym.spaces.Discrete(2)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._observe()
         return self.observation, {}
@@ -49,20 +52,30 @@ class Noisy(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         reward = float(10 * self.observation[0] * (2 * action - 1) + 5)
         self._observe()
-        return self.observation, reward, bool(self.np_random.random() < 0.1), bool(self.np_random.random() < 0.1), {}
+        return (
+            self.observation,
+            reward,
+            bool(self.np_random.random() < 0.1),
+            bool(self.np_random.random() < 0.1),
+            {},
+        )
 
     def _observe(self) -> None:
         self.observation = self.np_random.normal(size=3).astype(np.float32)
 
 
 def trained(case: str, parts: int = 1, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """Parameters, statistics and the number of updates after some rollouts with this process's environments.
+    """Parameters, statistics and the number of updates after some rollouts with this process's
+    environments.
 
     Args:
         parts: of how many processes' minibatches each minibatch is to consist.
     """
     algorithm, policy, arguments = CASES[case]
-    env = SyncVectorEnv([Noisy] * distributed.share(N_ENVS, "the environments"), autoreset_mode=AutoresetMode.SAME_STEP)
+    env = SyncVectorEnv(
+        [Noisy] * distributed.share(N_ENVS, "the environments"),
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
     model = small(algorithm, policy, env, n_steps=N_STEPS, seed=5, device=device, **arguments)
     act = model.policy._act
     model.policy._act = lambda latent, *_, **__: act(latent, deterministic=True)  # type: ignore[method-assign]
@@ -70,7 +83,9 @@ def trained(case: str, parts: int = 1, device: str = "cpu") -> dict[str, torch.T
         model.batch_size = arguments["batch_size"] // parts  # type: ignore[attr-defined]
     model.learn(ROLLOUTS * N_ENVS * N_STEPS)
     assert model.num_timesteps == ROLLOUTS * N_ENVS * N_STEPS
-    return {name: value.cpu() for name, value in model.policy.state_dict().items()} | {"updates": torch.tensor(model._n_updates)}
+    return {name: value.cpu() for name, value in model.policy.state_dict().items()} | {
+        "updates": torch.tensor(model._n_updates)
+    }
 
 
 def in_order(n: int) -> Any:
@@ -86,7 +101,10 @@ def of_two(rollout: RolloutSequence, size: int | None) -> Iterator[list[RolloutS
     T, B = rollout.episode_starts.shape
     halves = []
     for envs in torch.arange(B).chunk(2):
-        states = {t: type(state)(*(tensor[envs] for tensor in state)) for t, state in rollout.states.items()}
+        states = {
+            t: type(state)(*(tensor[envs] for tensor in state))
+            for t, state in rollout.states.items()
+        }
         halves.append(rollout._piece(envs, 0, T)._replace(states=states))
     for pieces in zip(*(OF_ONE(half, size) for half in halves), strict=True):
         yield [piece for of_half in pieces for piece in of_half]

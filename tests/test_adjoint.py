@@ -1,4 +1,5 @@
-"""The adjoint of a write and a read, and the memory that is differentiated with it: what autograd gives, in constant memory."""
+"""The adjoint of a write and a read, and the memory that is differentiated with it: what autograd
+gives, in constant memory."""
 
 import gc
 import weakref
@@ -16,7 +17,9 @@ from mnm_rl.memory import PlainMemory, ReversibleMemory, RunningMemory
 from mnm_rl.memory.adjoint import write_and_read, write_and_read_backward
 from mnm_rl.memory.rules import WRITE_RULES, of_one_layer
 
-RULES_AND_LAYERS = [(rule, layers) for rule in WRITE_RULES for layers in ((1,) if of_one_layer(rule) else (1, 3))]
+RULES_AND_LAYERS = [
+    (rule, layers) for rule in WRITE_RULES for layers in ((1,) if of_one_layer(rule) else (1, 3))
+]
 T, B, D, F = 12, 4, 5, 3
 
 
@@ -36,9 +39,13 @@ def gate(memory: NeuralMemory, B: int = B) -> list[Tensor]:
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("bounded", [True, False])
 @pytest.mark.parametrize("scale", [0.3, 3.0])
-def test_the_adjoint_is_what_autograd_gives(rule: Any, layers: int, heads: int, bounded: bool, scale: float) -> None:
+def test_the_adjoint_is_what_autograd_gives(
+    rule: Any, layers: int, heads: int, bounded: bool, scale: float
+) -> None:
     memory = NeuralMemory(D, layers, rule, bounded=bounded, init="pytorch").double()
-    keys, values, beta, read_keys, theta_before = (x.detach() for x in random_step(memory, heads, reads=2))
+    keys, values, beta, read_keys, theta_before = (
+        x.detach() for x in random_step(memory, heads, reads=2)
+    )
     theta_before *= scale  # activations of a norm below and above one
     prepared = (*memory.prepare_write(keys, values, beta), read_keys, *gate(memory), theta_before)
     given = [x.detach().requires_grad_() for x in prepared]
@@ -48,21 +55,29 @@ def test_the_adjoint_is_what_autograd_gives(rule: Any, layers: int, heads: int, 
 
     for known in (None, theta_before.unbind(1)):
         with torch.no_grad():
-            before, G_before, gradients = write_and_read_backward(memory.rule, theta, G.unbind(1), g_read, kept, known)
+            before, G_before, gradients = write_and_read_backward(
+                memory.rule, theta, G.unbind(1), g_read, kept, known
+            )
         found = [g for g in gradients if g is not None]
         torch.testing.assert_close(torch.stack(before, 1), theta_before)
-        torch.testing.assert_close((*found, torch.stack(G_before, 1)), expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            (*found, torch.stack(G_before, 1)), expected, rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize(("rule", "layers"), RULES_AND_LAYERS)
 @pytest.mark.parametrize("bounded", [True, False])
-def test_a_reversible_write_and_read_passes_gradcheck(rule: Any, layers: int, bounded: bool) -> None:
+def test_a_reversible_write_and_read_passes_gradcheck(
+    rule: Any, layers: int, bounded: bool
+) -> None:
     memory = NeuralMemory(3, layers, rule, bounded=bounded).double()
     starts = torch.tensor([False, True])
 
     alpha = gate(memory, B=2)
 
-    def write_reset_write(keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor, theta: Tensor, *rest: Tensor) -> Any:
+    def write_reset_write(
+        keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor, theta: Tensor, *rest: Tensor
+    ) -> Any:
         running, share = ReversibleMemory(memory, theta), rest[: len(alpha)]
         first = running.write_and_read(keys, values, beta, read_keys, *share)
         running.reset(starts)
@@ -73,7 +88,8 @@ def test_a_reversible_write_and_read_passes_gradcheck(rule: Any, layers: int, bo
 
 
 def sequence(core: MnmCore, dtype: torch.dtype, T: int = T) -> tuple[Tensor, Any, Tensor]:
-    """Inputs, a state in the middle of an episode, and episode starts of which some are in the middle."""
+    """Inputs, a state in the middle of an episode, and episode starts of which some are in the
+    middle."""
     core.to(dtype)
     inputs, starts = torch.randn(T, B, F, dtype=dtype), torch.rand(T, B) < 0.2
     starts[0] = torch.arange(B) % 2 == 0
@@ -94,24 +110,47 @@ def test_a_reversible_sequence_equals_the_plain_one(
     inputs, first, starts = sequence(core, dtype)
 
     def everything(running_memory: type[RunningMemory]) -> dict[str, Tensor | None]:
-        """Results, and the gradients of arbitrary functions of them: of all, of all but the last state, of an early output."""
-        x, state = inputs.clone().requires_grad_(), type(first)(*(tensor.clone().requires_grad_() for tensor in first))
+        """Results, and the gradients of arbitrary functions of them: of all, of all but the last
+        state, of an early output."""
+        x, state = (
+            inputs.clone().requires_grad_(),
+            type(first)(*(tensor.clone().requires_grad_() for tensor in first)),
+        )
         outputs, last, meta_loss = core.scan(x, state, starts, running_memory)
         generator = torch.Generator().manual_seed(0)
-        results = {"outputs": outputs, "meta_loss": meta_loss} | {f"last {name}": t for name, t in last._asdict().items()}
-        leaves = {"inputs": x} | {f"first {name}": t for name, t in state._asdict().items()} | dict(core.named_parameters())
-        terms = [(r * torch.randn(r.shape, generator=generator, dtype=dtype)).sum() for r in results.values()]
-        losses = {"all": sum(terms), "all but the last state": sum(terms[:2]), "an early output": outputs[3].sum()}
+        results = {"outputs": outputs, "meta_loss": meta_loss} | {
+            f"last {name}": t for name, t in last._asdict().items()
+        }
+        leaves = (
+            {"inputs": x}
+            | {f"first {name}": t for name, t in state._asdict().items()}
+            | dict(core.named_parameters())
+        )
+        terms = [
+            (r * torch.randn(r.shape, generator=generator, dtype=dtype)).sum()
+            for r in results.values()
+        ]
+        losses = {
+            "all": sum(terms),
+            "all but the last state": sum(terms[:2]),
+            "an early output": outputs[3].sum(),
+        }
         gradients: dict[str, Tensor | None] = {}
         for what, loss in losses.items():
-            found = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
-            gradients |= {f"of {what} with respect to {name}": g for name, g in zip(leaves, found, strict=True)}
+            found = torch.autograd.grad(
+                loss, list(leaves.values()), retain_graph=True, allow_unused=True
+            )  # type: ignore[arg-type]
+            gradients |= {
+                f"of {what} with respect to {name}": g
+                for name, g in zip(leaves, found, strict=True)
+            }
         return results | gradients
 
     plain, reversible = everything(PlainMemory), everything(ReversibleMemory)
     for name, expected in plain.items():
         actual = reversible[name]
-        if expected is None or actual is None or not expected.any():  # no path, or one that only a mask cuts
+        # no path, or one that only a mask cuts
+        if expected is None or actual is None or not expected.any():
             assert all(tensor is None or not tensor.any() for tensor in (expected, actual)), name
         else:
             tolerance = 1e-4 if dtype == torch.float32 else 1e-9
@@ -124,7 +163,9 @@ def test_a_fixed_initial_memory_and_a_constant_state_are_no_obstacle() -> None:
     gradients = []
     for running_memory in (PlainMemory, ReversibleMemory):
         outputs, _, meta_loss = core.scan(inputs, state, starts, running_memory)
-        gradients.append(torch.autograd.grad(outputs.sum() + meta_loss.sum(), list(core.parameters())))
+        gradients.append(
+            torch.autograd.grad(outputs.sum() + meta_loss.sum(), list(core.parameters()))
+        )
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
@@ -144,7 +185,9 @@ def test_a_second_backward_pass_gives_the_same_gradients_wherever_the_first_one_
 
 def test_a_tensor_that_is_changed_before_the_backward_pass_is_noticed() -> None:
     memory = NeuralMemory(D, bounded=False).double()  # keys as they are
-    keys, values, beta, read_keys, theta = (x.detach() for x in random_step(memory, heads=1, reads=1))
+    keys, values, beta, read_keys, theta = (
+        x.detach() for x in random_step(memory, heads=1, reads=1)
+    )
     running = ReversibleMemory(memory, theta)
     read = running.write_and_read(keys, values.requires_grad_(), beta, read_keys)
     keys += 1
@@ -158,8 +201,12 @@ def test_undoing_many_writes_does_not_drift() -> None:
 
     def gradients(dtype: torch.dtype, running_memory: type[RunningMemory]) -> tuple[Tensor, ...]:
         core.to(dtype)
-        outputs, _, meta_loss = core.scan(inputs.to(dtype), core.initial_state(B), starts, running_memory)
-        return torch.autograd.grad(outputs.pow(2).mean() + meta_loss.mean(), list(core.parameters()))
+        outputs, _, meta_loss = core.scan(
+            inputs.to(dtype), core.initial_state(B), starts, running_memory
+        )
+        return torch.autograd.grad(
+            outputs.pow(2).mean() + meta_loss.mean(), list(core.parameters())
+        )
 
     exact = gradients(torch.float64, PlainMemory)
     for g, g_exact in zip(gradients(torch.float32, ReversibleMemory), exact, strict=True):
@@ -167,7 +214,8 @@ def test_undoing_many_writes_does_not_drift() -> None:
 
 
 def test_undoing_a_thousand_gated_writes_does_not_drift() -> None:
-    """Whether a step leaves half of the fast weights, as gates begin with, all of them, or now and then nothing."""
+    """Whether a step leaves half of the fast weights, as gates begin with, all of them, or now and
+    then nothing."""
     T, heads = 1_000, 2
     memory, starts = NeuralMemory(D, 1, "gated-delta"), torch.zeros(T, B, dtype=torch.bool)
     starts[[300, 301, 777], [1, 2, 1]] = True
@@ -186,7 +234,9 @@ def test_undoing_a_thousand_gated_writes_does_not_drift() -> None:
                 running.reset(starts[t])
             k, v, b, a = (x[t] for x in leaves)
             read.append(running.write_and_read(k, v, b, v, a))
-        return torch.autograd.grad(torch.stack(read).square().mean(), [*leaves, theta, memory.theta_0])
+        return torch.autograd.grad(
+            torch.stack(read).square().mean(), [*leaves, theta, memory.theta_0]
+        )
 
     exact = gradients(torch.float64, PlainMemory)
     for g, g_exact in zip(gradients(torch.float32, ReversibleMemory), exact, strict=True):
@@ -198,12 +248,15 @@ def test_gated_writes_keep_fast_weights_as_rarely_as_half_of_them_is_forgotten()
     keys, values, beta, read_keys, theta = random_step(memory, heads=1, reads=1)
     running = ReversibleMemory(memory, theta)
     for _ in range(100):
-        running.write_and_read(keys, values, beta, read_keys, torch.full((B,), 0.98, dtype=torch.float64))
+        running.write_and_read(
+            keys, values, beta, read_keys, torch.full((B,), 0.98, dtype=torch.float64)
+        )
     assert [*running._tape.known] == [34, 69]  # 0.98^35 < 1/2 < 0.98^34
 
 
 def kept_bytes(D: int, T: int, running_memory: type[RunningMemory]) -> int:
-    """What autograd and the running memory keep of a sequence with a reset, each storage counted once."""
+    """What autograd and the running memory keep of a sequence with a reset, each storage counted
+    once."""
     core, storages = MnmCore(F, D, memory_layers=3, memory_size=D), {}
 
     def count(tensor: Tensor) -> Tensor:
@@ -241,7 +294,9 @@ def test_what_is_kept_of_a_step_grows_with_the_width_and_not_with_its_square() -
 
 def test_nothing_is_kept_without_gradient() -> None:
     memory = NeuralMemory(D).double()
-    keys, values, beta, read_keys, theta = (x.detach() for x in random_step(memory, heads=1, reads=1))
+    keys, values, beta, read_keys, theta = (
+        x.detach() for x in random_step(memory, heads=1, reads=1)
+    )
     running, plain = ReversibleMemory(memory, theta), PlainMemory(memory, theta)
     with torch.no_grad():
         for _ in range(3):
@@ -264,7 +319,10 @@ def test_the_tape_goes_with_the_sequence() -> None:
 
     for _ in range(3):
         outputs, state, meta_loss = core.scan(
-            torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool), Watched
+            torch.randn(T, B, F),
+            core.initial_state(B),
+            torch.zeros(T, B, dtype=torch.bool),
+            Watched,
         )
         (outputs.sum() + meta_loss.sum()).backward()
         del outputs, state, meta_loss

@@ -27,7 +27,10 @@ def test_agents_know_the_library_and_nothing_above_them(file: Path) -> None:
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
-    assert {name.split(".")[0] for name in imported} - sys.stdlib_module_names <= {"agents", "mnm_rl"}
+    assert {name.split(".")[0] for name in imported} - sys.stdlib_module_names <= {
+        "agents",
+        "mnm_rl",
+    }
 
 
 def test_every_file_is_an_agent() -> None:
@@ -63,8 +66,18 @@ def test_every_hyperparameter_reaches_the_algorithm_or_the_policy(name: str) -> 
     assert model.policy.optimizer.defaults["eps"] == agent.adam_eps
     assert model.batch_size == 7  # two environments, one in each minibatch
     for argument, value in agent.arguments().items():
-        if argument not in ("adam_eps", "reward_scale", "n_minibatches", "anneal_lr", "learning_rate"):
-            assert (getattr(model, argument) if hasattr(model, argument) else model.policy_kwargs[argument]) == value
+        if argument not in (
+            "adam_eps",
+            "reward_scale",
+            "n_minibatches",
+            "anneal_lr",
+            "learning_rate",
+        ):
+            assert (
+                getattr(model, argument)
+                if hasattr(model, argument)
+                else model.policy_kwargs[argument]
+            ) == value
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -92,7 +105,14 @@ def test_a2c_has_defaults_of_its_own(name: str) -> None:
 
 
 def built(agent: Agent) -> Any:
-    run = Run(hyperparameters=agent, env="mnm/MazeSmall-v0", env_kwargs={"horizon": 20}, total_timesteps=100, n_envs=2, seed=0)
+    run = Run(
+        hyperparameters=agent,
+        env="mnm/MazeSmall-v0",
+        env_kwargs={"horizon": 20},
+        total_timesteps=100,
+        n_envs=2,
+        seed=0,
+    )
     return run.build(run.make_env(2), "cpu")
 
 
@@ -100,7 +120,9 @@ def built(agent: Agent) -> Any:
 def test_the_defaults_of_the_library_are_those_of_the_agents(name: str) -> None:
     agent = AGENTS[name]()
     given = agent.arguments()
-    policy_kwargs = {key: given[key] for key in ("write_rule", "variant") if given.get(key) is not None}
+    policy_kwargs = {
+        key: given[key] for key in ("write_rule", "variant") if given.get(key) is not None
+    }
     model = RecurrentPPO(agent.policy, "CartPole-v1", policy_kwargs=policy_kwargs, device="cpu")
     assert (model.learning_rate, model.target_kl) == (agent.learning_rate, agent.target_kl)
     assert model.policy.ortho_init == agent.ortho_init
@@ -114,10 +136,20 @@ def test_the_defaults_with_names_of_sb3_contrib_are_its_own() -> None:
 @pytest.mark.parametrize("name", AGENTS)
 def test_the_choices_of_an_agent_are_the_librarys(name: str) -> None:
     """They are written out, so that the command line knows them without PyTorch."""
-    names = {"init": Init, "variant": VariantName, "controller": ControllerName, "read_gate": ReadGateName}
+    names = {
+        "init": Init,
+        "variant": VariantName,
+        "controller": ControllerName,
+        "read_gate": ReadGateName,
+    }
     names |= {"feedback_inputs": FeedbackInputs}
     for field in fields(AGENTS[name]):
         if field.name in names:
             hint = get_type_hints(AGENTS[name])[field.name]
-            choices = {choice for part in (hint, *get_args(hint)) if get_origin(part) is Literal for choice in get_args(part)}
+            choices = {
+                choice
+                for part in (hint, *get_args(hint))
+                if get_origin(part) is Literal
+                for choice in get_args(part)
+            }
             assert choices == set(get_args(names[field.name]))

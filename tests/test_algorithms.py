@@ -1,4 +1,5 @@
-"""The algorithms as Stable-Baselines3 algorithms: what they learn, save, predict, log and refuse."""
+"""The algorithms as Stable-Baselines3 algorithms: what they learn, save, predict, log and
+refuse."""
 
 import re
 import sys
@@ -11,7 +12,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, StopTrainingOnRewardThreshold
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    EvalCallback,
+    StopTrainingOnRewardThreshold,
+)
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import HParam
@@ -28,7 +34,12 @@ from tests.policies import POLICIES, ROUNDING, a2c, roll_out
 @pytest.mark.parametrize("name", POLICIES)
 def test_log_probabilities_and_values_of_the_rollout_are_those_of_the_update(name: str) -> None:
     """Across rollouts, with episodes of different lengths that end in the middle of them."""
-    model = a2c(name, DummyVecEnv([lambda n=n: Counting(n) for n in (3, 4, 9)]), n_steps=7, learning_rate=0.0)
+    model = a2c(
+        name,
+        DummyVecEnv([lambda n=n: Counting(n) for n in (3, 4, 9)]),
+        n_steps=7,
+        learning_rate=0.0,
+    )
 
     class Check(BaseCallback):
         checked = 0
@@ -48,7 +59,9 @@ def test_log_probabilities_and_values_of_the_rollout_are_those_of_the_update(nam
                 rollout.trace,
             )
             buffer = algorithm.rollout_buffer
-            np.testing.assert_allclose(log_prob.detach().numpy(), buffer.log_probs, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                log_prob.detach().numpy(), buffer.log_probs, rtol=1e-4, atol=1e-6
+            )
             np.testing.assert_allclose(values.detach().numpy(), buffer.values, rtol=1e-4, atol=1e-6)
             assert entropy is not None
             assert rollout.episode_starts.any(dim=1).sum() > 1
@@ -73,14 +86,20 @@ def test_learns_to_remember(name: str) -> None:
         ent_coef=0.01,
     )
     model.learn(40_000)
-    mean, _ = evaluate_policy(model, make_vec_env(Recall, n_envs=8, seed=1), 100, deterministic=True)
+    mean, _ = evaluate_policy(
+        model, make_vec_env(Recall, n_envs=8, seed=1), 100, deterministic=True
+    )
     assert mean > 0.95
 
 
 def test_truncated_episodes_are_bootstrapped_in_the_state_they_ended_in() -> None:
     lengths = (2, 3)
     model = a2c(
-        "mnm-p", DummyVecEnv([lambda n=n: Counting(n, truncates=True) for n in lengths]), n_steps=6, gamma=0.5, gae_lambda=1.0
+        "mnm-p",
+        DummyVecEnv([lambda n=n: Counting(n, truncates=True) for n in lengths]),
+        n_steps=6,
+        gamma=0.5,
+        gae_lambda=1.0,
     )
     state = model.policy.initial_state(1)
     roll_out(model)
@@ -92,7 +111,9 @@ def test_truncated_episodes_are_bootstrapped_in_the_state_they_ended_in() -> Non
                 *_, state = model.policy(torch.tensor([[1.0, t]]), state, starts)
                 starts = torch.tensor([False])
             value = model.policy.predict_values(torch.tensor([[1.0, length]]), state, starts).item()
-        assert model.rollout_buffer.rewards[length - 1, env] == pytest.approx(length + 0.5 * value, rel=1e-5)
+        assert model.rollout_buffer.rewards[length - 1, env] == pytest.approx(
+            length + 0.5 * value, rel=1e-5
+        )
         assert model.rollout_buffer.rewards[length - 2, env] == length - 1
 
 
@@ -121,23 +142,44 @@ def test_generalized_advantages() -> None:
     delta_1 = 2 + 0.9 * V[2] - V[1]
     assert buffer.advantages[2, 0] == pytest.approx(delta_2, rel=1e-5)
     assert buffer.advantages[1, 0] == pytest.approx(delta_1 + 0.9 * 0.8 * delta_2, rel=1e-5)
-    np.testing.assert_allclose(buffer.sequence().returns[:, 0], buffer.advantages[:, 0] + V, rtol=1e-5)
+    np.testing.assert_allclose(
+        buffer.sequence().returns[:, 0], buffer.advantages[:, 0] + V, rtol=1e-5
+    )
 
 
 def test_the_loss_is_the_sum_of_its_parts_with_their_coefficients() -> None:
     """One step of gradient descent moves the parameters along the gradient of L."""
     coefficients = {"vf_coef": 0.3, "ent_coef": 0.2, "meta_coef": 0.7}
     sgd = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}, "popart": False}
-    model = a2c("mnm-g", make_vec_env(Recall, n_envs=3), sgd, n_steps=6, learning_rate=1.0, max_grad_norm=1e9, **coefficients)
+    model = a2c(
+        "mnm-g",
+        make_vec_env(Recall, n_envs=3),
+        sgd,
+        n_steps=6,
+        learning_rate=1.0,
+        max_grad_norm=1e9,
+        **coefficients,
+    )
     roll_out(model)
     rollout = model.rollout_buffer.sequence()
     values, log_prob, entropy, meta_loss = model.policy.evaluate_actions(
-        rollout.observations, rollout.actions.long().squeeze(-1), rollout.initial_state, rollout.episode_starts, rollout.trace
+        rollout.observations,
+        rollout.actions.long().squeeze(-1),
+        rollout.initial_state,
+        rollout.episode_starts,
+        rollout.trace,
     )
     assert entropy is not None
     loss = -(rollout.advantages * log_prob).mean() + 0.3 * (values - rollout.returns).pow(2).mean()
     loss = loss - 0.2 * entropy.mean() + 0.7 * meta_loss.mean()
-    expected = [p - g for p, g in zip(model.policy.parameters(), torch.autograd.grad(loss, model.policy.parameters()), strict=True)]  # type: ignore[arg-type]
+    expected = [
+        p - g
+        for p, g in zip(
+            model.policy.parameters(),
+            torch.autograd.grad(loss, model.policy.parameters()),
+            strict=True,
+        )
+    ]  # type: ignore[arg-type]
     model.train()
     torch.testing.assert_close(list(model.policy.parameters()), expected)
 
@@ -208,7 +250,9 @@ def test_callbacks_evaluation_and_tensorboard(make: Any, tmp_path: Path) -> None
         log_path=str(tmp_path),
         verbose=0,
     )
-    model = make("plastic", make_vec_env(Recall, n_envs=2), tensorboard_log=str(tmp_path / "tb"), n_steps=10)
+    model = make(
+        "plastic", make_vec_env(Recall, n_envs=2), tensorboard_log=str(tmp_path / "tb"), n_steps=10
+    )
     model.learn(1000, callback=evaluation, log_interval=1)
     assert model.num_timesteps == 20  # stopped by the first evaluation
     assert (tmp_path / "evaluations.npz").exists()
@@ -217,14 +261,21 @@ def test_callbacks_evaluation_and_tensorboard(make: Any, tmp_path: Path) -> None
 
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
 def test_the_progress_bar_and_the_one_line_of_the_readme() -> None:
-    model = RecurrentA2C("MnmPolicy", "CartPole-v1", policy_kwargs={"write_rule": "p", "hidden_size": 8}, device="cpu")
+    model = RecurrentA2C(
+        "MnmPolicy",
+        "CartPole-v1",
+        policy_kwargs={"write_rule": "p", "hidden_size": 8},
+        device="cpu",
+    )
     model.learn(50, progress_bar=True)
     mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=2)  # type: ignore[arg-type]
     assert mean > 0
 
 
 def test_a_gymnasium_vector_environment_is_taken_as_it_is() -> None:
-    model = RecurrentA2C("LstmPolicy", gym.make_vec("mnm/MazeSmall-v0", num_envs=3, horizon=5), device="cpu").learn(30)
+    model = RecurrentA2C(
+        "LstmPolicy", gym.make_vec("mnm/MazeSmall-v0", num_envs=3, horizon=5), device="cpu"
+    ).learn(30)
     assert model.n_envs == 3
     assert model.ep_info_buffer
 
@@ -246,7 +297,9 @@ def test_an_environment_that_exits_in_an_evaluation_is_named() -> None:
 
     env = make_vec_env(lambda: Exits(4), n_envs=1)
     model = RecurrentPPO("LstmPolicy", env, n_steps=4, policy_kwargs={"hidden_size": 4})
-    with pytest.raises(RuntimeError, match=re.escape("an environment called sys.exit(3) in an evaluation")):
+    with pytest.raises(
+        RuntimeError, match=re.escape("an environment called sys.exit(3) in an evaluation")
+    ):
         evaluate_episodes(model, env, 1)
 
 
@@ -260,12 +313,19 @@ def test_evaluate_episodes_reports_each_of_them() -> None:
 @pytest.mark.parametrize("what", ["observation", "reward"])
 def test_what_is_not_finite_stops_the_training(make: Any, what: str) -> None:
     model = make("mnm-p", DummyVecEnv([lambda: Counting(10), lambda: Poisoned(what)]))
-    with pytest.raises(TrainingDivergedError, match=f"the {what} of environment 1 is NaN or infinite at step 8"):
+    with pytest.raises(
+        TrainingDivergedError, match=f"the {what} of environment 1 is NaN or infinite at step 8"
+    ):
         model.learn(100)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_parameters_as_they_were(make: Any) -> None:
-    model = make("mnm-p", DummyVecEnv([lambda: Poisoned("loss")]), {"popart": False}, normalize_advantage=False)
+    model = make(
+        "mnm-p",
+        DummyVecEnv([lambda: Poisoned("loss")]),
+        {"popart": False},
+        normalize_advantage=False,
+    )
     before = model.policy.parameters_to_vector()
     with pytest.raises(TrainingDivergedError, match="value_loss became inf at step 5"):
         model.learn(100)
@@ -273,7 +333,9 @@ def test_a_loss_that_is_not_finite_leaves_the_parameters_as_they_were(make: Any)
 
 
 def test_parameters_that_become_not_finite_are_taken_back(make: Any) -> None:
-    model = make("mnm-p", make_vec_env(Recall, n_envs=2), {"popart": False}, learning_rate=float("inf"))
+    model = make(
+        "mnm-p", make_vec_env(Recall, n_envs=2), {"popart": False}, learning_rate=float("inf")
+    )
     before = model.policy.parameters_to_vector()
     with pytest.raises(TrainingDivergedError, match="parameters became NaN or infinite at step 10"):
         model.learn(100)
@@ -296,12 +358,25 @@ def test_an_evaluation_has_a_limit_of_steps(caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.parametrize(
-    "actions", [spaces.Discrete(2), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)], ids=str
+    "actions",
+    [
+        spaces.Discrete(2),
+        spaces.Box(-1, 1, (2,)),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiBinary(2),
+    ],
+    ids=str,
 )
-def test_outputs_that_are_not_finite_stop_the_training(make: Any, actions: spaces.Space[Any]) -> None:
-    model = make("lstm", make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), actions), n_envs=2), n_steps=3)
+def test_outputs_that_are_not_finite_stop_the_training(
+    make: Any, actions: spaces.Space[Any]
+) -> None:
+    model = make(
+        "lstm", make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), actions), n_envs=2), n_steps=3
+    )
     model.policy.action_net.bias.data.fill_(float("nan"))
-    with pytest.raises(TrainingDivergedError, match="policy's outputs became NaN or infinite at step 0"):
+    with pytest.raises(
+        TrainingDivergedError, match="policy's outputs became NaN or infinite at step 0"
+    ):
         model.learn(100)
     with pytest.raises(ValueError, match="policy's outputs became NaN or infinite"):
         model.predict(np.ones(3, np.float32))
@@ -309,11 +384,16 @@ def test_outputs_that_are_not_finite_stop_the_training(make: Any, actions: space
 
 @pytest.mark.parametrize("use_sde", [False, True])
 @pytest.mark.parametrize("log_std", [-1e3, 1e3])
-def test_a_spread_of_actions_that_vanishes_or_overflows_stops_the_training(make: Any, log_std: float, use_sde: bool) -> None:
+def test_a_spread_of_actions_that_vanishes_or_overflows_stops_the_training(
+    make: Any, log_std: float, use_sde: bool
+) -> None:
     env = make_vec_env(lambda: Random(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))), n_envs=2)
     model = make("lstm", env, use_sde=use_sde)
     model.policy.log_std.data.fill_(log_std)
-    with pytest.raises(TrainingDivergedError, match="standard deviation of the policy's actions became zero or infinite at step 0"):
+    with pytest.raises(
+        TrainingDivergedError,
+        match="standard deviation of the policy's actions became zero or infinite at step 0",
+    ):
         model.learn(100)
 
 
@@ -346,17 +426,25 @@ def test_a_policy_without_memory_is_refused(algorithm: Any) -> None:
 
 def test_dict_observations_are_evaluated(make: Any) -> None:
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)})
-    model = make("mnm-p", make_vec_env(lambda: Random(space, spaces.Discrete(2)), n_envs=2)).learn(20)
+    model = make("mnm-p", make_vec_env(lambda: Random(space, spaces.Discrete(2)), n_envs=2)).learn(
+        20
+    )
     returns, lengths = evaluate_policy(model, model.get_env(), 4, return_episode_rewards=True)
     assert lengths == [7] * 4
     assert len(returns) == 4  # type: ignore[arg-type]
 
 
-def test_checkpoints_and_hyperparameters_are_logged_as_in_stable_baselines3(algorithm: Any, make: Any, tmp_path: Path) -> None:
+def test_checkpoints_and_hyperparameters_are_logged_as_in_stable_baselines3(
+    algorithm: Any, make: Any, tmp_path: Path
+) -> None:
     class LogHyperparameters(BaseCallback):
         def _on_training_start(self) -> None:
             values = {"gamma": self.model.gamma, "memory": type(self.model.policy.core).__name__}  # type: ignore[attr-defined]
-            self.logger.record("hparams", HParam(values, {"rollout/ep_rew_mean": 0}), exclude=("stdout", "log", "json", "csv"))
+            self.logger.record(
+                "hparams",
+                HParam(values, {"rollout/ep_rew_mean": 0}),
+                exclude=("stdout", "log", "json", "csv"),
+            )
 
         def _on_step(self) -> bool:
             return True
@@ -371,13 +459,21 @@ def test_checkpoints_and_hyperparameters_are_logged_as_in_stable_baselines3(algo
         "rl_model_vecnormalize_20_steps.pkl",
         "rl_model_vecnormalize_40_steps.pkl",
     ]
-    assert algorithm.load(tmp_path / "checkpoints" / "rl_model_40_steps.zip", device="cpu").num_timesteps == 40
+    assert (
+        algorithm.load(
+            tmp_path / "checkpoints" / "rl_model_40_steps.zip", device="cpu"
+        ).num_timesteps
+        == 40
+    )
     assert list(tmp_path.rglob("events.out.tfevents*"))
 
 
 def test_normalization_is_that_of_the_training_when_it_is_evaluated(tmp_path: Path) -> None:
-    """An EvalCallback takes over the statistics of VecNormalize, as with every Stable-Baselines3 algorithm."""
+    """An EvalCallback takes over the statistics of VecNormalize, as with every Stable-Baselines3
+    algorithm."""
     env = VecNormalize(make_vec_env(lambda: Counting(4), n_envs=2))
     other = VecNormalize(make_vec_env(lambda: Counting(4)), training=False, norm_reward=False)
-    a2c("lstm", env, n_steps=6).learn(48, callback=EvalCallback(other, eval_freq=12, n_eval_episodes=2, verbose=0))
+    a2c("lstm", env, n_steps=6).learn(
+        48, callback=EvalCallback(other, eval_freq=12, n_eval_episodes=2, verbose=0)
+    )
     np.testing.assert_allclose(other.obs_rms.mean, env.obs_rms.mean)

@@ -1,4 +1,5 @@
-"""Arrows only run downwards: which parts of the project may know which, read from their imports, those in functions included."""
+"""Arrows only run downwards: which parts of the project may know which, read from their imports,
+those in functions included."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -16,7 +17,8 @@ ALLOWED = {
     "agents": {"mnm_rl"},
     "experiments": {"agents", "envs", "mnm_rl"},
 }
-"""What each part may import, beside itself; what is not named here may import anything but what is above it."""
+"""What each part may import, beside itself; what is not named here may import anything but what is
+above it."""
 
 
 def modules() -> dict[str, Path]:
@@ -57,7 +59,9 @@ def test_arrows_only_run_downwards(part: str) -> None:
     for name in MODULES:
         if f"{name}.".startswith(f"{prefix}."):
             for other in imports(name):
-                assert f"{other}.".startswith(tuple(f"{a}." for a in allowed)), f"{name} imports {other}"
+                assert f"{other}.".startswith(tuple(f"{a}." for a in allowed)), (
+                    f"{name} imports {other}"
+                )
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("mnm_rl")])

@@ -1,4 +1,5 @@
-"""Vector environments in every autoreset mode and every wrapper give under Stable-Baselines3 what Gymnasium's own loop gives."""
+"""Vector environments in every autoreset mode and every wrapper give under Stable-Baselines3 what
+Gymnasium's own loop gives."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,14 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorRewardWrapper, VectorWrapper
+from gymnasium.vector import (
+    AsyncVectorEnv,
+    AutoresetMode,
+    SyncVectorEnv,
+    VectorEnv,
+    VectorRewardWrapper,
+    VectorWrapper,
+)
 from gymnasium.wrappers import vector as wrappers
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
@@ -31,7 +39,8 @@ Env = VectorEnv[Any, Any, Any]
 
 
 class Walk(gym.Env[Any, Any]):
-    """Observes (episode, step, sum of the actions), as a vector, a picture or a dict; rewards the sum."""
+    """Observes (episode, step, sum of the actions), as a vector, a picture or a dict; rewards the
+    sum."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     render_mode = "rgb_array"
@@ -42,10 +51,14 @@ class Walk(gym.Env[Any, Any]):
         self.observation_space = {
             "vector": spaces.Box(-100, 100, (3,)),
             "picture": spaces.Box(0, 255, (4, 4, 3), np.uint8),
-            "dict": spaces.Dict({"a": spaces.Box(-100, 100, (3,)), "b": spaces.Box(-100, 100, (1,))}),
+            "dict": spaces.Dict(
+                {"a": spaces.Box(-100, 100, (3,)), "b": spaces.Box(-100, 100, (1,))}
+            ),
         }[form]
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.episode, self.t, self.x = self.episode + 1, 0, 0.0
         return self._observation(), {}
@@ -53,7 +66,13 @@ class Walk(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.t, self.x = self.t + 1, self.x + float(action[0])
         over = self.t == self.length
-        return self._observation(), self.x + 1, over and not self.truncates, over and self.truncates, {}
+        return (
+            self._observation(),
+            self.x + 1,
+            over and not self.truncates,
+            over and self.truncates,
+            {},
+        )
 
     def render(self) -> Any:
         return np.full((16, 16, 3), self.t, np.uint8)
@@ -66,7 +85,8 @@ class Walk(gym.Env[Any, Any]):
 
 
 class Averaging(VectorWrapper[Any, Any, Any, Any, Any]):
-    """A user's own: subtracts the mean of all observations that have passed, those of resets included."""
+    """A user's own: subtracts the mean of all observations that have passed, those of resets
+    included."""
 
     def __init__(self, env: Env) -> None:
         super().__init__(env)
@@ -98,7 +118,8 @@ class Fading(VectorRewardWrapper[Any, Any, Any]):
 
 
 class Slippery(wrappers.ClipAction):
-    """A user's own, made from one of Gymnasium's: an action is averaged with the one before, of whatever episode."""
+    """A user's own, made from one of Gymnasium's: an action is averaged with the one before, of
+    whatever episode."""
 
     before: Any = 0.0
 
@@ -134,43 +155,75 @@ WRAPPERS: dict[str, tuple[str, Callable[[Env], Env]]] = {
     "RecordEpisodeStatistics": ("vector", wrappers.RecordEpisodeStatistics),
     "RescaleAction": (
         "vector",
-        partial(wrappers.RescaleAction, min_action=np.array([-2], np.float32), max_action=np.array([2], np.float32)),
+        partial(
+            wrappers.RescaleAction,
+            min_action=np.array([-2], np.float32),
+            max_action=np.array([2], np.float32),
+        ),
     ),
     "RescaleObservation": (
         "picture",
-        partial(wrappers.RescaleObservation, min_obs=np.zeros((4, 4, 3), np.uint8), max_obs=np.full((4, 4, 3), 9, np.uint8)),
+        partial(
+            wrappers.RescaleObservation,
+            min_obs=np.zeros((4, 4, 3), np.uint8),
+            max_obs=np.full((4, 4, 3), 9, np.uint8),
+        ),
     ),
     "ReshapeObservation": ("vector", partial(wrappers.ReshapeObservation, shape=(3, 1))),
     "ResizeObservation": ("picture", partial(wrappers.ResizeObservation, shape=(2, 2))),
-    "TransformAction": ("vector", lambda env: wrappers.TransformAction(env, partial(numbered, calls=count(0, 0.01)))),
-    "TransformObservation": ("vector", lambda env: wrappers.TransformObservation(env, partial(numbered, calls=count()))),
-    "TransformReward": ("vector", lambda env: wrappers.TransformReward(env, partial(numbered, calls=count()))),
+    "TransformAction": (
+        "vector",
+        lambda env: wrappers.TransformAction(env, partial(numbered, calls=count(0, 0.01))),
+    ),
+    "TransformObservation": (
+        "vector",
+        lambda env: wrappers.TransformObservation(env, partial(numbered, calls=count())),
+    ),
+    "TransformReward": (
+        "vector",
+        lambda env: wrappers.TransformReward(env, partial(numbered, calls=count())),
+    ),
     "VectorizeTransformAction": (
         "vector",
         lambda env: wrappers.VectorizeTransformAction(
-            env, gym.wrappers.TransformAction, func=partial(numbered, calls=count(0, 0.01)), action_space=None
+            env,
+            gym.wrappers.TransformAction,
+            func=partial(numbered, calls=count(0, 0.01)),
+            action_space=None,
         ),
     ),
     "VectorizeTransformObservation": (
         "vector",
         lambda env: wrappers.VectorizeTransformObservation(
-            env, gym.wrappers.TransformObservation, func=partial(numbered, calls=count()), observation_space=None
+            env,
+            gym.wrappers.TransformObservation,
+            func=partial(numbered, calls=count()),
+            observation_space=None,
         ),
     ),
     "VectorizeTransformReward": (
         "vector",
-        lambda env: wrappers.VectorizeTransformReward(env, gym.wrappers.TransformReward, func=partial(numbered, calls=count())),
+        lambda env: wrappers.VectorizeTransformReward(
+            env, gym.wrappers.TransformReward, func=partial(numbered, calls=count())
+        ),
     ),
     "MetaObservation": ("vector", own_wrappers.MetaObservation),
     "one's own step and reset": ("vector", Averaging),
     "one's own rewards": ("vector", Fading),
     "one's own actions, in a class of Gymnasium's": ("vector", Slippery),
     "one's own function for step": ("vector", patched),
-    "statistics over normalized rewards": ("vector", lambda env: wrappers.RecordEpisodeStatistics(wrappers.NormalizeReward(env))),
-    "normalized rewards over statistics": ("vector", lambda env: wrappers.NormalizeReward(wrappers.RecordEpisodeStatistics(env))),
+    "statistics over normalized rewards": (
+        "vector",
+        lambda env: wrappers.RecordEpisodeStatistics(wrappers.NormalizeReward(env)),
+    ),
+    "normalized rewards over statistics": (
+        "vector",
+        lambda env: wrappers.NormalizeReward(wrappers.RecordEpisodeStatistics(env)),
+    ),
 }
 IN_PICTURES = {"HumanRendering", "RecordVideo"}
-"""What shows the environments changes nothing that they give, and needs a screen or a video encoder."""
+"""What shows the environments changes nothing that they give, and needs a screen or a video
+encoder."""
 OF_JAX = {"JaxToNumpy", "JaxToTorch"}
 
 
@@ -182,7 +235,8 @@ def made(kind: str, mode: AutoresetMode, truncates: bool, form: str = "vector") 
 
 
 def actions_of(env: Any) -> Any:
-    """The same actions in every step, so that it does not matter in which step of all environments an environment takes them."""
+    """The same actions in every step, so that it does not matter in which step of all environments
+    an environment takes them."""
     space = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
     if isinstance(space, spaces.Discrete):
         return np.arange(env.num_envs) % space.n
@@ -190,33 +244,55 @@ def actions_of(env: Any) -> Any:
 
 
 def at(values: Any, i: int) -> Any:
-    return {key: at(value, i) for key, value in values.items()} if isinstance(values, dict) else values[i]
+    return (
+        {key: at(value, i) for key, value in values.items()}
+        if isinstance(values, dict)
+        else values[i]
+    )
 
 
 def in_gymnasiums_loop(env: Env, mode: AutoresetMode, steps: int) -> list[list[Any]]:
-    """What each environment goes through: first observations of episodes, and (reward, observation, terminated, truncated)."""
+    """What each environment goes through: first observations of episodes, and (reward, observation,
+    terminated, truncated)."""
     actions = actions_of(env)
     given, _ = env.reset(seed=0)
     tensors, observations = isinstance(given, torch.Tensor), arrays(given)
     histories: list[list[Any]] = [[at(observations, i)] for i in range(env.num_envs)]
     over = np.zeros(env.num_envs, bool)
     for _ in range(steps):
-        observations, rewards, terminated, truncated, infos = env.step(torch.as_tensor(actions) if tensors else actions.copy())
-        observations, rewards, terminated, truncated = map(arrays, (observations, rewards, terminated, truncated))
+        observations, rewards, terminated, truncated, infos = env.step(
+            torch.as_tensor(actions) if tensors else actions.copy()
+        )
+        observations, rewards, terminated, truncated = map(
+            arrays, (observations, rewards, terminated, truncated)
+        )
         done = terminated | truncated
         final: dict[int, Any] = {}
         if mode is SAME_STEP and done.any():
-            per_env = infos if isinstance(infos, list) else [{"final_obs": o} for o in infos["final_obs"]]
+            per_env = (
+                infos if isinstance(infos, list) else [{"final_obs": o} for o in infos["final_obs"]]
+            )
             final = {i: arrays(per_env[i]["final_obs"]) for i in np.flatnonzero(done)}
         for i in np.flatnonzero(done) if mode is DISABLED else ():
             final[i] = at(observations, i)
         if mode is DISABLED and done.any():
-            observations = arrays(env.reset(options={"reset_mask": torch.as_tensor(done) if tensors else done.copy()})[0])
+            observations = arrays(
+                env.reset(
+                    options={"reset_mask": torch.as_tensor(done) if tensors else done.copy()}
+                )[0]
+            )
         for i, history in enumerate(histories):
             if mode is NEXT_STEP and over[i]:
                 history.append(at(observations, i))
             else:
-                history.append((np.float32(rewards[i]), final.get(i, at(observations, i)), terminated[i], truncated[i]))
+                history.append(
+                    (
+                        np.float32(rewards[i]),
+                        final.get(i, at(observations, i)),
+                        terminated[i],
+                        truncated[i],
+                    )
+                )
             if mode is not NEXT_STEP and done[i]:
                 history.append(at(observations, i))
         over = done
@@ -234,7 +310,8 @@ def accepted(name: str, mode: AutoresetMode) -> bool:
 
 
 def in_ours(env: Env, steps: int) -> tuple[list[list[Any]], int]:
-    """The same under Stable-Baselines3, and the number of steps in which an environment only reset."""
+    """The same under Stable-Baselines3, and the number of steps in which an environment only
+    reset."""
     ours, resets = GymnasiumVecEnv(env), 0
     actions = actions_of(ours)
     ours.seed(0)
@@ -280,8 +357,12 @@ STATISTICS = ("obs_rms", "return_rms")
 
 
 @pytest.mark.parametrize("truncates", [False, True])
-@pytest.mark.parametrize(("name", "mode"), [case for case in product(WRAPPERS, MODES) if accepted(*case)])
-def test_every_wrapper_in_every_mode_is_as_in_gymnasiums_own_loop(name: str, mode: AutoresetMode, truncates: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode"), [case for case in product(WRAPPERS, MODES) if accepted(*case)]
+)
+def test_every_wrapper_in_every_mode_is_as_in_gymnasiums_own_loop(
+    name: str, mode: AutoresetMode, truncates: bool
+) -> None:
     form, wrap = WRAPPERS[name]
     ours, theirs = (wrap(made("sync", mode, truncates, form)) for _ in range(2))
     assert_alike(in_ours(ours, STEPS)[0], in_gymnasiums_loop(theirs, mode, STEPS))
@@ -293,7 +374,8 @@ def test_every_wrapper_in_every_mode_is_as_in_gymnasiums_own_loop(name: str, mod
 
 def test_every_wrapper_is_tested() -> None:
     assert set(WRAPPERS) | IN_PICTURES | OF_JAX >= set(wrappers.__all__)
-    assert WRAPPERS.keys() - AVAILABLE <= {"ArrayConversion", "NumpyToTorch", "ResizeObservation"}  # they need more packages
+    # they need more packages
+    assert WRAPPERS.keys() - AVAILABLE <= {"ArrayConversion", "NumpyToTorch", "ResizeObservation"}
 
 
 @pytest.mark.parametrize("name", ["none", "NormalizeReward", "one's own step and reset"])
@@ -306,7 +388,9 @@ def test_processes_are_as_in_gymnasiums_own_loop(kind: str, mode: AutoresetMode,
         env.close()
 
 
-@pytest.mark.parametrize("wrap", [lambda env: env, wrappers.NormalizeReward, wrappers.RecordEpisodeStatistics, Fading])
+@pytest.mark.parametrize(
+    "wrap", [lambda env: env, wrappers.NormalizeReward, wrappers.RecordEpisodeStatistics, Fading]
+)
 @pytest.mark.parametrize(
     "make",
     [
@@ -317,7 +401,10 @@ def test_processes_are_as_in_gymnasiums_own_loop(kind: str, mode: AutoresetMode,
 )
 def test_native_environments_are_as_in_gymnasiums_own_loop(make: Any, wrap: Any) -> None:
     ours, theirs = (wrap(make()) for _ in range(2))
-    assert_alike(in_ours(ours, STEPS)[0], in_gymnasiums_loop(theirs, theirs.metadata["autoreset_mode"], STEPS))
+    assert_alike(
+        in_ours(ours, STEPS)[0],
+        in_gymnasiums_loop(theirs, theirs.metadata["autoreset_mode"], STEPS),
+    )
 
 
 @pytest.mark.parametrize(
@@ -362,8 +449,12 @@ class Unnamed(CountingVector):
         return obs, rewards, terminations, truncations, infos
 
 
-@pytest.mark.parametrize("adapt", [GymnasiumVecEnv, own_wrappers.MetaObservation, partial(RecurrentA2C, "LstmPolicy")])
-def test_an_environment_that_does_not_name_its_mode_is_refused_with_the_line_that_is_missing(adapt: Any) -> None:
+@pytest.mark.parametrize(
+    "adapt", [GymnasiumVecEnv, own_wrappers.MetaObservation, partial(RecurrentA2C, "LstmPolicy")]
+)
+def test_an_environment_that_does_not_name_its_mode_is_refused_with_the_line_that_is_missing(
+    adapt: Any,
+) -> None:
     env = Unnamed([2, 3])
     for metadata in ({}, {"render_fps": 3}, {"autoreset_mode": None}):
         env.metadata = metadata
@@ -371,7 +462,11 @@ def test_an_environment_that_does_not_name_its_mode_is_refused_with_the_line_tha
             with pytest.raises(ValueError, match="autoreset_mode") as refusal:
                 adapt(layer)
             assert "AutoresetMode.SAME_STEP" in str(refusal.value)
-    exec(next(line for line in str(refusal.value).splitlines() if line.startswith("    env.metadata")).strip())
+    exec(
+        next(
+            line for line in str(refusal.value).splitlines() if line.startswith("    env.metadata")
+        ).strip()
+    )
     adapt(env)
 
 
@@ -393,10 +488,14 @@ def test_the_mode_is_found_below_a_wrapper_with_metadata_of_its_own() -> None:
 
 
 def test_environments_may_share_their_metadata() -> None:
-    """As all of a class did before Gymnasium 1.2: what the last one wrote there is not true of the others."""
+    """As all of a class did before Gymnasium 1.2: what the last one wrote there is not true of the
+    others."""
     first, last = made("sync", SAME_STEP, False), made("sync", NEXT_STEP, False)
     first.metadata = last.metadata
-    assert_alike(in_ours(first, STEPS)[0], in_gymnasiums_loop(made("sync", SAME_STEP, False), SAME_STEP, STEPS))
+    assert_alike(
+        in_ours(first, STEPS)[0],
+        in_gymnasiums_loop(made("sync", SAME_STEP, False), SAME_STEP, STEPS),
+    )
 
 
 @pytest.mark.parametrize("truncates", [False, True])
@@ -407,7 +506,12 @@ def test_a_rollout_with_steps_that_only_reset_is_the_rollout_without_them(
 ) -> None:
     def collected(env: Env) -> Any:
         vec_env = GymnasiumVecEnv(env)
-        model = small(algorithm, "mnm-p", VecNormalize(vec_env, training=False) if normalized else vec_env, n_steps=17)
+        model = small(
+            algorithm,
+            "mnm-p",
+            VecNormalize(vec_env, training=False) if normalized else vec_env,
+            n_steps=17,
+        )
         roll_out(model)
         return model.rollout_buffer.sequence()
 
@@ -419,7 +523,9 @@ def test_a_rollout_with_steps_that_only_reset_is_the_rollout_without_them(
         assert (~learned).sum() == 17 // (length + 1)
         episodes = 17 // (length + 1) * length  # those that are over
         for name in ("values", "advantages", "returns", "observations"):
-            torch.testing.assert_close(getattr(other, name)[:, i][learned][:episodes], getattr(whole, name)[:episodes, i])
+            torch.testing.assert_close(
+                getattr(other, name)[:, i][learned][:episodes], getattr(whole, name)[:episodes, i]
+            )
 
 
 @pytest.mark.parametrize("truncates", [False, True])
@@ -454,7 +560,8 @@ def test_nothing_is_learned_from_a_step_that_only_resets(algorithm: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "arguments"), [(RecurrentPPO, {"batch_size": 1, "n_steps": 3}), (RecurrentA2C, {"n_steps": 1})]
+    ("algorithm", "arguments"),
+    [(RecurrentPPO, {"batch_size": 1, "n_steps": 3}), (RecurrentA2C, {"n_steps": 1})],
 )
 def test_an_update_may_find_nothing_but_a_reset(algorithm: Any, arguments: Any) -> None:
     small(algorithm, "lstm", CountingVector([1]), **arguments).learn(12)

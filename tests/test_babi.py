@@ -1,4 +1,5 @@
-"""bAbI: how stories are read, encoded and packed; that they are learned; and that a run goes on after a kill. Stories made here."""
+"""bAbI: how stories are read, encoded and packed; that they are learned; and that a run goes on
+after a kill. Stories made here."""
 
 import io
 import json
@@ -42,22 +43,33 @@ def folder(tmp_path: Path) -> Path:
     path.mkdir()
     (path / "qa1_single-supporting-fact_train.txt").write_text(walks(rng, 60))
     (path / "qa1_single-supporting-fact_test.txt").write_text(walks(rng, 20))
-    lists = "1 Mary got the milk.\n2 Mary got the apple there.\n3 What is Mary carrying?\tmilk,apple\t1 2\n"
+    lists = (
+        "1 Mary got the milk.\n2 Mary got the apple there.\n3 What is Mary "
+        "carrying?\tmilk,apple\t1 2\n"
+    )
     (path / "qa8_lists-sets_train.txt").write_text(20 * lists)
     (path / "qa8_lists-sets_test.txt").write_text(lists)
     return path
 
 
 def options(agent: str = "lstm", **changes: Any) -> Any:
-    given = {name: changes.pop(name) for name in ("hidden_size", "learning_rate") if name in changes}
+    given = {
+        name: changes.pop(name) for name in ("hidden_size", "learning_rate") if name in changes
+    }
     chosen = hyperparameters(agent)(**{"hidden_size": 12} | given)
-    return babi.Options(**dict(hyperparameters=chosen, tasks=(1, 8), rows=4, embedding_size=6) | changes)
+    return babi.Options(
+        **dict(hyperparameters=chosen, tasks=(1, 8), rows=4, embedding_size=6) | changes
+    )
 
 
-def sequence_model(data: babi.Data, agent: str, width: int = 6) -> tuple[SequenceModel, torch.Tensor]:
+def sequence_model(
+    data: babi.Data, agent: str, width: int = 6
+) -> tuple[SequenceModel, torch.Tensor]:
     features = babi.features(data.sentences)
     core = build_core(hyperparameters(agent)(hidden_size=8), width)
-    return SequenceModel(babi.SentenceEncoder(features.shape[1] // 2, width), core, len(data.answers)), features
+    return SequenceModel(
+        babi.SentenceEncoder(features.shape[1] // 2, width), core, len(data.answers)
+    ), features
 
 
 def test_a_question_comes_with_the_sentences_of_its_story_before_it(tmp_path: Path) -> None:
@@ -92,16 +104,24 @@ def test_files_of_a_task_add_up(folder: Path) -> None:
     assert len(babi.load(folder, [8]).train.answers) == 40
 
 
-@pytest.mark.parametrize("line", ["Mary went home.", "1", "x Mary went home.", "1 Where is Mary?\t\t1", "2 It begins late."])
+@pytest.mark.parametrize(
+    "line",
+    ["Mary went home.", "1", "x Mary went home.", "1 Where is Mary?\t\t1", "2 It begins late."],
+)
 def test_a_line_in_another_format_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "qa1_x_train.txt"
     file.write_text(line + "\n")
-    with pytest.raises(UsageError, match=r"qa1_x_train\.txt, line 1: must be a number, a sentence and"):
+    with pytest.raises(
+        UsageError, match=r"qa1_x_train\.txt, line 1: must be a number, a sentence and"
+    ):
         list(babi.read(file))
 
 
 def test_a_task_without_a_file_is_named(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"there is no qa3_\*train\.txt in .*: add one, or leave the task out with --tasks"):
+    with pytest.raises(
+        UsageError,
+        match=r"there is no qa3_\*train\.txt in .*: add one, or leave the task out with --tasks",
+    ):
         babi.load(folder, [1, 3])
 
 
@@ -112,7 +132,9 @@ def test_sentences_are_position_weighted_sums_of_embeddings() -> None:
     for sentence, encoded in zip(sentences, encoder(babi.features(sentences)), strict=True):
         J, wanted = len(sentence), torch.zeros(d)
         for j, word in enumerate(sentence, start=1):
-            weights = torch.tensor([(1 - j / J) - (k / d) * (1 - 2 * j / J) for k in range(1, d + 1)])
+            weights = torch.tensor(
+                [(1 - j / J) - (k / d) * (1 - 2 * j / J) for k in range(1, d + 1)]
+            )
             wanted = wanted + weights * E["abc".index(word)]
         torch.testing.assert_close(encoded, wanted)
 
@@ -121,14 +143,20 @@ def test_sentences_are_position_weighted_sums_of_embeddings() -> None:
 def test_every_story_is_packed_once_and_whole(folder: Path, rows: int) -> None:
     stories = babi.load(folder, [1, 8]).train
     seen = []
-    for packed in babi.pack(stories, np.random.default_rng(0).permutation(len(stories.answers)), rows):
+    for packed in babi.pack(
+        stories, np.random.default_rng(0).permutation(len(stories.answers)), rows
+    ):
         assert packed.sentences.shape[1] <= rows
         assert len(packed.sentences) <= stories.lengths.max()
-        for sentences, asked, starts in zip(packed.sentences.T, packed.asked.T, packed.starts.T, strict=True):
+        for sentences, asked, starts in zip(
+            packed.sentences.T, packed.asked.T, packed.starts.T, strict=True
+        ):
             end = 0
             for t in np.flatnonzero(asked >= 0):
                 story = asked[t]
-                wanted = stories.sentences[stories.ends[story] - stories.lengths[story] : stories.ends[story]]
+                wanted = stories.sentences[
+                    stories.ends[story] - stories.lengths[story] : stories.ends[story]
+                ]
                 assert sentences[end : t + 1].tolist() == wanted.tolist()
                 assert starts[end] == (end > 0)
                 assert not starts[end + 1 : t + 1].any()
@@ -151,7 +179,12 @@ def test_an_answer_does_not_depend_on_what_else_is_in_the_batch(folder: Path, ag
     data = babi.load(folder, [1, 8])
     model, features = sequence_model(data, agent)
     (packed,) = babi.pack(data.test, np.arange(10), 100)
-    alone = {story: model(next(babi.pack(data.test, np.array([story]), 1)).batch(data.test, features))[0][0] for story in range(10)}
+    alone = {
+        story: model(next(babi.pack(data.test, np.array([story]), 1)).batch(data.test, features))[
+            0
+        ][0]
+        for story in range(10)
+    }
     for rows in (1, 4):
         for packed in babi.pack(data.test, np.arange(10), rows):
             logits, _ = model(packed.batch(data.test, features))
@@ -165,15 +198,22 @@ def test_empty_steps_do_not_count(folder: Path) -> None:
     packed = next(babi.pack(data.test, np.arange(5), 3))
     batch = packed.batch(data.test, features)
     assert 0 < batch.counts.sum() < batch.counts.numel()
-    longer = [np.concatenate([part, np.full_like(part[:4], fill)]) for part, fill in zip(packed, (-1, -1, False), strict=True)]
-    for with_padding, without in zip(model(babi.Packed(*longer).batch(data.test, features)), model(batch), strict=True):
+    longer = [
+        np.concatenate([part, np.full_like(part[:4], fill)])
+        for part, fill in zip(packed, (-1, -1, False), strict=True)
+    ]
+    for with_padding, without in zip(
+        model(babi.Packed(*longer).batch(data.test, features)), model(batch), strict=True
+    ):
         torch.testing.assert_close(with_padding, without)
 
 
 def test_stories_are_learned_and_the_result_says_so_by_task(folder: Path, tmp_path: Path) -> None:
     (folder / "qa1_more_train.txt").write_text(walks(np.random.default_rng(1), 300))
     data = babi.load(folder, [1, 8])
-    run = babi.Run(data, options(hidden_size=24, epochs=6, learning_rate=2e-2, rows=2, out=tmp_path / "run"))
+    run = babi.Run(
+        data, options(hidden_size=24, epochs=6, learning_rate=2e-2, rows=2, out=tmp_path / "run")
+    )
     run.train()
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     first, last = result["epochs_done"][0], result["epochs_done"][-1]
@@ -188,7 +228,9 @@ def test_stories_are_learned_and_the_result_says_so_by_task(folder: Path, tmp_pa
     assert f"{last['mean_error']:.1%}" in table.getvalue()
 
 
-def test_a_task_is_failed_with_more_than_five_percent_and_not_with_five(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_is_failed_with_more_than_five_percent_and_not_with_five(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = babi.load(folder, [1, 8])
     model, features = sequence_model(data, "lstm")
     stories = data.test._replace(answers=np.arange(len(data.test.answers)))
@@ -211,7 +253,9 @@ def until_killed(run: babi.Run, updates: int, batch: Any) -> float:
     return Trainer.update(run.trainer, batch)
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = babi.load(folder, [1, 8])
     whole = babi.Run(data, options("mnm-p", epochs=2, out=tmp_path / "whole"))
     whole.train()
@@ -229,23 +273,42 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(folder: Path, tmp_p
 
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    histories = [[{k: v for k, v in epoch.items() if k != "seconds"} for epoch in run.history] for run in (whole, resumed)]
+    histories = [
+        [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in run.history]
+        for run in (whole, resumed)
+    ]
     assert histories[0] == histories[1]
 
 
-def test_who_stops_a_run_learns_how_it_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_stops_a_run_learns_how_it_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stopped(run: babi.Run) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(babi.Run, "train", stopped)
     with pytest.raises(InterruptedRun, match="the same command goes on from the last checkpoint"):
-        babi.main([str(folder), "lstm", "--tasks", "1", "8", "--threads", "1", "--out", str(tmp_path / "run")])
+        babi.main(
+            [
+                str(folder),
+                "lstm",
+                "--tasks",
+                "1",
+                "8",
+                "--threads",
+                "1",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
 
 
 def test_the_run_of_other_settings_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
     data = babi.load(folder, [1, 8])
     babi.Run(data, options(epochs=2, out=tmp_path / "run")).save()
-    with pytest.raises(UsageError, match=r"a run with other settings \(epochs, rows\); give --out another name"):
+    with pytest.raises(
+        UsageError, match=r"a run with other settings \(epochs, rows\); give --out another name"
+    ):
         babi.Run(data, options(epochs=3, rows=5, out=tmp_path / "run"))
 
 
@@ -271,7 +334,21 @@ def test_wrong_usage_is_said_in_words(args: list[str], message: str) -> None:
         babi.parse_options(args)
 
 
-def test_the_command_trains_and_prints_the_table(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--tasks", "1", "8", "--epochs", "1", "--rows", "4", "--hidden-size", "8", "--threads", "1"]
+def test_the_command_trains_and_prints_the_table(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [
+        "--tasks",
+        "1",
+        "8",
+        "--epochs",
+        "1",
+        "--rows",
+        "4",
+        "--hidden-size",
+        "8",
+        "--threads",
+        "1",
+    ]
     babi.main([str(folder), "mnm-g", *small, "--out", str(tmp_path / "run")])
     assert "1 single supporting fact" in capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""What users get wrong, and what goes wrong in their environments: said in their words, with the training's state kept."""
+"""What users get wrong, and what goes wrong in their environments: said in their words, with the
+training's state kept."""
 
 import os
 import subprocess
@@ -27,7 +28,9 @@ from tests.policies import ROUNDING
 
 
 def lstm(env: Any, **kwargs: Any) -> RecurrentA2C:
-    return RecurrentA2C("LstmPolicy", env, policy_kwargs={"hidden_size": 4}, seed=0, device="cpu", **kwargs)
+    return RecurrentA2C(
+        "LstmPolicy", env, policy_kwargs={"hidden_size": 4}, seed=0, device="cpu", **kwargs
+    )
 
 
 OBSERVATION = np.ones((3, 3), np.float32)
@@ -36,7 +39,8 @@ OBSERVATION = np.ones((3, 3), np.float32)
 @pytest.mark.parametrize(
     ("state", "got"),
     [
-        ((np.zeros((2, 4), np.float32),) * 2, "float32 [2, 4], float32 [2, 4]"),  # of 2 environments
+        # of 2 environments
+        ((np.zeros((2, 4), np.float32),) * 2, "float32 [2, 4], float32 [2, 4]"),
         ((np.zeros((3, 5), np.float32),) * 2, "float32 [3, 5], float32 [3, 5]"),  # of another model
         ((np.zeros((3, 4), np.float32),), "float32 [3, 4]"),
         (np.zeros((3, 4), np.float32), "float32 [3, 4]"),  # an array, not a tuple
@@ -46,9 +50,13 @@ OBSERVATION = np.ones((3, 3), np.float32)
     ],
 )
 def test_a_state_that_does_not_fit(state: Any, got: str) -> None:
-    with pytest.raises(ValueError, match="state must be what predict returned for 3 environments") as error:
+    with pytest.raises(
+        ValueError, match="state must be what predict returned for 3 environments"
+    ) as error:
         lstm(make_vec_env(Recall)).predict(OBSERVATION, state)
-    assert str(error.value).endswith(f"(float arrays of the shapes [3, 4], [3, 4]) or None, got {got}")
+    assert str(error.value).endswith(
+        f"(float arrays of the shapes [3, 4], [3, 4]) or None, got {got}"
+    )
 
 
 def test_a_state_that_is_not_finite() -> None:
@@ -58,7 +66,10 @@ def test_a_state_that_is_not_finite() -> None:
 
 @pytest.mark.parametrize("env", [3, object(), [Recall]])
 def test_what_is_no_environment(env: Any) -> None:
-    with pytest.raises(TypeError, match="env must be an environment of Gymnasium or Stable-Baselines3, or an id, not a "):
+    with pytest.raises(
+        TypeError,
+        match="env must be an environment of Gymnasium or Stable-Baselines3, or an id, not a ",
+    ):
         lstm(env)
 
 
@@ -81,7 +92,10 @@ def test_episode_starts_that_do_not_fit_and_that_are_left_out() -> None:
     with pytest.raises(ValueError, match="one entry for each of the 3 observations, got 2"):
         model.predict(OBSERVATION, None, np.ones(2, bool))
     _, state = model.predict(OBSERVATION, None)
-    left_out, false = (model.predict(OBSERVATION, state, starts)[1] for starts in (None, np.zeros(3, bool)))  # the episode goes on
+    # the episode goes on
+    left_out, false = (
+        model.predict(OBSERVATION, state, starts)[1] for starts in (None, np.zeros(3, bool))
+    )
     torch.testing.assert_close(left_out, false, **ROUNDING)
 
 
@@ -90,20 +104,58 @@ def test_episode_starts_that_do_not_fit_and_that_are_left_out() -> None:
     [
         (spaces.Box(0, 1, (3,)), np.ones(4, np.float32), "Unexpected observation shape"),
         (spaces.Box(0, 1, (3,)), np.array([0, np.nan, 0]), "the observation is NaN or infinite"),
-        (spaces.Box(0, 1, (3,)), {"a": np.ones(3)}, r"the observation must be in Box.*, got a dict"),
-        (spaces.Box(0, 1, (3,)), np.array(["a", "b", "c"]), r"the observation must be in Box.*, got <U1"),
-        (spaces.Box(0, 1, (3,)), (np.ones(3), {}), r"got a tuple \(reset gives an observation and an info\)"),
+        (
+            spaces.Box(0, 1, (3,)),
+            {"a": np.ones(3)},
+            r"the observation must be in Box.*, got a dict",
+        ),
+        (
+            spaces.Box(0, 1, (3,)),
+            np.array(["a", "b", "c"]),
+            r"the observation must be in Box.*, got <U1",
+        ),
+        (
+            spaces.Box(0, 1, (3,)),
+            (np.ones(3), {}),
+            r"got a tuple \(reset gives an observation and an info\)",
+        ),
         (spaces.Discrete(5), np.array(2.5), r"the observation is outside of Discrete\(5\): 2.5"),
         (spaces.Discrete(5), np.array(5), r"the observation is outside of Discrete\(5\): 5"),
-        (spaces.Discrete(5), np.array([1, -1]), r"the observation is outside of Discrete\(5\): \[ 1 -1\]"),
-        (spaces.MultiDiscrete([2, 3]), np.array([1, 3]), r"the observation is outside of MultiDiscrete\(\[2 3\]\): \[1 3\]"),
-        (spaces.MultiBinary(2), np.array([1, 2]), r"the observation is outside of MultiBinary\(2\): \[1 2\]"),
-        (spaces.Dict({"a": spaces.Discrete(2)}), {"b": np.array(0)}, r"must have the keys \['a'\], got \['b'\]"),
-        (spaces.Dict({"a": spaces.Discrete(2)}), {"a": np.array(2)}, r"the observation 'a' is outside of Discrete\(2\): 2"),
-        (spaces.Dict({"a": spaces.Discrete(2)}), np.array(0), r"the observation must be in Dict.*, got a ndarray"),
+        (
+            spaces.Discrete(5),
+            np.array([1, -1]),
+            r"the observation is outside of Discrete\(5\): \[ 1 -1\]",
+        ),
+        (
+            spaces.MultiDiscrete([2, 3]),
+            np.array([1, 3]),
+            r"the observation is outside of MultiDiscrete\(\[2 3\]\): \[1 3\]",
+        ),
+        (
+            spaces.MultiBinary(2),
+            np.array([1, 2]),
+            r"the observation is outside of MultiBinary\(2\): \[1 2\]",
+        ),
+        (
+            spaces.Dict({"a": spaces.Discrete(2)}),
+            {"b": np.array(0)},
+            r"must have the keys \['a'\], got \['b'\]",
+        ),
+        (
+            spaces.Dict({"a": spaces.Discrete(2)}),
+            {"a": np.array(2)},
+            r"the observation 'a' is outside of Discrete\(2\): 2",
+        ),
+        (
+            spaces.Dict({"a": spaces.Discrete(2)}),
+            np.array(0),
+            r"the observation must be in Dict.*, got a ndarray",
+        ),
     ],
 )
-def test_predict_refuses_what_is_not_an_observation(space: spaces.Space[Any], observation: Any, message: str) -> None:
+def test_predict_refuses_what_is_not_an_observation(
+    space: spaces.Space[Any], observation: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         lstm(Random(space, spaces.Discrete(2))).predict(observation)
 
@@ -147,13 +199,18 @@ def test_an_environment_that_leaves_its_space() -> None:
             return {"n": self.n, "m": np.zeros(2, np.int8)}
 
     model = lstm(DummyVecEnv([Leaving]))
-    with pytest.raises(ValueError, match=r"the observation 'n' of environment 0 is outside of Discrete\(3\) at step 3: 3"):
+    with pytest.raises(
+        ValueError,
+        match=r"the observation 'n' of environment 0 is outside of Discrete\(3\) at step 3: 3",
+    ):
         model.learn(10)
 
 
 @pytest.mark.parametrize("vector", [DummyVecEnv, AsyncVectorEnv])
 @pytest.mark.filterwarnings("ignore")
-def test_an_error_of_the_environment_is_passed_on_and_the_last_checkpoint_is_there(vector: Any, tmp_path: Path) -> None:
+def test_an_error_of_the_environment_is_passed_on_and_the_last_checkpoint_is_there(
+    vector: Any, tmp_path: Path
+) -> None:
     env = vector([partial(Breaking, "raises"), partial(Breaking, "nothing")])
     model = lstm(env, n_steps=2)
     with pytest.raises(ZeroDivisionError, match="the pole has no length"):
@@ -167,7 +224,10 @@ def test_an_error_of_the_environment_is_passed_on_and_the_last_checkpoint_is_the
 @pytest.mark.filterwarnings("ignore")
 def test_the_death_of_a_process_is_named(vector: Any) -> None:
     env = vector([partial(Breaking, "dies"), partial(Breaking, "nothing")])
-    with pytest.raises(RuntimeError, match="the process of an environment ended at step 18; what it printed before may say why"):
+    with pytest.raises(
+        RuntimeError,
+        match="the process of an environment ended at step 18; what it printed before may say why",
+    ):
         lstm(env, n_steps=2).learn(100)
     for process in env.processes:
         process.terminate()
@@ -181,20 +241,27 @@ def test_the_death_of_a_process_is_named(vector: Any) -> None:
         (spaces.Box(0, 1, (3,)), spaces.Box(-1, 1, (0,)), "it holds no array of numbers"),
     ],
 )
-def test_spaces_that_cannot_be_used(observations: spaces.Space[Any], actions: spaces.Space[Any], message: str) -> None:
+def test_spaces_that_cannot_be_used(
+    observations: spaces.Space[Any], actions: spaces.Space[Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         lstm(Random(observations, actions))
 
 
 @pytest.mark.parametrize("name", ["MNMPolicy", "mnmpolicy", "MnmPolice"])
 def test_the_name_of_a_policy_that_does_not_exist(algorithm: Any, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"there is no policy '{name}'; did you mean 'MnmPolicy'\? There are .*LstmPolicy"):
+    with pytest.raises(
+        ValueError,
+        match=rf"there is no policy '{name}'; did you mean 'MnmPolicy'\? There are .*LstmPolicy",
+    ):
         algorithm(name, "CartPole-v1")
 
 
 def test_a_file_of_another_library_is_named(tmp_path: Path) -> None:
     PPO("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"model.* can load: stable_baselines3 saved it, .* load it there"):
+    with pytest.raises(
+        ValueError, match=r"model.* can load: stable_baselines3 saved it, .* load it there"
+    ):
         RecurrentA2C.load(tmp_path / "model")
 
 
@@ -221,8 +288,11 @@ class Paying(Recall):
         (-np.inf, "the reward of environment 1 is NaN or infinite at step 6"),
     ],
 )
-def test_a_reward_that_is_no_number_is_named_with_its_environment(reward: Any, message: str) -> None:
-    """As vector environments that gather what their environments give hand it on, such as SubprocVecEnv."""
+def test_a_reward_that_is_no_number_is_named_with_its_environment(
+    reward: Any, message: str
+) -> None:
+    """As vector environments that gather what their environments give hand it on, such as
+    SubprocVecEnv."""
 
     class Gathering(DummyVecEnv):
         def step_wait(self) -> Any:
@@ -245,9 +315,15 @@ def test_rewards_that_are_numbers_of_any_kind_are_taken() -> None:
 
 
 def test_an_id_that_is_not_registered_says_what_to_import() -> None:
-    with pytest.raises(gym.error.NameNotFound, match=r"import envs first, or name the module in the id, MODULE:mnm/Nothing-v0"):
+    with pytest.raises(
+        gym.error.NameNotFound,
+        match=r"import envs first, or name the module in the id, MODULE:mnm/Nothing-v0",
+    ):
         lstm("mnm/Nothing-v0")
-    with pytest.raises(gym.error.NamespaceNotFound, match="import the module that registers it first, or name the module"):
+    with pytest.raises(
+        gym.error.NamespaceNotFound,
+        match="import the module that registers it first, or name the module",
+    ):
         lstm("elsewhere/Maze-v0")
 
 
@@ -260,11 +336,17 @@ def test_mazes_are_to_be_imported_first() -> None:
 
 
 @pytest.mark.parametrize("verbose", [0, 1])
-def test_a_gpu_that_auto_picks_is_announced_once(verbose: int, monkeypatch: Any, caplog: Any, capsys: Any) -> None:
+def test_a_gpu_that_auto_picks_is_announced_once(
+    verbose: int, monkeypatch: Any, caplog: Any, capsys: Any
+) -> None:
     monkeypatch.setattr("stable_baselines3.common.utils.th.cuda.is_available", lambda: True)
     monkeypatch.setattr("mnm_rl.cores.implementations._logged", set())
     pretrained._announce_gpu.cache_clear()
-    arguments: dict[str, Any] = {"policy_kwargs": {"hidden_size": 4}, "verbose": verbose, "_init_setup_model": False}
+    arguments: dict[str, Any] = {
+        "policy_kwargs": {"hidden_size": 4},
+        "verbose": verbose,
+        "_init_setup_model": False,
+    }
     with caplog.at_level("INFO", logger="mnm_rl"):
         for device in ("auto", "auto", "cuda", "cpu"):
             RecurrentA2C("LstmPolicy", make_vec_env(Recall), device=device, **arguments)

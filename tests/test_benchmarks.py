@@ -1,4 +1,5 @@
-"""The benchmark measures what it says: the naive references compute the same, and the pieces run."""
+"""The benchmark measures what it says: the naive references compute the same, and the pieces
+run."""
 
 from pathlib import Path
 
@@ -22,7 +23,13 @@ def test_the_naive_references_have_the_same_results_and_gradients(name: str, hea
         reference(core, inputs),
     ):
         loss = outputs.pow(2).sum() + meta_loss.sum()
-        results.append([outputs, meta_loss, *torch.autograd.grad(loss, list(core.parameters()), allow_unused=True)])
+        results.append(
+            [
+                outputs,
+                meta_loss,
+                *torch.autograd.grad(loss, list(core.parameters()), allow_unused=True),
+            ]
+        )
     for ours, naive in zip(*results, strict=True):
         torch.testing.assert_close(ours, naive)
 
@@ -33,7 +40,8 @@ def test_the_pieces_run(tmp_path: Path) -> None:
     rows = [
         {"core": "mnm-p-paper", "B": 16, "T": T, "H": 1}
         | {
-            path: throughput.measure_core("mnm-p-paper", path == "naive", 16, T, 1, 0.0) | {"memory_mb": T}
+            path: throughput.measure_core("mnm-p-paper", path == "naive", 16, T, 1, 0.0)
+            | {"memory_mb": T}
             for path in ("fused", "naive")
         }
         for T in (2, 4)

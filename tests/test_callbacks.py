@@ -54,7 +54,9 @@ def handled_by_the_user() -> bool:
     came.clear()
     for number in STOPPING:
         signal.raise_signal(number)
-    return came == [*STOPPING] and all(signal.getsignal(number) is of_the_user for number in STOPPING)
+    return came == [*STOPPING] and all(
+        signal.getsignal(number) is of_the_user for number in STOPPING
+    )
 
 
 def model() -> Any:
@@ -63,7 +65,9 @@ def model() -> Any:
 
 @pytest.mark.parametrize("algorithm", ["ours", "stable_baselines3"])
 def test_handlers_are_restored_after_a_training(algorithm: str) -> None:
-    learner = model() if algorithm == "ours" else A2C("MlpPolicy", make_vec_env(Recall), device="cpu")
+    learner = (
+        model() if algorithm == "ours" else A2C("MlpPolicy", make_vec_env(Recall), device="cpu")
+    )
     stop = StopOnSignal()
     for _ in range(2):  # the callback may be used again
         learner.learn(30, callback=stop)
@@ -86,7 +90,8 @@ def test_a_signal_ends_a_training_after_its_update(number: int, monkeypatch: Any
     assert came == []
     monkeypatch.setattr("mnm_rl.callbacks.time.monotonic", lambda: stop._since + 1)
     assert handled_by_the_user()
-    learner.learn(20, callback=stop, reset_num_timesteps=False)  # a new training is not the stopped one
+    # a new training is not the stopped one
+    learner.learn(20, callback=stop, reset_num_timesteps=False)
 
 
 def test_a_second_signal_interrupts_at_once(monkeypatch: Any) -> None:

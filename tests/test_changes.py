@@ -18,7 +18,9 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     "lstm": lambda: LstmCore(3, 5),
     "gru": lambda: GruCore(3, 5),
     "mnm-p": lambda: MnmCore(3, 5, write_rule="p"),
-    "mnm-g, fixed initial memory": lambda: MnmCore(3, 5, write_rule="g", learn_initial_memory=False),
+    "mnm-g, fixed initial memory": lambda: MnmCore(
+        3, 5, write_rule="g", learn_initial_memory=False
+    ),
     "plastic": lambda: PlasticCore(3, 5, rule="retroactive"),
 }
 
@@ -37,7 +39,12 @@ def by_optimizer(optimizer_class: Any, **kwargs: Any) -> Callable[[Tensor, nn.Mo
 
 def loaded(tensor: Tensor, module: nn.Module) -> None:
     state = module.state_dict()
-    module.load_state_dict({name: 1.3 * part if part.data_ptr() == tensor.data_ptr() else part for name, part in state.items()})
+    module.load_state_dict(
+        {
+            name: 1.3 * part if part.data_ptr() == tensor.data_ptr() else part
+            for name, part in state.items()
+        }
+    )
 
 
 def one_number(tensor: Tensor, module: nn.Module) -> None:
@@ -64,9 +71,18 @@ def in_place(tensor: Tensor, module: nn.Module) -> None:
 
 def another_parameter(tensor: Tensor, module: nn.Module) -> None:
     for part in module.modules():
-        for name, parameter in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+        for name, parameter in [
+            *part.named_parameters(recurse=False),
+            *part.named_buffers(recurse=False),
+        ]:
             if parameter is tensor:
-                setattr(part, name, nn.Parameter(tensor.detach() + 0.3) if name in part._parameters else tensor + 0.3)
+                setattr(
+                    part,
+                    name,
+                    nn.Parameter(tensor.detach() + 0.3)
+                    if name in part._parameters
+                    else tensor + 0.3,
+                )
 
 
 CHANGES: dict[str, Callable[[Tensor, nn.Module], None]] = {
@@ -112,7 +128,9 @@ def test_the_next_step_sees_a_change(name: str, how: str) -> None:
             torch.testing.assert_close(tuple(again), tuple(after), **CLOSE)
             torch.testing.assert_close(trace.step(x[t], starts[t]), expected[0], **CLOSE)
             torch.testing.assert_close(tuple(trace.state()), tuple(after), **CLOSE)
-            torch.testing.assert_close(tuple(trace.state_after(t)), tuple(state), **CLOSE) if t != 3 else None
+            torch.testing.assert_close(
+                tuple(trace.state_after(t)), tuple(state), **CLOSE
+            ) if t != 3 else None
             state = after
         replayed = trace.replay(x, starts)[0]
         torch.testing.assert_close(replayed, plain(x, trace.initial_state, starts)[0], **CLOSE)
@@ -132,12 +150,18 @@ def test_the_next_predict_sees_a_change(policy: str, how: str) -> None:
         for _ in range(2):
             _, expected = plain.predict(obs, state)
             _, state = model.predict(obs, state)
-            torch.testing.assert_close([*map(torch.as_tensor, state)], [*map(torch.as_tensor, expected)], **CLOSE)  # type: ignore[arg-type]
+            torch.testing.assert_close(
+                [*map(torch.as_tensor, state)], [*map(torch.as_tensor, expected)], **CLOSE
+            )  # type: ignore[arg-type]
 
 
 def test_a_step_sees_what_else_changes_in_a_core() -> None:
     core = MnmCore(3, 5)
-    x, starts, state = torch.rand(1, 2, 3), torch.zeros(1, 2, dtype=torch.bool), core.initial_state(2)
+    x, starts, state = (
+        torch.rand(1, 2, 3),
+        torch.zeros(1, 2, dtype=torch.bool),
+        core.initial_state(2),
+    )
     with torch.no_grad():
         core(x, state, starts)
         core.memory.writes = False

@@ -56,7 +56,8 @@ def test_a_run_whose_machine_goes_away_goes_on_at_another(cluster: Any, tmp_path
     machines = [cluster.add_node(num_cpus=1) for _ in range(2)]
     file = tmp_path / "small.toml"
     file.write_text(
-        'title = "Small"\nagents = ["lstm", "rnn"]\nenvironments = ["mnm/MazeSmall-v0 horizon=20"]\n'
+        'title = "Small"\nagents = ["lstm", "rnn"]\nenvironments = ["mnm/MazeSmall-v0 '
+        'horizon=20"]\n'
         "seeds = 1\ntotal_timesteps = 16_000\nn_envs = 8\ncheckpoint_interval = 320\n"
     )
     jobs = Grid.load(file).jobs(tmp_path)
@@ -68,7 +69,9 @@ def test_a_run_whose_machine_goes_away_goes_on_at_another(cluster: Any, tmp_path
     assert len(outage.lost) == 1
     for job in jobs:
         commands = [line for line in job.log.read_text().splitlines() if line.startswith("$")]
-        assert [("--resume" in command) for command in commands] == ([False, True] if job in outage.lost else [False])
+        assert [("--resume" in command) for command in commands] == (
+            [False, True] if job in outage.lost else [False]
+        )
         steps = [row["time/total_timesteps"] for row in read_progress(job.directory)]
         assert steps == sorted(set(steps))
         assert steps[-1] == 16_000

@@ -1,4 +1,5 @@
-"""train.py and eval.py as a user meets them: what they write, how they fail, and what survives a kill."""
+"""train.py and eval.py as a user meets them: what they write, how they fail, and what survives a
+kill."""
 
 import contextlib
 import csv
@@ -28,7 +29,16 @@ from mnm_rl import RecurrentA2C, RecurrentPPO
 from mnm_rl.callbacks import checkpoints
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--env", "mnm/MazeSmall-v0", "--env-kwargs", "horizon=20", "--n-envs", "4", "--threads", "1"]
+SMALL = [
+    "--env",
+    "mnm/MazeSmall-v0",
+    "--env-kwargs",
+    "horizon=20",
+    "--n-envs",
+    "4",
+    "--threads",
+    "1",
+]
 
 
 class Done(NamedTuple):
@@ -45,7 +55,11 @@ def command(script: str, *args: object) -> Done:
     try:
         run = run_main if script == "eval.py" else partial(run_main, log=lambda: train.directory)
         main = eval_.main if script == "eval.py" else train.main
-        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as exit_:
+        with (
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+            pytest.raises(SystemExit) as exit_,
+        ):
             run(main)
     finally:
         sys.argv = before
@@ -75,7 +89,19 @@ def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; tests must leave it as it is."""
     run = tmp_path_factory.mktemp("runs") / "finished"
-    done = command("train.py", "mnm-p", *SMALL, "--total-timesteps", 2000, "--checkpoint-interval", 800, "--seed", 3, "--out", run)
+    done = command(
+        "train.py",
+        "mnm-p",
+        *SMALL,
+        "--total-timesteps",
+        2000,
+        "--checkpoint-interval",
+        800,
+        "--seed",
+        3,
+        "--out",
+        run,
+    )
     assert done.returncode == 0, done.stderr
     return run
 
@@ -96,17 +122,32 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 def test_a_run_directory_holds_all_that_is_needed(finished: Path) -> None:
     config = json.loads((finished / "config.json").read_text())
-    assert (config["agent"], config["env"], config["env_kwargs"]) == ("mnm-p", "mnm/MazeSmall-v0", {"horizon": 20})
+    assert (config["agent"], config["env"], config["env_kwargs"]) == (
+        "mnm-p",
+        "mnm/MazeSmall-v0",
+        {"horizon": 20},
+    )
     assert (config["seed"], config["n_envs"], config["total_timesteps"]) == (3, 4, 2000)
     assert config["hyperparameters"]["hidden_size"] == 100
     assert RecurrentPPO.load(finished / "model.zip", device="cpu").num_timesteps == 2000
-    assert [path.name for path in checkpoints(finished / "checkpoints")] == ["step-000000000800.zip", "step-000000001600.zip"]
+    assert [path.name for path in checkpoints(finished / "checkpoints")] == [
+        "step-000000000800.zip",
+        "step-000000001600.zip",
+    ]
     assert list(finished.glob("events.out.tfevents*"))
     assert (finished / "learning_curve.png").stat().st_size > 1000
     last = rows(finished)[-1]
     for key in ("rollout/ep_rew_mean", "rollout/goals", "time/fps", "time/total_timesteps"):
         assert float(last[key]) >= 0
-    for key in ("policy_gradient_loss", "value_loss", "entropy_loss", "meta_loss", "grad_norm", "approx_kl", "clip_fraction"):
+    for key in (
+        "policy_gradient_loss",
+        "value_loss",
+        "entropy_loss",
+        "meta_loss",
+        "grad_norm",
+        "approx_kl",
+        "clip_fraction",
+    ):
         assert last[f"train/{key}"] != ""
     for key in ("key_rms", "value_varies", "read_rms", "error_removed", "theta_change", "beta"):
         assert last[f"memory/{key}"] != ""
@@ -116,7 +157,13 @@ def test_a_run_has_the_defaults_that_it_was_made_with(finished: Path, tmp_path: 
     """Hyperparameters that earlier versions did not have are what they silently were then."""
     config = json.loads((finished / "config.json").read_text())
     assert Run.load(finished).hyperparameters.target_kl == 0.05
-    before = {"algorithm": "a2c", "init": "pytorch", "popart": False, "target_kl": None, "anneal_lr": False}
+    before = {
+        "algorithm": "a2c",
+        "init": "pytorch",
+        "popart": False,
+        "target_kl": None,
+        "anneal_lr": False,
+    }
     for name in before:
         del config["hyperparameters"][name]
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -125,11 +172,23 @@ def test_a_run_has_the_defaults_that_it_was_made_with(finished: Path, tmp_path: 
 
 
 def test_the_algorithm_of_the_papers(tmp_path: Path) -> None:
-    """A2C has hyperparameters of its own, which --help shows; what is given on the command line comes before them."""
+    """A2C has hyperparameters of its own, which --help shows; what is given on the command line
+    comes before them."""
     assert "default: 0.008" in command("train.py", "lstm", "--algorithm=a2c", "--help").stdout
     assert "default: 0.008" not in command("train.py", "lstm", "--help").stdout
     run = tmp_path / "run"
-    args = ["--algorithm", "a2c", "--gamma", "0.9", "--total-timesteps", "800", "--checkpoint-interval", "400", "--out", run]
+    args = [
+        "--algorithm",
+        "a2c",
+        "--gamma",
+        "0.9",
+        "--total-timesteps",
+        "800",
+        "--checkpoint-interval",
+        "400",
+        "--out",
+        run,
+    ]
     assert command("train.py", "lstm", *SMALL, *args).returncode == 0
     config = json.loads((run / "config.json").read_text())["hyperparameters"]
     assert (config["algorithm"], config["learning_rate"], config["gamma"]) == ("a2c", 8e-3, 0.9)
@@ -142,14 +201,25 @@ def test_the_algorithm_of_the_papers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_trains_at_its_defaults(agent: str, tmp_path: Path) -> None:
     done = command(
-        "train.py", agent, "--total-timesteps", "100", "--n-envs", "2", "--env-kwargs", "horizon=10", "--out", tmp_path / "run"
+        "train.py",
+        agent,
+        "--total-timesteps",
+        "100",
+        "--n-envs",
+        "2",
+        "--env-kwargs",
+        "horizon=10",
+        "--out",
+        tmp_path / "run",
     )
     assert done.returncode == 0, done.stderr
     assert "oracle" in done.stdout
     assert (tmp_path / "run" / "model.zip").exists()
 
 
-def test_the_default_directory_names_environment_agent_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_directory_names_environment_agent_and_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = command("train.py", "lstm", *SMALL, "--total-timesteps", "1e2", "--seed", "7")
     assert done.returncode == 0, done.stderr
@@ -160,7 +230,18 @@ def test_any_gymnasium_environment_can_be_trained_on(tmp_path: Path) -> None:
     for env in ("CartPole-v1", "tests.command_line_envs:mnm-test/Counting-v0"):
         run = tmp_path / env.split("/")[-1]
         done = command(
-            "train.py", "rnn", "--env", env, "--total-timesteps", "300", "--n-envs", "2", "--n-steps", "20", "--out", run
+            "train.py",
+            "rnn",
+            "--env",
+            env,
+            "--total-timesteps",
+            "300",
+            "--n-envs",
+            "2",
+            "--n-steps",
+            "20",
+            "--out",
+            run,
         )
         assert done.returncode == 0, done.stderr
         assert env in done.stdout
@@ -171,7 +252,10 @@ def test_any_gymnasium_environment_can_be_trained_on(tmp_path: Path) -> None:
 def test_numbers_may_be_written_as_people_write_them(tmp_path: Path) -> None:
     for i, number in enumerate(("1e2", "1_00", "100")):
         run = tmp_path / str(i)
-        assert command("train.py", "rnn", *SMALL, "--total-timesteps", number, "--out", run).returncode == 0
+        assert (
+            command("train.py", "rnn", *SMALL, "--total-timesteps", number, "--out", run).returncode
+            == 0
+        )
         assert json.loads((run / "config.json").read_text())["total_timesteps"] == 100
 
 
@@ -233,22 +317,39 @@ def test_help_lists_options_defaults_and_sources() -> None:
             "would need at least 2,432 GB of memory, and the machine has",
         ),
         (["mnm-p-paper", "--replay", "1e9"], "would need at least 102,912 GB of memory"),
-        (["lstm", "--env", "tests.command_line_envs:mnm-test/ExitsAtOnce-v0"], "cannot make the environment"),
+        (
+            ["lstm", "--env", "tests.command_line_envs:mnm-test/ExitsAtOnce-v0"],
+            "cannot make the environment",
+        ),
         (["lstm", "--algorithm", "dqn"], "dqn"),
-        (["lstm", "--algorithm", "a2c", "--n-epochs", "8"], "--n-epochs is a hyperparameter of PPO"),
+        (
+            ["lstm", "--algorithm", "a2c", "--n-epochs", "8"],
+            "--n-epochs is a hyperparameter of PPO",
+        ),
     ],
 )
-def test_wrong_usage_of_train_is_one_line_and_exit_code_2(args: list[str], expected: str, tmp_path: Path) -> None:
+def test_wrong_usage_of_train_is_one_line_and_exit_code_2(
+    args: list[str], expected: str, tmp_path: Path
+) -> None:
     out = [] if "--out" in args or "--resume" in args or not args else ["--out", tmp_path / "run"]
     assert expected in fails(2, "train.py", *args, *out)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_limit_of_a_container_is_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_a_container_is_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limits = (tmp_path / "memory.max", tmp_path / "none")
     limits[0].write_text("1000000\n")
     monkeypatch.setattr("experiments.run.CGROUPS", limits)
-    run = Run(hyperparameters=AGENTS["mnm-p"](), env="mnm/MazeSmall-v0", env_kwargs={}, total_timesteps=1, n_envs=64, seed=0)
+    run = Run(
+        hyperparameters=AGENTS["mnm-p"](),
+        env="mnm/MazeSmall-v0",
+        env_kwargs={},
+        total_timesteps=1,
+        n_envs=64,
+        seed=0,
+    )
     with pytest.raises(UsageError, match="and the machine has 0 GB"):
         run.check_memory()
     limits[0].write_text("max\n")
@@ -276,21 +377,39 @@ def test_a_finished_run_is_never_overwritten(finished: Path) -> None:
     before = (finished / "model.zip").read_bytes()
     assert "finished run" in fails(2, "train.py", "mnm-p", *SMALL, "--out", finished)
     assert "finished run" in fails(2, "train.py", "mnm-p", "--resume", finished)
-    assert "must be more than its 2,000" in fails(2, "train.py", "mnm-p", "--resume", finished, "--total-timesteps", "2e3")
+    assert "must be more than its 2,000" in fails(
+        2, "train.py", "mnm-p", "--resume", finished, "--total-timesteps", "2e3"
+    )
     assert (finished / "model.zip").read_bytes() == before
 
 
 def test_every_printed_command_can_be_typed(tmp_path: Path) -> None:
     """In a directory whose name has a space and a quote."""
     run = tmp_path / "it's mine"
-    done = command("train.py", "lstm", *SMALL, "--total-timesteps", 200, "--checkpoint-interval", 100, "--out", run)
+    done = command(
+        "train.py",
+        "lstm",
+        *SMALL,
+        "--total-timesteps",
+        200,
+        "--checkpoint-interval",
+        100,
+        "--out",
+        run,
+    )
     assert shlex.join(["python", "eval.py", str(run), "--gif", "episode.gif"]) in done.stdout
-    assert shlex.join(["python", "train.py", "lstm", "--resume", str(run)]) in fails(2, "train.py", "rnn", "--resume", run)
+    assert shlex.join(["python", "train.py", "lstm", "--resume", str(run)]) in fails(
+        2, "train.py", "rnn", "--resume", run
+    )
     (run / "model.zip").unlink()
-    assert f"continue it with {shlex.join(['--resume', str(run)])}," in fails(2, "train.py", "lstm", *SMALL, "--out", run)
+    assert f"continue it with {shlex.join(['--resume', str(run)])}," in fails(
+        2, "train.py", "lstm", *SMALL, "--out", run
+    )
     for checkpoint in checkpoints(run / "checkpoints"):
         checkpoint.unlink()
-    assert f"with {shlex.join(['--out', str(run)])} and" in fails(2, "train.py", "lstm", "--resume", run)
+    assert f"with {shlex.join(['--out', str(run)])} and" in fails(
+        2, "train.py", "lstm", "--resume", run
+    )
 
 
 def test_an_environment_that_is_not_registered_says_how_it_would_be() -> None:
@@ -316,8 +435,12 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(unfinished: Path) -> None
 
 def test_resume_refuses_what_it_cannot_go_on_with(unfinished: Path) -> None:
     assert "a run of mnm-p, not lstm" in fails(2, "train.py", "lstm", "--resume", unfinished)
-    assert "leave out the flags for n_envs" in fails(2, "train.py", "mnm-p", "--resume", unfinished, "--n-envs", "8")
-    assert "unfinished run; continue it with --resume" in fails(2, "train.py", "mnm-p", *SMALL, "--out", unfinished)
+    assert "leave out the flags for n_envs" in fails(
+        2, "train.py", "mnm-p", "--resume", unfinished, "--n-envs", "8"
+    )
+    assert "unfinished run; continue it with --resume" in fails(
+        2, "train.py", "mnm-p", *SMALL, "--out", unfinished
+    )
     last = checkpoints(unfinished / "checkpoints")[-1]
     whole = last.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", whole[:3000] + bytes(3000) + whole[6000:]):
@@ -350,7 +473,9 @@ def test_an_unfinished_run_is_named_as_such(unfinished: Path) -> None:
 
 
 def test_a_model_that_is_not_one_is_named(unfinished: Path) -> None:
-    A2C("MlpPolicy", gym.make("mnm/MazeSmall-v0", horizon=20), device="cpu").save(unfinished / "model.zip")
+    A2C("MlpPolicy", gym.make("mnm/MazeSmall-v0", horizon=20), device="cpu").save(
+        unfinished / "model.zip"
+    )
     assert "model.zip is not a model that mnm_rl" in fails(1, "eval.py", unfinished)
     RecurrentA2C("LstmPolicy", "CartPole-v1", device="cpu").save(unfinished / "model.zip")
     assert "model.zip was trained on another environment" in fails(2, "eval.py", unfinished)
@@ -361,7 +486,10 @@ def test_a_model_that_is_not_one_is_named(unfinished: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"env_kwargs": {"horizon": 20, "view": 5}}, "trained on another environment than config.json names"),
+        (
+            {"env_kwargs": {"horizon": 20, "view": 5}},
+            "trained on another environment than config.json names",
+        ),
         ({"hyperparameters": {"gamma": 0.5}}, "trained with gamma 0.95, not 0.5"),
         ({"hyperparameters": {"hidden_size": "100"}}, "hidden_size cannot be '100'"),
         ({"hyperparameters": {"gamma": None}}, "gamma cannot be None"),
@@ -373,7 +501,9 @@ def test_a_model_that_is_not_one_is_named(unfinished: Path) -> None:
         ({"agent": "human"}, "human"),
     ],
 )
-def test_a_config_that_was_changed_is_refused(change: dict[str, Any], expected: str, unfinished: Path) -> None:
+def test_a_config_that_was_changed_is_refused(
+    change: dict[str, Any], expected: str, unfinished: Path
+) -> None:
     before = checkpoints(unfinished / "checkpoints")
     path = unfinished / "config.json"
     config = json.loads(path.read_text())
@@ -386,7 +516,8 @@ def test_a_config_that_was_changed_is_refused(change: dict[str, Any], expected: 
 
 
 def test_runs_of_version_0_1_0_began_with_the_initial_weights_of_pytorch(unfinished: Path) -> None:
-    """Their ``config.json`` and their models do not name them: today's default, another one, must not stand in."""
+    """Their ``config.json`` and their models do not name them: today's default, another one, must
+    not stand in."""
     path = unfinished / "config.json"
     config = json.loads(path.read_text())
     del config["hyperparameters"]["init"]
@@ -400,15 +531,30 @@ def test_runs_of_version_0_1_0_began_with_the_initial_weights_of_pytorch(unfinis
     assert command("train.py", "mnm-p", "--resume", unfinished).returncode == 0
 
 
-@pytest.mark.parametrize("garbage", [b"\xff\xfe\n", b"abc\n", b"\0" * 500, b"1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20\n"])
-def test_a_garbled_progress_table_is_read_as_far_as_it_goes(garbage: bytes, unfinished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\xff\xfe\n", b"abc\n", b"\0" * 500, b"1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20\n"],
+)
+def test_a_garbled_progress_table_is_read_as_far_as_it_goes(
+    garbage: bytes, unfinished: Path, tmp_path: Path
+) -> None:
     with open(unfinished / "progress.csv", "ab") as file:
         file.write(garbage)
-    assert command("eval.py", unfinished, "--episodes", "2", "--plot", tmp_path / "plot.png").returncode == 0
+    assert (
+        command(
+            "eval.py", unfinished, "--episodes", "2", "--plot", tmp_path / "plot.png"
+        ).returncode
+        == 0
+    )
     assert command("train.py", "mnm-p", "--resume", unfinished).returncode == 0
     assert len(rows(unfinished)) == 25
     (unfinished / "progress.csv").unlink()
-    assert command("eval.py", unfinished, "--episodes", "2", "--plot", tmp_path / "plot.png").returncode == 0
+    assert (
+        command(
+            "eval.py", unfinished, "--episodes", "2", "--plot", tmp_path / "plot.png"
+        ).returncode
+        == 0
+    )
 
 
 def start(*args: object) -> subprocess.Popen[str]:
@@ -432,7 +578,9 @@ def wait_for_checkpoint(run: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_exits_with_130(number: signal.Signals, tmp_path: Path) -> None:
     run = tmp_path / "a run's directory"
-    process = start("mnm-p", *SMALL, "--total-timesteps", "1e8", "--checkpoint-interval", "100", "--out", run)
+    process = start(
+        "mnm-p", *SMALL, "--total-timesteps", "1e8", "--checkpoint-interval", "100", "--out", run
+    )
     wait_for_checkpoint(run)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
@@ -448,7 +596,9 @@ def test_a_kill_at_any_moment_leaves_the_last_complete_checkpoint(tmp_path: Path
     """Checkpoints are written all the time, so some of the kills fall into the writing of one."""
     for delay in (0.0, 0.013, 0.031, 0.07):
         run = tmp_path / str(delay)
-        process = start("lstm", *SMALL, "--total-timesteps", "1e8", "--checkpoint-interval", "1", "--out", run)
+        process = start(
+            "lstm", *SMALL, "--total-timesteps", "1e8", "--checkpoint-interval", "1", "--out", run
+        )
         wait_for_checkpoint(run)
         time.sleep(delay)
         process.kill()
@@ -463,7 +613,10 @@ PROGRAMS = [
     ["train.py", "unknown"],
     ["eval.py", "--help"],
     ["eval.py"],
-    *(["experiments", *verb, "--help"] for verb in ([], ["run"], ["list"], ["tune"], ["collect"], ["report"])),
+    *(
+        ["experiments", *verb, "--help"]
+        for verb in ([], ["run"], ["list"], ["tune"], ["collect"], ["report"])
+    ),
 ]
 
 
@@ -473,11 +626,14 @@ def test_help_and_wrong_usage_do_not_wait_for_pytorch(words: list[str]) -> None:
 import runpy, sys
 sys.argv = {words}
 try:
-    (runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module)(sys.argv[0], run_name="__main__")
+    run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
+    run(sys.argv[0], run_name="__main__")
 finally:
     assert not {{"torch", "numpy", "gymnasium", "matplotlib"}} & sys.modules.keys()
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert "Error" not in done.stderr
     assert done.returncode == (0 if "--help" in words else 2)
     if "--help" not in words:
@@ -511,7 +667,9 @@ def test_a_signal_during_the_imports_exits_with_130(number: signal.Signals, tmp_
 
 def test_two_signals_together_are_one(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start("lstm", *SMALL, "--total-timesteps", "1e8", "--checkpoint-interval", "100", "--out", run)
+    process = start(
+        "lstm", *SMALL, "--total-timesteps", "1e8", "--checkpoint-interval", "100", "--out", run
+    )
     wait_for_checkpoint(run)
     process.send_signal(signal.SIGINT)
     time.sleep(0.005)
@@ -521,9 +679,15 @@ def test_two_signals_together_are_one(tmp_path: Path) -> None:
     assert stderr.splitlines()[-1].startswith("stopped: saved at")
 
 
-def test_a_disk_that_is_full_from_the_start_names_the_file(unfinished: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_names_the_file(
+    unfinished: Path, tmp_path: Path
+) -> None:
     """Nothing can be written, and nothing is lost: the files are as they were."""
-    before = {path: path.read_bytes() for path in sorted(unfinished.rglob("*")) if path.suffix in (".json", ".csv", ".zip")}
+    before = {
+        path: path.read_bytes()
+        for path in sorted(unfinished.rglob("*"))
+        if path.suffix in (".json", ".csv", ".zip")
+    }
     script = (
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.argv[0] = 'train.py';"
@@ -533,13 +697,24 @@ def test_a_disk_that_is_full_from_the_start_names_the_file(unfinished: Path, tmp
         (["--resume", str(unfinished), "--threads", "1"], "progress.csv"),
         ([*SMALL, "--out", str(tmp_path / "new")], "config.json"),
     ):
-        done = subprocess.run([sys.executable, "-c", script, "mnm-p", *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", script, "mnm-p", *args],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
         assert done.stderr.splitlines()[-1].startswith("error: File too large: ")
         assert done.stderr.splitlines()[-1].endswith(file)
     assert {path: path.read_bytes() for path in before} == before
-    assert command("train.py", "mnm-p", *SMALL, "--total-timesteps", "100", "--out", tmp_path / "new").returncode == 0
+    assert (
+        command(
+            "train.py", "mnm-p", *SMALL, "--total-timesteps", "100", "--out", tmp_path / "new"
+        ).returncode
+        == 0
+    )
 
 
 def test_a_disk_that_fills_up_in_training_names_the_file(tmp_path: Path) -> None:
@@ -549,14 +724,20 @@ def test_a_disk_that_fills_up_in_training_names_the_file(tmp_path: Path) -> None
         "runpy.run_path('train.py', run_name='__main__')"
     )
     args = ["lstm", *SMALL, "--total-timesteps", "40000", "--out", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "-c", script, *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert f"error: File too large: {tmp_path / 'run' / 'events.out.tfevents.'}" in done.stderr.splitlines()[-1]
+    assert (
+        f"error: File too large: {tmp_path / 'run' / 'events.out.tfevents.'}"
+        in done.stderr.splitlines()[-1]
+    )
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(unfinished: Path) -> None:
-    """A resumed run may write files of at most 200 kB: enough for its logs, too little for a checkpoint."""
+    """A resumed run may write files of at most 200 kB: enough for its logs, too little for a
+    checkpoint."""
     before = {path.name: path.read_bytes() for path in checkpoints(unfinished / "checkpoints")}
     script = (
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -564,11 +745,15 @@ def test_a_full_disk_keeps_the_last_checkpoint(unfinished: Path) -> None:
         "runpy.run_path('train.py', run_name='__main__')"
     )
     args = ["mnm-p", "--resume", str(unfinished), "--checkpoint-interval", "80", "--threads", "1"]
-    done = subprocess.run([sys.executable, "-c", script, *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: File too large")
-    assert {path.name: path.read_bytes() for path in (unfinished / "checkpoints").iterdir()} == before
+    assert {
+        path.name: path.read_bytes() for path in (unfinished / "checkpoints").iterdir()
+    } == before
 
 
 @pytest.mark.parametrize(
@@ -577,7 +762,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(unfinished: Path) -> None:
         ("NanReward-v0", "the reward of environment 0 is NaN or infinite at step 20"),
         ("NanObservation-v0", "the observation of environment 0 is NaN or infinite at step 20"),
         ("HugeReward-v0", "value_loss became inf at step"),
-        ("NanFinalObservation-v0", "the final observation of environment 0 is NaN or infinite at step 20"),
+        (
+            "NanFinalObservation-v0",
+            "the final observation of environment 0 is NaN or infinite at step 20",
+        ),
         ("Raises-v0", "ZeroDivisionError: the ball is gone"),
         ("OSError-v0", "OSError: [Errno 5] the camera is gone"),
         ("BrokenPipe-v0", "BrokenPipeError: [Errno 32] the simulator is gone"),
@@ -587,14 +775,27 @@ def test_a_full_disk_keeps_the_last_checkpoint(unfinished: Path) -> None:
         ("Exits-v0", "RuntimeError: an environment called sys.exit(3) at step 18"),
     ],
 )
-def test_a_run_that_diverges_or_breaks_says_why_and_keeps_its_checkpoint(env: str, expected: str, tmp_path: Path) -> None:
+def test_a_run_that_diverges_or_breaks_says_why_and_keeps_its_checkpoint(
+    env: str, expected: str, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    args = ["--env", f"tests.command_line_envs:mnm-test/{env}", "--n-envs", "2", "--n-steps", "4", "--checkpoint-interval", "8"]
+    args = [
+        "--env",
+        f"tests.command_line_envs:mnm-test/{env}",
+        "--n-envs",
+        "2",
+        "--n-steps",
+        "4",
+        "--checkpoint-interval",
+        "8",
+    ]
     args += ["--no-popart"] if env == "HugeReward-v0" else []  # it copes with them
     message = fails(1, "train.py", "lstm", *args, "--total-timesteps", "1000", "--out", run)
     assert expected in message
     of_the_environment = not env.startswith(("Nan", "Huge"))
-    assert (f"saved; go on with: python train.py lstm --resume {run}" in message) == of_the_environment
+    assert (
+        f"saved; go on with: python train.py lstm --resume {run}" in message
+    ) == of_the_environment
     steps = RecurrentPPO.load(checkpoints(run / "checkpoints")[-1], device="cpu").num_timesteps
     assert steps == 16  # the end of the last rollout
     assert (run / "error.log").exists() == of_the_environment
@@ -602,10 +803,15 @@ def test_a_run_that_diverges_or_breaks_says_why_and_keeps_its_checkpoint(env: st
 
 @pytest.mark.parametrize(
     ("env", "expected"),
-    [("RaisesAtReset-v0", "the box is empty"), ("NanAtReset-v0", "the observation of environment 0 is NaN or infinite at step 0")],
+    [
+        ("RaisesAtReset-v0", "the box is empty"),
+        ("NanAtReset-v0", "the observation of environment 0 is NaN or infinite at step 0"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:.*not within the observation space")
-def test_what_breaks_before_the_first_step_is_named(env: str, expected: str, tmp_path: Path) -> None:
+def test_what_breaks_before_the_first_step_is_named(
+    env: str, expected: str, tmp_path: Path
+) -> None:
     args = [
         "--env",
         f"tests.command_line_envs:mnm-test/{env}",
@@ -649,11 +855,23 @@ def test_eval_writes_json_plot_gif_and_goal_readout(finished: Path, tmp_path: Pa
     report = json.loads(paths["json"].read_text())
     assert report["runs"][0] == report["runs"][1]
     (run, _), (agent,) = report["runs"], report["agents"]
-    assert (run["agent"], run["seed"], run["train_steps"], run["episodes"]) == ("mnm-p", 3, 2000, 20)
+    assert (run["agent"], run["seed"], run["train_steps"], run["episodes"]) == (
+        "mnm-p",
+        3,
+        2000,
+        20,
+    )
     low, high = run["return_ci95"]
     assert low <= run["return_mean"] == 10 * run["goals"] <= high
     assert run["steps_to_first_goal"] <= 20
-    assert set(agent) == {"agent", "env", "seeds", "return_iqm", "return_iqm_ci95", "normalized_iqm"}
+    assert set(agent) == {
+        "agent",
+        "env",
+        "seeds",
+        "return_iqm",
+        "return_iqm_ci95",
+        "normalized_iqm",
+    }
     assert agent["seeds"] == [3, 3]
     assert agent["return_iqm"] == run["return_mean"]
     assert agent["normalized_iqm"] == run["normalized_score"]
@@ -664,22 +882,46 @@ def test_eval_writes_json_plot_gif_and_goal_readout(finished: Path, tmp_path: Pa
 def test_evaluation_is_repeatable(finished: Path, tmp_path: Path) -> None:
     reports: list[Any] = []
     for i in range(2):
-        assert command("eval.py", finished, "--episodes", "10", "--seed", "5", "--json", tmp_path / str(i)).returncode == 0
+        assert (
+            command(
+                "eval.py", finished, "--episodes", "10", "--seed", "5", "--json", tmp_path / str(i)
+            ).returncode
+            == 0
+        )
         reports.append(json.loads((tmp_path / str(i)).read_text()))
     assert reports[0] == reports[1]
 
 
-def test_figures_that_do_not_apply_are_null_or_refused_before_an_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_that_do_not_apply_are_null_or_refused_before_an_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
-    args = ["--env", "tests.command_line_envs:mnm-test/Counting-v0", "--n-envs", "2", "--n-steps", "4", "--total-timesteps", "40"]
+    args = [
+        "--env",
+        "tests.command_line_envs:mnm-test/Counting-v0",
+        "--n-envs",
+        "2",
+        "--n-steps",
+        "4",
+        "--total-timesteps",
+        "40",
+    ]
     assert command("train.py", "rnn", *args, "--out", run).returncode == 0
     assert command("eval.py", run, "--episodes", "1", "--json", tmp_path / "json").returncode == 0
     report = json.loads((tmp_path / "json").read_text())
-    for key in ("normalized_score", "goals", "steps_to_first_goal", "steps_between_goals", "return_ci95"):
+    for key in (
+        "normalized_score",
+        "goals",
+        "steps_to_first_goal",
+        "steps_between_goals",
+        "return_ci95",
+    ):
         assert report["runs"][0][key] is None
     assert report["agents"][0]["normalized_iqm"] is None
     assert report["agents"][0]["return_iqm_ci95"] is None
-    monkeypatch.setattr("experiments.scores.evaluate", lambda *_: pytest.fail("episodes are played"))
+    monkeypatch.setattr(
+        "experiments.scores.evaluate", lambda *_: pytest.fail("episodes are played")
+    )
     assert "has none" in fails(2, "eval.py", run, "--goal-readout", tmp_path / "readout.png")
     assert "no fast weights" in fails(2, "eval.py", run, "--probe", tmp_path / "probe.png")
     monkeypatch.setattr("tests.counting.Counting.render", lambda self: None)
@@ -688,11 +930,15 @@ def test_figures_that_do_not_apply_are_null_or_refused_before_an_episode(tmp_pat
     )
 
 
-def test_eval_writes_what_a_memory_does_as_a_figure_and_as_data(finished: Path, tmp_path: Path) -> None:
+def test_eval_writes_what_a_memory_does_as_a_figure_and_as_data(
+    finished: Path, tmp_path: Path
+) -> None:
     done = command("eval.py", finished, "--episodes", "1", "--probe", tmp_path / "probe.svg")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "probe.svg").stat().st_size > 500
     assert (tmp_path / "probe.npz").stat().st_size > 500
     assert str(tmp_path / "probe.svg") in done.stdout
     assert str(tmp_path / "probe.npz") in done.stdout
-    assert "one run, got 2" in fails(2, "eval.py", finished, finished, "--probe", tmp_path / "probe.svg")
+    assert "one run, got 2" in fails(
+        2, "eval.py", finished, finished, "--probe", tmp_path / "probe.svg"
+    )

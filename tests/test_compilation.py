@@ -1,4 +1,5 @@
-"""Compiled kernels: kept where they can be, found again, done without where they cannot, and announced."""
+"""Compiled kernels: kept where they can be, found again, done without where they cannot, and
+announced."""
 
 import os
 import resource
@@ -30,7 +31,8 @@ def doubled(x: Any) -> None:
 
 
 def run(function: Any = doubled) -> tuple[int, int]:
-    """Compile and run a kernel as a new process would; returns how many versions of it were compiled, and how many found."""
+    """Compile and run a kernel as a new process would; returns how many versions of it were
+    compiled, and how many found."""
     compiled = simd.kernel(function)
     simd.kernels.remove(compiled)
     x = np.ones(3)
@@ -54,7 +56,10 @@ def test_a_kernel_is_compiled_once(directories: list[Path]) -> None:
     assert not directories[1].exists()
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:40], lambda data: data[:-1], lambda data: data[::-1]])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: b"", lambda data: data[:40], lambda data: data[:-1], lambda data: data[::-1]],
+)
 def test_a_damaged_file_is_as_a_missing_one(directories: list[Path], damage: Any) -> None:
     run()
     (path,) = directories[0].iterdir()
@@ -63,14 +68,18 @@ def test_a_damaged_file_is_as_a_missing_one(directories: list[Path], damage: Any
     assert run() == (0, 1)  # it was written again
 
 
-def test_kernels_of_other_sources_are_not_taken(directories: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_of_other_sources_are_not_taken(
+    directories: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run()
     monkeypatch.setattr(cache, "_made_from", lambda: b"changed")
     assert run() == (1, 0)
     assert len([*directories[0].iterdir()]) == 1  # the old ones do not pile up
 
 
-def test_kernels_in_a_directory_that_cannot_be_written_to_are_found(directories: list[Path]) -> None:
+def test_kernels_in_a_directory_that_cannot_be_written_to_are_found(
+    directories: list[Path],
+) -> None:
     """As where the superuser installed and compiled."""
     run()
     directories.insert(0, Path("/dev/null/cache"))
@@ -85,7 +94,10 @@ def test_they_go_to_the_first_directory_that_takes_them(directories: list[Path])
 
 @pytest.mark.parametrize("problem", ["nowhere to write", "no space left", "no directories at all"])
 def test_without_a_place_kernels_run_all_the_same(
-    directories: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, problem: str
+    directories: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    problem: str,
 ) -> None:
     if problem == "nowhere to write":
         directories[:] = [Path("/dev/null/a"), Path("/dev/null/b")]
@@ -96,7 +108,9 @@ def test_without_a_place_kernels_run_all_the_same(
     assert run() == run() == (1, 0)
     assert len(caplog.records) == 1
     assert "cannot be kept" in caplog.text
-    assert not [path for directory in directories if directory.is_dir() for path in directory.iterdir()]
+    assert not [
+        path for directory in directories if directory.is_dir() for path in directory.iterdir()
+    ]
 
 
 def full_disk(path: Path, data: bytes) -> int:
@@ -141,7 +155,8 @@ import torch
 from mnm_rl import LstmCore
 from mnm_rl.fused import numba_problem
 core = LstmCore(3, 8)
-core.path = "plain" if numba_problem() is None else "auto"  # the kernels of LSTM would take long to compile
+# The kernels of LSTM would take long to compile.
+core.path = "plain" if numba_problem() is None else "auto"
 core(torch.zeros(1, 1, 3), core.initial_state(1), torch.zeros(1, 1, dtype=torch.bool))
 print(core.why_plain())
 import mnm_rl
@@ -149,9 +164,15 @@ print(mnm_rl.__file__)
 """
 
 
-def library(where: Path, code: str = CHECK, limit: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def library(
+    where: Path, code: str = CHECK, limit: int | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """What a process says that finds the package in a directory or zip file."""
-    env = {name: value for name, value in os.environ.items() if name not in ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR")}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR")
+    }
 
     def start() -> None:
         if limit is not None:
@@ -168,8 +189,11 @@ def library(where: Path, code: str = CHECK, limit: int | None = None, **environm
 
 
 def packed(kind: str, into: Path) -> Path:
-    """The package as a directory of sources or of bytecode, or in a zip file; returns what to put into the path."""
-    shutil.copytree(PACKAGE, into / "here" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    """The package as a directory of sources or of bytecode, or in a zip file; returns what to put
+    into the path."""
+    shutil.copytree(
+        PACKAGE, into / "here" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__")
+    )
     if kind == "zip":
         with zipfile.ZipFile(into / "all.zip", "w") as file:
             for path in (into / "here").rglob("*.py"):
@@ -229,7 +253,9 @@ def test_what_keeps_kernels_from_compiling_is_told_and_the_plain_path_runs(
 
 
 def test_compiling_is_announced_once_for_each_core(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(implementations, "_logged", set())
     monkeypatch.setattr(announcement, "_printed", set())
@@ -248,7 +274,9 @@ def test_compiling_is_announced_once_for_each_core(
 
 @pytest.mark.filterwarnings("ignore:rich is experimental")
 @pytest.mark.parametrize(
-    "arguments", [({"verbose": 1}, {}), ({}, {"progress_bar": True}), ({}, {})], ids=["verbose", "bar", "quiet"]
+    "arguments",
+    [({"verbose": 1}, {}), ({}, {"progress_bar": True}), ({}, {})],
+    ids=["verbose", "bar", "quiet"],
 )
 def test_a_model_that_says_what_it_does_says_that_kernels_are_compiled(
     arguments: tuple[dict[str, Any], dict[str, Any]],
@@ -269,7 +297,9 @@ def test_a_model_that_says_what_it_does_says_that_kernels_are_compiled(
     assert ("compiling kernels" in capsys.readouterr().out) == bool(of_model or of_learn)
 
 
-def test_a_kernel_that_is_compiled_announces_its_module(monkeypatch: pytest.MonkeyPatch, directories: list[Path]) -> None:
+def test_a_kernel_that_is_compiled_announces_its_module(
+    monkeypatch: pytest.MonkeyPatch, directories: list[Path]
+) -> None:
     told: list[str] = []
     monkeypatch.setattr(simd, "compiling", told.append)
 
@@ -294,7 +324,10 @@ before = {kernel: len(kernel.overloads) for kernel in simd.kernels}
 for algorithm in (RecurrentPPO, RecurrentA2C):
     for name, arguments in compile.policies():
         for more in ({}, {"heads": 2, "memory_size": 12}) if name == "MnmPolicy" else ({},):
-            model = algorithm(name, "CartPole-v1", n_steps=32, policy_kwargs={**arguments, **more}, device="cpu")
+            arguments = {**arguments, **more}
+            model = algorithm(
+                name, "CartPole-v1", n_steps=32, policy_kwargs=arguments, device="cpu"
+            )
             assert model.policy.core.why_plain() is None, model.policy.core
             model.learn(64)
 print([kernel for kernel in simd.kernels if len(kernel.overloads) != before[kernel]])
@@ -302,6 +335,11 @@ print([kernel for kernel in simd.kernels if len(kernel.overloads) != before[kern
 
 
 def test_after_the_command_nothing_is_left_to_be_compiled() -> None:
-    done = subprocess.run([sys.executable, "-c", COMPILE_AND_TRAIN], capture_output=True, text=True, cwd=PACKAGE.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE_AND_TRAIN],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"

@@ -1,4 +1,5 @@
-"""Copies of a model: by export and from_pretrained over all options, and by pickle and deepcopy at any moment of its life."""
+"""Copies of a model: by export and from_pretrained over all options, and by pickle and deepcopy at
+any moment of its life."""
 
 import copy
 import pickle
@@ -36,7 +37,13 @@ OBSERVATIONS = [
     spaces.Discrete(3, dtype=np.int32),
     spaces.MultiDiscrete([3, 4], dtype=np.int16),
     spaces.MultiBinary([2, 2]),
-    spaces.Dict({"z": spaces.Discrete(3), "a": spaces.Box(-1, 1, (2,)), "image": spaces.Box(0, 255, (36, 36, 1), np.uint8)}),
+    spaces.Dict(
+        {
+            "z": spaces.Discrete(3),
+            "a": spaces.Box(-1, 1, (2,)),
+            "image": spaces.Box(0, 255, (36, 36, 1), np.uint8),
+        }
+    ),
 ]
 ACTIONS = [
     spaces.Discrete(2),
@@ -45,15 +52,31 @@ ACTIONS = [
     spaces.MultiDiscrete([2, 3], dtype=np.int32),
     spaces.MultiBinary(2),
 ]
-GENERAL = {"hidden_size": [5], "critic_core": ["shared", "detached", "own", "none"], "core_layers": [2], "core_dropout": [0.5]}
-CONTRIB = {"lstm_hidden_size": [5], "n_lstm_layers": [2], "enable_critic_lstm": [False], "lstm_kwargs": [{"dropout": 0.3}]}
+GENERAL = {
+    "hidden_size": [5],
+    "critic_core": ["shared", "detached", "own", "none"],
+    "core_layers": [2],
+    "core_dropout": [0.5],
+}
+CONTRIB = {
+    "lstm_hidden_size": [5],
+    "n_lstm_layers": [2],
+    "enable_critic_lstm": [False],
+    "lstm_kwargs": [{"dropout": 0.3}],
+}
 OF_POLICY: dict[str, dict[str, list[Any]]] = {
     name: GENERAL
     for name, policy in REGISTERED.items()
     if policy.__module__.startswith("mnm_rl.") and hasattr(policy, "core_class")
 } | {
     "MnmPolicy": GENERAL
-    | {"write_rule": [*WRITE_RULES], "heads": [2], "replay": [2], "memory_layers": [1], "learn_initial_memory": [False]},
+    | {
+        "write_rule": [*WRITE_RULES],
+        "heads": [2],
+        "replay": [2],
+        "memory_layers": [1],
+        "learn_initial_memory": [False],
+    },
     "PlasticPolicy": GENERAL | {"rule": ["oja", "modulated", "retroactive"]},
     "LstmPolicy": GENERAL | {"init": ["pytorch"]},
     "SaluPolicy": GENERAL | {"slots": [4]},
@@ -112,9 +135,17 @@ def models(draw: st.DrawFn) -> tuple[Any, str, Any, dict[str, Any]]:
         arguments.pop("use_sde", None)
     if arguments.get("use_sde") and draw(st.booleans(), label="squash_output"):
         policy_kwargs["squash_output"] = True
-    if policy_kwargs.get("critic_core", "shared") in ("shared", "detached") and "lstm_hidden_size" not in policy_kwargs:
+    if (
+        policy_kwargs.get("critic_core", "shared") in ("shared", "detached")
+        and "lstm_hidden_size" not in policy_kwargs
+    ):
         policy_kwargs.pop("share_features_extractor", None)
-    return algorithm, policy, Random(observation_space, action_space), arguments | {"policy_kwargs": policy_kwargs}
+    return (
+        algorithm,
+        policy,
+        Random(observation_space, action_space),
+        arguments | {"policy_kwargs": policy_kwargs},
+    )
 
 
 @settings(max_examples=30)
@@ -125,20 +156,30 @@ def test_an_export_is_the_same_model_whatever_its_options(made_of: Any) -> None:
     with TemporaryDirectory() as directory:
         model.export(directory)
         again = type(model).from_pretrained(directory, device="cpu")
-    assert (again.observation_space, again.action_space) == (model.observation_space, model.action_space)
+    assert (again.observation_space, again.action_space) == (
+        model.observation_space,
+        model.action_space,
+    )
     assert str(again.policy) == str(model.policy)
     assert again.policy.state_dict().keys() == model.policy.state_dict().keys()
-    torch.testing.assert_close([*again.policy.state_dict().values()], [*model.policy.state_dict().values()], rtol=0, atol=0)
+    torch.testing.assert_close(
+        [*again.policy.state_dict().values()], [*model.policy.state_dict().values()], rtol=0, atol=0
+    )
     assert_predicts_alike(model, again)
     optimizers = [type(either.policy.optimizer) for either in (model, again)]
-    settings_ = [{k: v for k, v in m.policy.optimizer.param_groups[0].items() if k != "params"} for m in (model, again)]
+    settings_ = [
+        {k: v for k, v in m.policy.optimizer.param_groups[0].items() if k != "params"}
+        for m in (model, again)
+    ]
     assert (optimizers[0], settings_[0]) == (optimizers[1], settings_[1])
     assert {n: getattr(model, n, None) for n in model.hyperparameters()} == {
         n: getattr(again, n, None) for n in model.hyperparameters()
     }
 
 
-def test_describing_a_model_draws_nothing_and_checks_distributions_as_before(tmp_path: Path) -> None:
+def test_describing_a_model_draws_nothing_and_checks_distributions_as_before(
+    tmp_path: Path,
+) -> None:
     checked = torch.distributions.Distribution._validate_args
     small(RecurrentA2C, "lstm", "Pendulum-v1", use_sde=True).export(tmp_path)
     torch.manual_seed(3)
@@ -157,7 +198,8 @@ def assert_predicts_alike(one: Any, other: Any) -> None:
     for _ in range(3):
         observation = space.sample()
         (action, states[0]), (again, states[1]) = (
-            model.predict(observation, state, deterministic=True) for model, state in zip((one, other), states, strict=True)
+            model.predict(observation, state, deterministic=True)
+            for model, state in zip((one, other), states, strict=True)
         )
         torch.testing.assert_close(again, action, **ROUNDING)
         torch.testing.assert_close(states[1], states[0], **ROUNDING)
@@ -190,7 +232,8 @@ def check_copies(model: Any, env: Callable[[], Any] | None = None) -> None:
 
 
 class Copying(BaseCallback):
-    """Copies the model within a rollout and at both of its ends, and interrupts the training at step 12."""
+    """Copies the model within a rollout and at both of its ends, and interrupts the training at
+    step 12."""
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps:
@@ -270,7 +313,10 @@ def test_a_model_whose_environments_cannot_be_pickled_is_copied_without(caplog: 
     model = small(RecurrentPPO, "mnm-p", DummyVecEnv([Held, Held])).learn(20)
     with caplog.at_level("INFO", logger="mnm_rl"):
         check_copies(model, env=lambda: make_vec_env(Recall, n_envs=2))
-    assert "has no environments, until set_env: they cannot be pickled (held by a window)" in caplog.text
+    assert (
+        "has no environments, until set_env: they cannot be pickled (held by a window)"
+        in caplog.text
+    )
     processes = SubprocVecEnv([Recall, Recall], start_method="forkserver")
     model.set_env(processes)
     check_copies(model, env=lambda: make_vec_env(Recall, n_envs=2))
@@ -278,14 +324,22 @@ def test_a_model_whose_environments_cannot_be_pickled_is_copied_without(caplog: 
 
 
 def test_a_copy_does_not_write_into_the_logs_of_the_model(tmp_path: Path, capsys: Any) -> None:
-    model = small(RecurrentPPO, "lstm", make_vec_env(Recall, n_envs=2), verbose=1, tensorboard_log=str(tmp_path)).learn(20)
+    model = small(
+        RecurrentPPO,
+        "lstm",
+        make_vec_env(Recall, n_envs=2),
+        verbose=1,
+        tensorboard_log=str(tmp_path),
+    ).learn(20)
     check_copies(model)
     assert any(isinstance(output, HumanOutputFormat) for output in model.logger.output_formats)
     assert len(list(tmp_path.iterdir())) >= 1
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_trace_is_copied_with_its_states_and_gives_the_same_gradient(make: Any, name: str) -> None:
+def test_a_trace_is_copied_with_its_states_and_gives_the_same_gradient(
+    make: Any, name: str
+) -> None:
     model = make(name, make_vec_env(Recall, n_envs=2), n_steps=5).learn(10)
     trace = model.policy.core.trace(model.policy.initial_state(2), 4)
     inputs, starts = torch.randn(4, 2, 3), torch.zeros(4, 2, dtype=torch.bool)
@@ -293,7 +347,9 @@ def test_a_trace_is_copied_with_its_states_and_gives_the_same_gradient(make: Any
         trace.step(x, start)
     again = copy.deepcopy(trace)
     for steps in (1, 2):
-        torch.testing.assert_close(tuple(again.state_after(steps)), tuple(trace.state_after(steps)), **ROUNDING)
+        torch.testing.assert_close(
+            tuple(again.state_after(steps)), tuple(trace.state_after(steps)), **ROUNDING
+        )
     for x, start in zip(inputs[2:], starts[2:], strict=True):
         torch.testing.assert_close(again.step(x, start), trace.step(x, start), **ROUNDING)
     gradients = []

@@ -1,4 +1,5 @@
-"""Every recurrent core: one call for a step and for a sequence, resets, and environments that do not touch each other."""
+"""Every recurrent core: one call for a step and for a sequence, resets, and environments that do
+not touch each other."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnm_rl import LstmCore, MinGruCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
+from mnm_rl import (
+    LstmCore,
+    MinGruCore,
+    MnmCore,
+    NtmCore,
+    PlasticCore,
+    RecurrentCore,
+    RnnCore,
+    SaluCore,
+)
 from mnm_rl.cores import ntm
 from mnm_rl.cores.implementations import PathName
 from mnm_rl.cores.salu import Past
@@ -26,10 +36,16 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     VECTOR_GATE: lambda: MnmCore(F, D, read_gate="vector"),
     "mnm-p": lambda: MnmCore(F, D, write_rule="p"),
     REPLAY: lambda: MnmCore(F, D, heads=4, replay=3, feedback_inputs="key_value", memory_size=5),
-    "mnm-g of one layer, fixed start": lambda: MnmCore(F, D, write_rule="g", memory_layers=1, learn_initial_memory=False),
+    "mnm-g of one layer, fixed start": lambda: MnmCore(
+        F, D, write_rule="g", memory_layers=1, learn_initial_memory=False
+    ),
     "gated-deltanet": lambda: MnmCore(F, D, write_rule="gated-delta"),
-    "gated-deltanet, two heads, replay": lambda: MnmCore(F, D, write_rule="gated-delta", heads=2, replay=2),
-    "mnm-g of a memory of its own width": lambda: MnmCore(F, D, write_rule="g", heads=2, memory_size=9),
+    "gated-deltanet, two heads, replay": lambda: MnmCore(
+        F, D, write_rule="gated-delta", heads=2, replay=2
+    ),
+    "mnm-g of a memory of its own width": lambda: MnmCore(
+        F, D, write_rule="g", heads=2, memory_size=9
+    ),
     "hebb": lambda: PlasticCore(F, D, rule="hebb"),
     "decay": lambda: PlasticCore(F, D, rule="decay"),
     "oja": lambda: PlasticCore(F, D, rule="oja"),
@@ -48,7 +64,12 @@ ONLY_PLAIN = (
 )
 
 
-PATHS = [(name, path) for name in CORES for path in ("plain", "fused") if path == "plain" or name not in ONLY_PLAIN]
+PATHS = [
+    (name, path)
+    for name in CORES
+    for path in ("plain", "fused")
+    if path == "plain" or name not in ONLY_PLAIN
+]
 
 
 def make(name: str, path: PathName) -> RecurrentCore[Any]:
@@ -80,7 +101,10 @@ def test_shapes(core: RecurrentCore[Any]) -> None:
     outputs, state, meta_loss = core(inputs, core.initial_state(B), starts)
     assert outputs.shape == (T, B, core.output_size)
     assert meta_loss.shape == (T, B)
-    assert all(new.shape == old.shape and len(new) == B for new, old in zip(state, core.initial_state(B), strict=True))
+    assert all(
+        new.shape == old.shape and len(new) == B
+        for new, old in zip(state, core.initial_state(B), strict=True)
+    )
 
 
 @given(seed=st.integers(0, 1000))
@@ -101,7 +125,9 @@ def test_a_reset_forgets_everything_before_it(core: RecurrentCore[Any]) -> None:
     inputs, starts = sequence(starts=0)
     starts[3] = True
     outputs, state, meta_loss = core(inputs, used_state(core), starts)
-    fresh, fresh_state, fresh_loss = core(inputs[3:], core.initial_state(B), torch.zeros_like(starts[3:]))
+    fresh, fresh_state, fresh_loss = core(
+        inputs[3:], core.initial_state(B), torch.zeros_like(starts[3:])
+    )
     torch.testing.assert_close(outputs[3:], fresh)
     torch.testing.assert_close(meta_loss[3:], fresh_loss)
     torch.testing.assert_close(state, fresh_state)
@@ -118,7 +144,9 @@ def test_no_gradient_crosses_a_reset(core: RecurrentCore[Any]) -> None:
     assert inputs.grad[:3, 1].any()
 
 
-def test_environments_are_bit_identical_whatever_happens_in_another(core: RecurrentCore[Any]) -> None:
+def test_environments_are_bit_identical_whatever_happens_in_another(
+    core: RecurrentCore[Any],
+) -> None:
     inputs, starts = sequence(starts=0)
     state = used_state(core)
     outputs, last, meta_loss = core(inputs, state, starts)
@@ -129,7 +157,9 @@ def test_environments_are_bit_identical_whatever_happens_in_another(core: Recurr
     others = [0, 2]
     assert torch.equal(changed[:, others], outputs[:, others])
     assert torch.equal(changed_loss[:, others], meta_loss[:, others])
-    assert all(torch.equal(new[others], old[others]) for new, old in zip(changed_last, last, strict=True))
+    assert all(
+        torch.equal(new[others], old[others]) for new, old in zip(changed_last, last, strict=True)
+    )
     assert not torch.equal(changed[:, 1], outputs[:, 1])
 
 
@@ -167,11 +197,14 @@ def test_the_meta_loss_is_the_recall_of_the_last_write_and_of_the_replayed_ones(
     inputs, starts = sequence(starts=0)
     _, _, meta_loss = core(inputs, core.initial_state(B), starts)
     states = mnm_steps(core, inputs)
-    pairs = [(state.replay_keys[:, -1], state.replay_values[:, -1]) for state in states]  # what step t wrote
+    # what step t wrote
+    pairs = [(state.replay_keys[:, -1], state.replay_values[:, -1]) for state in states]
     for t in range(T):
         theta = states[t + 1].theta.unbind(1)
         recent = pairs[max(1, t + 1 - 3) : t + 2]  # this write and the last three before it
-        expected = torch.stack([recall_loss(core.memory.read(theta, k), v) for k, v in recent]).mean(dim=0)
+        expected = torch.stack(
+            [recall_loss(core.memory.read(theta, k), v) for k, v in recent]
+        ).mean(dim=0)
         torch.testing.assert_close(meta_loss[t], expected)
 
 
@@ -222,7 +255,9 @@ def test_plastic_rules_neuron_by_neuron(rule: str) -> None:
 
 
 @given(seed=st.integers(0, 1000))
-def test_a_whole_sequence_of_a_mingru_is_its_equation_and_its_gradient_step_by_step(seed: int) -> None:
+def test_a_whole_sequence_of_a_mingru_is_its_equation_and_its_gradient_step_by_step(
+    seed: int,
+) -> None:
     core = MinGruCore(F, D).double()
     (W_z, W_h), (b_z, b_h) = core.input.weight.chunk(2), core.input.bias.chunk(2)
     inputs, starts = sequence(seed)
@@ -234,12 +269,17 @@ def test_a_whole_sequence_of_a_mingru_is_its_equation_and_its_gradient_step_by_s
         h = (1 - z) * torch.where(start.unsqueeze(1), 0, h) + z * (x @ W_h.mT + b_h)
         expected.append(h)
     torch.testing.assert_close(outputs, torch.stack(expected))
-    gradients = (torch.autograd.grad(x.square().sum(), [*core.parameters()]) for x in (outputs, torch.stack(expected)))
+    gradients = (
+        torch.autograd.grad(x.square().sum(), [*core.parameters()])
+        for x in (outputs, torch.stack(expected))
+    )
     torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("slots", [3, 100])
-def test_a_look_up_attends_to_the_last_steps_of_this_episode_and_to_nothing_else(slots: int) -> None:
+def test_a_look_up_attends_to_the_last_steps_of_this_episode_and_to_nothing_else(
+    slots: int,
+) -> None:
     core = SaluCore(F, D, slots=slots).double()
     inputs, starts = sequence()
     outputs, _, _ = core(inputs, core.initial_state(B), starts)
@@ -277,10 +317,14 @@ def test_a_long_past_is_the_same_step_by_step_by_trace_and_with_its_gradient(slo
         output, now, _ = core(x.unsqueeze(0), now, start.unsqueeze(0))
         singly.append(output[0])
         torch.testing.assert_close(trace.step(x, start), output[0])
-        torch.testing.assert_close(trace.state(torch.tensor([2, 0])), type(now)(*(part[[2, 0]] for part in now)))
+        torch.testing.assert_close(
+            trace.state(torch.tensor([2, 0])), type(now)(*(part[[2, 0]] for part in now))
+        )
     torch.testing.assert_close(torch.stack(singly), outputs)
     torch.testing.assert_close(now, last)
-    torch.testing.assert_close(torch.autograd.grad(torch.stack(singly).square().sum(), [*core.parameters()]), gradients)
+    torch.testing.assert_close(
+        torch.autograd.grad(torch.stack(singly).square().sum(), [*core.parameters()]), gradients
+    )
     torch.testing.assert_close(trace.replay(inputs, starts)[0], outputs)
 
 
@@ -295,14 +339,25 @@ def test_how_far_back_others_look_changes_no_bit_of_what_is_read() -> None:
     assert not torch.equal(all_anew[:, 1], others_anew[:, 1])
 
 
-def heads(S: int, W: int, key: Tensor | None = None, gate: float = 0.5, shift: int | None = None, **given: float) -> ntm.Heads:
+def heads(
+    S: int,
+    W: int,
+    key: Tensor | None = None,
+    gate: float = 0.5,
+    shift: int | None = None,
+    **given: float,
+) -> ntm.Heads:
     """What two heads are told, the same to both where it is given, else at random."""
     numbers = {"strength": torch.rand(B, 2, 1) * 5, "sharpening": 1 + torch.rand(B, 2, 1) * 3}
     return ntm.Heads(
         key=torch.randn(B, 2, W) if key is None else key.unsqueeze(1).expand(B, 2, W),
         gate=torch.full((B, 2, 1), float(gate)),
-        shift=torch.rand(B, 2, 3).softmax(dim=2) if shift is None else torch.eye(3)[ntm.SHIFTS.index(shift)].expand(B, 2, 3),
-        **(numbers | {name: torch.full((B, 2, 1), float(number)) for name, number in given.items()}),
+        shift=torch.rand(B, 2, 3).softmax(dim=2)
+        if shift is None
+        else torch.eye(3)[ntm.SHIFTS.index(shift)].expand(B, 2, 3),
+        **(
+            numbers | {name: torch.full((B, 2, 1), float(number)) for name, number in given.items()}
+        ),
     )
 
 
@@ -316,13 +371,21 @@ def test_a_turing_machine_addresses_by_the_equations_of_its_paper() -> None:
             key, beta, g, s, gamma = (part[b, n] for part in told)
             content = (beta * torch.cosine_similarity(memory[b], key.unsqueeze(0))).softmax(dim=0)
             gated = g * content + (1 - g) * before[b, n]
-            moved = torch.stack([s @ gated[[(i - shift) % S for shift in ntm.SHIFTS]] for i in range(S)])
-            torch.testing.assert_close(weights[b, n], moved**gamma / (moved**gamma).sum(), rtol=1e-3, atol=1e-4)
+            moved = torch.stack(
+                [s @ gated[[(i - shift) % S for shift in ntm.SHIFTS]] for i in range(S)]
+            )
+            torch.testing.assert_close(
+                weights[b, n], moved**gamma / (moved**gamma).sum(), rtol=1e-3, atol=1e-4
+            )
 
 
 @pytest.mark.parametrize("sharpening", [1.0, 5.0, 100.0])
 def test_the_weights_of_a_head_sum_to_one_however_sharp_it_is(sharpening: float) -> None:
-    weights = ntm.address(torch.randn(B, 128, 3), torch.ones(B, 2, 128) / 128, heads(128, 3, strength=0.1, sharpening=sharpening))
+    weights = ntm.address(
+        torch.randn(B, 128, 3),
+        torch.ones(B, 2, 128) / 128,
+        heads(128, 3, strength=0.1, sharpening=sharpening),
+    )
     torch.testing.assert_close(weights.sum(dim=2), torch.ones(B, 2))
 
 
@@ -336,7 +399,9 @@ def test_a_sharp_write_can_be_read_by_its_content_and_by_its_place() -> None:
     torch.testing.assert_close(memory[:, 5], other)
 
     anywhere = torch.ones(B, 2, S) / S
-    by_content = ntm.address(memory, anywhere, heads(S, W, key=written, gate=1, shift=0, strength=100))
+    by_content = ntm.address(
+        memory, anywhere, heads(S, W, key=written, gate=1, shift=0, strength=100)
+    )
     torch.testing.assert_close(torch.bmm(by_content, memory), written.unsqueeze(1).expand(B, 2, W))
     next_to_it = ntm.address(memory, torch.eye(S)[1].expand(B, 2, S), heads(S, W, gate=0, shift=1))
     torch.testing.assert_close(torch.bmm(next_to_it, memory), written.unsqueeze(1).expand(B, 2, W))

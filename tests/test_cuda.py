@@ -24,7 +24,18 @@ CORES = [
     for path in ("plain", "reversible")
     if path == "plain" or make().why_not(path) is None
 ]
-SMALL = ["--env", "mnm/MazeSmall-v0", "--n-envs", "4", "--n-steps", "10", "--hidden-size", "8", "--total-timesteps", "80"]
+SMALL = [
+    "--env",
+    "mnm/MazeSmall-v0",
+    "--n-envs",
+    "4",
+    "--n-steps",
+    "10",
+    "--hidden-size",
+    "8",
+    "--total-timesteps",
+    "80",
+]
 
 
 def results(core: RecurrentCore[Any], inputs: Tensor, starts: Tensor) -> list[Tensor]:
@@ -62,8 +73,17 @@ def test_a_training(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
 
 
-def test_a_training_in_a_group_that_talks_with_nccl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+def test_a_training_in_a_group_that_talks_with_nccl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "1",
+    ]
     subprocess.run([*torchrun, "-m", "tests.sharing", tmp_path, "cuda"], cwd=ROOT, check=True)
     monkeypatch.setattr(np.random, "permutation", sharing.in_order)
     shared = torch.load(tmp_path / "0.pt")
@@ -75,6 +95,17 @@ def test_a_training_in_a_group_that_talks_with_nccl(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("agent", ["mnm-p", "plastic-modulated", "lstm", "salu", "ntm"])
 def test_the_command_line(agent: str, algorithm: str, tmp_path: Path) -> None:
     few = ["--n-minibatches", "2"] if algorithm == "ppo" else []
-    trained = command("train.py", agent, *SMALL, *few, "--algorithm", algorithm, "--device", "cuda", "--out", tmp_path / "run")
+    trained = command(
+        "train.py",
+        agent,
+        *SMALL,
+        *few,
+        "--algorithm",
+        algorithm,
+        "--device",
+        "cuda",
+        "--out",
+        tmp_path / "run",
+    )
     assert trained.returncode == 0, trained.stderr
     assert (tmp_path / "run" / "evaluation.json").exists()

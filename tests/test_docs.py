@@ -1,4 +1,5 @@
-"""Every Python block, command and link in the documentation works, and the API reference has every public name."""
+"""Every Python block, command and link in the documentation works, and the API reference has every
+public name."""
 
 import importlib
 import re
@@ -23,11 +24,15 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learn = RecurrentOnPolicyAlgorithm.learn
 
     def a_little(self: Any, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
@@ -46,7 +51,9 @@ def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
     for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["make"]:
-            assert words[1].split("=")[0] in re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+            assert words[1].split("=")[0] in re.findall(
+                r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE
+            )
             arguments = [shlex.split(word.removeprefix("ARGS=")) for word in words[2:]]
             program = {"train": ["train.py"], "bench": ["-m", "benchmarks.throughput"]}
             words = ["python", *program[words[1]], *arguments[0]] if arguments else []
@@ -83,7 +90,9 @@ def test_links_and_pictures_are_there(page: Path) -> None:
 def test_the_reference_has_every_public_name() -> None:
     shown = set()
     for page in (ROOT / "docs" / "reference").glob("*.md"):
-        for package, pattern in re.findall(r"^::: (.+)\.([\w*]+)$", page.read_text(), flags=re.MULTILINE):
+        for package, pattern in re.findall(
+            r"^::: (.+)\.([\w*]+)$", page.read_text(), flags=re.MULTILINE
+        ):
             names = importlib.import_module(package).__all__ if "*" in pattern else [pattern]
             shown |= {name for name in names if fnmatch(name, pattern)}
     assert shown >= set(importlib.import_module("mnm_rl").__all__) - {"__version__"}
@@ -92,4 +101,6 @@ def test_the_reference_has_every_public_name() -> None:
 def test_nobody_is_told_to_install_this_from_an_index() -> None:
     for page in PAGES:
         for line in re.findall(r"pip install .*", page.read_text()):
-            assert not re.search(r"install (--\S+ )*['\"]?mnm[-_]rl(?!\S*\.whl)", line), f"{page.name}: {line}"
+            assert not re.search(r"install (--\S+ )*['\"]?mnm[-_]rl(?!\S*\.whl)", line), (
+                f"{page.name}: {line}"
+            )

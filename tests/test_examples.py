@@ -20,5 +20,9 @@ def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_example_of_a_memory_alone_fits_into_forty_lines() -> None:
     source = (Path(__file__).parent.parent / "examples" / "recall.py").read_text()
-    code = [line for line in source.split('"""', 2)[2].splitlines() if line.strip() and '"""' not in line]
+    code = [
+        line
+        for line in source.split('"""', 2)[2].splitlines()
+        if line.strip() and '"""' not in line
+    ]
     assert len(code) <= 40

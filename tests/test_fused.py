@@ -43,29 +43,46 @@ def large(core: MnmCore) -> MnmCore:
 
 CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     **{
-        f"mnm-{rule}, {heads} heads, {layers} layers": partial(MnmCore, F, D, write_rule=rule, heads=heads, memory_layers=layers)
+        f"mnm-{rule}, {heads} heads, {layers} layers": partial(
+            MnmCore, F, D, write_rule=rule, heads=heads, memory_layers=layers
+        )
         for rule in "gp"
         for heads in (1, 4)
         for layers in (1, 3)
     },
     **{
-        f"mnm-{rule}-paper, {heads} heads": partial(MnmCore, F, D, write_rule=rule, heads=heads, variant="paper")
+        f"mnm-{rule}-paper, {heads} heads": partial(
+            MnmCore, F, D, write_rule=rule, heads=heads, variant="paper"
+        )
         for rule in "gp"
         for heads in (1, 4)
     },
     "mnm-p, large activations": lambda: large(MnmCore(F, D, heads=2)),
     "mnm-g, large activations": lambda: large(MnmCore(F, D, write_rule="g", heads=2)),
-    "deltanet, a gate": lambda: MnmCore(F, D, write_rule="delta", memory_layers=1, read_gate="scalar"),
+    "deltanet, a gate": lambda: MnmCore(
+        F, D, write_rule="delta", memory_layers=1, read_gate="scalar"
+    ),
     **{
-        f"deltanet, {heads} heads": lambda heads=heads: MnmCore(F, D, write_rule="delta", heads=heads, memory_layers=1)
+        f"deltanet, {heads} heads": lambda heads=heads: MnmCore(
+            F, D, write_rule="delta", heads=heads, memory_layers=1
+        )
         for heads in (1, 4)
     },
-    "mnm-p, key feedback, fixed start": lambda: MnmCore(F, D, heads=2, feedback_inputs="key_value", learn_initial_memory=False),
-    "mnm-p, a narrow memory": lambda: MnmCore(F, D, heads=2, feedback_inputs="key_value", memory_size=7),
+    "mnm-p, key feedback, fixed start": lambda: MnmCore(
+        F, D, heads=2, feedback_inputs="key_value", learn_initial_memory=False
+    ),
+    "mnm-p, a narrow memory": lambda: MnmCore(
+        F, D, heads=2, feedback_inputs="key_value", memory_size=7
+    ),
     "mnm-p, no writes": lambda: MnmCore(F, D, writes=False),
     "mnm-g, a wide memory": lambda: MnmCore(F, D, write_rule="g", heads=2, memory_size=40),
-    "deltanet, a narrow memory": lambda: MnmCore(F, D, write_rule="delta", memory_layers=1, memory_size=5),
-    **{rule: lambda rule=rule: plastic(rule) for rule in ("hebb", "decay", "oja", "modulated", "retroactive")},
+    "deltanet, a narrow memory": lambda: MnmCore(
+        F, D, write_rule="delta", memory_layers=1, memory_size=5
+    ),
+    **{
+        rule: lambda rule=rule: plastic(rule)
+        for rule in ("hebb", "decay", "oja", "modulated", "retroactive")
+    },
     "lstm": lambda: LstmCore(F, D),
     "gru": lambda: GruCore(F, D),
 }
@@ -80,11 +97,14 @@ def core(request: pytest.FixtureRequest) -> RecurrentCore[Any]:
 def test_true_is_one_head() -> None:
     """As a description in JSON may say."""
     core = MnmCore(F, D, heads=True)
-    assert core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))[0].shape == (T, B, D)
+    assert core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))[
+        0
+    ].shape == (T, B, D)
 
 
 def sequence(core: RecurrentCore[Any], dtype: torch.dtype) -> tuple[Tensor, Any, Tensor]:
-    """Inputs, a state in the middle of an episode, and episode starts of which some are in the middle."""
+    """Inputs, a state in the middle of an episode, and episode starts of which some are in the
+    middle."""
     core.to(dtype)
     inputs, starts = torch.randn(T, B, F, dtype=dtype), torch.rand(T, B) < 0.2
     starts[0] = torch.arange(B) % 2 == 0
@@ -94,17 +114,37 @@ def sequence(core: RecurrentCore[Any], dtype: torch.dtype) -> tuple[Tensor, Any,
     return inputs, state, starts
 
 
-def everything(core: RecurrentCore[Any], run: Callable[[Any, Any], tuple[Tensor, Any, Tensor]], inputs: Tensor, state: Any) -> Any:
-    """Outputs, last state and meta-loss, and the gradients of an arbitrary function of them with respect to everything."""
+def everything(
+    core: RecurrentCore[Any],
+    run: Callable[[Any, Any], tuple[Tensor, Any, Tensor]],
+    inputs: Tensor,
+    state: Any,
+) -> Any:
+    """Outputs, last state and meta-loss, and the gradients of an arbitrary function of them with
+    respect to everything."""
     inputs = inputs.clone().requires_grad_()
     state = type(state)(*(tensor.clone().requires_grad_() for tensor in state))
     outputs, last, meta_loss = run(inputs, state)
     generator = torch.Generator().manual_seed(0)
-    results = {"outputs": outputs, "meta_loss": meta_loss} | {f"last {name}": t for name, t in last._asdict().items()}
-    leaves = {"inputs": inputs} | {f"first {n}": t for n, t in state._asdict().items()} | dict(core.named_parameters())
-    loss = sum((r * torch.randn(r.shape, generator=generator, dtype=r.dtype)).sum() for r in results.values() if r.requires_grad)
+    results = {"outputs": outputs, "meta_loss": meta_loss} | {
+        f"last {name}": t for name, t in last._asdict().items()
+    }
+    leaves = (
+        {"inputs": inputs}
+        | {f"first {n}": t for n, t in state._asdict().items()}
+        | dict(core.named_parameters())
+    )
+    loss = sum(
+        (r * torch.randn(r.shape, generator=generator, dtype=r.dtype)).sum()
+        for r in results.values()
+        if r.requires_grad
+    )
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)  # type: ignore[arg-type]
-    return results | {f"gradient of {name}": g for name, g in zip(leaves, gradients, strict=True) if g is not None and g.any()}
+    return results | {
+        f"gradient of {name}": g
+        for name, g in zip(leaves, gradients, strict=True)
+        if g is not None and g.any()
+    }
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -112,31 +152,43 @@ def test_the_fused_path_equals_the_plain_path(core: RecurrentCore[Any], dtype: t
     inputs, first, starts = sequence(core, dtype)
     results = {}
     for core.path in ("plain", "fused"):
-        results[core.path] = everything(core, lambda x, state: core(x, state, starts), inputs, first)
+        results[core.path] = everything(
+            core, lambda x, state: core(x, state, starts), inputs, first
+        )
     assert_close(results["fused"], results["plain"], dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("scale", [1e-30, 1e4, 1e8])
-def test_the_paths_are_equal_at_inputs_of_any_size(core: RecurrentCore[Any], scale: float, dtype: torch.dtype) -> None:
-    """An input of 1e8 is what the derivative of a saturated gate is multiplied by, which therefore is zero."""
+def test_the_paths_are_equal_at_inputs_of_any_size(
+    core: RecurrentCore[Any], scale: float, dtype: torch.dtype
+) -> None:
+    """An input of 1e8 is what the derivative of a saturated gate is multiplied by, which therefore
+    is zero."""
     inputs, first, starts = sequence(core, dtype)
     inputs, starts = scale * inputs[:10], starts[:10]
     results = {}
     for core.path in ("plain", "fused"):
-        results[core.path] = everything(core, lambda x, state: core(x, state, starts), inputs, first)
-    # A gate that happens not to be saturated sees its sum rounded by so much; by more than a gate's range, there is none.
+        results[core.path] = everything(
+            core, lambda x, state: core(x, state, starts), inputs, first
+        )
+    # A gate that happens not to be saturated sees its sum rounded by so much; by more than a gate's
+    # range, there is none.
     rounding = 4 * scale * torch.finfo(dtype).eps
     tolerance = TOLERANCE[dtype] + (rounding if rounding < 1 else 0)
     zero = torch.zeros(())
     for name in results["plain"].keys() | results["fused"].keys():
         actual, expected = (results[path].get(name, zero) for path in ("fused", "plain"))
         if expected.numel():
-            assert (actual - expected).abs().max() <= tolerance * max(1.0, expected.abs().max().item()), name
+            assert (actual - expected).abs().max() <= tolerance * max(
+                1.0, expected.abs().max().item()
+            ), name
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_recorded_steps_have_the_gradient_of_the_sequence(core: RecurrentCore[Any], dtype: torch.dtype) -> None:
+def test_recorded_steps_have_the_gradient_of_the_sequence(
+    core: RecurrentCore[Any], dtype: torch.dtype
+) -> None:
     inputs, first, starts = sequence(core, dtype)
 
     def step_by_step(inputs: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
@@ -156,14 +208,18 @@ def test_recorded_steps_have_the_gradient_of_the_sequence(core: RecurrentCore[An
     assert_close(recorded, everything(core, at_once, inputs, first), dtype)
 
 
-def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], dtype: torch.dtype) -> None:
+def assert_close(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], dtype: torch.dtype
+) -> None:
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         if value.numel():
             assert (actual[name] - value).abs().max() <= TOLERANCE[dtype] * value.abs().max(), name
 
 
-def longer(core: RecurrentCore[Any], T: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def longer(
+    core: RecurrentCore[Any], T: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """The gradients of a long sequence, by the core's path."""
     core.to(dtype).zero_grad()
     generator = torch.Generator().manual_seed(1)
@@ -199,12 +255,16 @@ def test_what_a_step_keeps_grows_with_the_width_not_with_its_square() -> None:
 
     per_step = [(kept(D, 20) - kept(D, 10)) / 10 for D in (64, 128, 256)]
     assert per_step[2] - per_step[1] == 2 * (per_step[1] - per_step[0])
-    assert per_step[2] < 4 * 4 * 256 * 60  # environments, bytes, D: sixty vectors a step, for two heads and three layers
+    # environments, bytes, D: sixty vectors a step, for two heads and three layers
+    assert per_step[2] < 4 * 4 * 256 * 60
 
 
 @pytest.mark.parametrize("changed", ["parameters", "inputs"])
 def test_a_trace_runs_again_what_has_changed(
-    core: RecurrentCore[Any], changed: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    core: RecurrentCore[Any],
+    changed: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("mnm_rl.cores.implementations._logged", set())
     inputs, state, starts = sequence(core, torch.float64)
@@ -224,7 +284,8 @@ def test_a_trace_runs_again_what_has_changed(
     assert torch.equal(again, outputs)
     assert torch.equal(loss_again, meta_loss)
     assert [record.message for record in caplog.records if changed in record.message] == [
-        f"the steps of a rollout are run again for its gradient, since the core's {changed} changed after it"
+        f"the steps of a rollout are run again for its gradient, since the core's {changed} "
+        "changed after it"
     ]
 
 
@@ -238,11 +299,16 @@ def test_the_state_of_a_trace_is_a_value(core: RecurrentCore[Any]) -> None:
     trace.step(inputs[1], starts[1])
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(before, copies, strict=True))
     rows = torch.tensor([1, 3])
-    assert all(torch.equal(some, every[rows]) for some, every in zip(trace.state(rows), trace.state(), strict=True))
+    assert all(
+        torch.equal(some, every[rows])
+        for some, every in zip(trace.state(rows), trace.state(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("poison", [1.0, float("nan")])
-def test_a_batch_leaves_nothing_behind_for_a_smaller_one(core: RecurrentCore[Any], poison: float) -> None:
+def test_a_batch_leaves_nothing_behind_for_a_smaller_one(
+    core: RecurrentCore[Any], poison: float
+) -> None:
     """Batches of 5 and of 7 are padded to the same shape."""
     core.double()
     core.path = "fused"
@@ -263,7 +329,9 @@ def test_a_batch_leaves_nothing_behind_for_a_smaller_one(core: RecurrentCore[Any
 
 def test_results_changed_before_the_backward_pass_are_noticed(core: RecurrentCore[Any]) -> None:
     core.path = "fused"
-    outputs, state, _ = core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
+    outputs, state, _ = core(
+        torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool)
+    )
     with torch.no_grad():
         state[0].zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -311,13 +379,18 @@ def test_gradients_can_be_taken_twice_from_one_pass(core: RecurrentCore[Any]) ->
     core.path = "fused"
     loss = core(inputs, state, starts)[0].pow(2).sum()
     parameters = [p for p in core.parameters() if p.requires_grad]
-    once, twice = (torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for _ in range(2))
+    once, twice = (
+        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        for _ in range(2)
+    )
     assert all(a is b is None or torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
 def test_what_is_changed_before_the_backward_pass_is_noticed() -> None:
     core = LstmCore(F, D)
-    outputs, _, _ = core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
+    outputs, _, _ = core(
+        torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool)
+    )
     with torch.no_grad():
         core.cell.weight_hh.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -325,10 +398,16 @@ def test_what_is_changed_before_the_backward_pass_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("path", ["fused", "plain"])
-def test_inputs_that_do_not_fit_are_refused_on_either_path(core: RecurrentCore[Any], path: PathName) -> None:
+def test_inputs_that_do_not_fit_are_refused_on_either_path(
+    core: RecurrentCore[Any], path: PathName
+) -> None:
     core.path = path
     starts = torch.zeros(T, B, dtype=torch.bool)
-    for wrong in (torch.randn(T, B, F - 1), torch.randn(T, B, F + 1), torch.randn(T, B, F, dtype=torch.float64)):
+    for wrong in (
+        torch.randn(T, B, F - 1),
+        torch.randn(T, B, F + 1),
+        torch.randn(T, B, F, dtype=torch.float64),
+    ):
         with pytest.raises((ValueError, RuntimeError)):
             core(wrong, core.initial_state(B), starts)
     state = core.initial_state(B)
@@ -363,7 +442,8 @@ def test_a_subclass_runs_its_own_equations_and_nobody_elses_kernel() -> None:
     expected = LstmCore(F, D)
     expected.load_state_dict(core.state_dict())
     torch.testing.assert_close(
-        core(inputs, core.initial_state(B), starts)[0], 2 * expected(inputs, core.initial_state(B), starts)[0]
+        core(inputs, core.initial_state(B), starts)[0],
+        2 * expected(inputs, core.initial_state(B), starts)[0],
     )
     assert "there is no fused path for Doubled" in repr(core)
 

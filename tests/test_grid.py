@@ -1,4 +1,5 @@
-"""Grids of runs: what their files say, and what becomes of runs that finish, fail, and are interrupted."""
+"""Grids of runs: what their files say, and what becomes of runs that finish, fail, and are
+interrupted."""
 
 import csv
 import fcntl
@@ -34,7 +35,8 @@ n_envs = 4
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that writes a grid file into an empty working directory; train.py is its stand-in."""
+    """A function that writes a grid file into an empty working directory; train.py is its
+    stand-in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("experiments.grid.TRAIN", ROOT / "tests" / "fake_train.py")
 
@@ -67,28 +69,41 @@ def test_every_grid_of_the_project_can_be_read(path: Path) -> None:
 def test_all_agents_run_a_seed_before_any_runs_the_next(write: Any) -> None:
     jobs = Grid.load(write(SMALL.replace("MazeSmall-v0", 'MazeSmall-v0", "mnm/Maze-v0'))).jobs()
     assert [(job.seed, job.environment, job.agent) for job in jobs] == [
-        (seed, env, agent) for seed in (0, 1) for env in ("mnm/MazeSmall-v0", "mnm/Maze-v0") for agent in ("lstm", "rnn")
+        (seed, env, agent)
+        for seed in (0, 1)
+        for env in ("mnm/MazeSmall-v0", "mnm/Maze-v0")
+        for agent in ("lstm", "rnn")
     ]
     assert len({job.directory for job in jobs}) == len(jobs)
 
 
 def test_a_run_is_a_command_that_can_be_repeated_by_hand(write: Any) -> None:
-    grid = SMALL.replace("MazeSmall-v0", "Maze-v0 size=7 layout=perfect").replace('["lstm", "rnn"]', '["mnm-p"]')
-    grid += 'total_timesteps = 1e6\n[settings]\n"fixed start" = { learn_initial_memory = false, heads = 4 }\n'
+    grid = SMALL.replace("MazeSmall-v0", "Maze-v0 size=7 layout=perfect").replace(
+        '["lstm", "rnn"]', '["mnm-p"]'
+    )
+    grid += "total_timesteps = 1e6\n[settings]\n"
+    grid += '"fixed start" = { learn_initial_memory = false, heads = 4 }\n'
     job = Grid.load(write(grid.replace("total_timesteps = 400\n", ""))).jobs()[1]
     assert job.label == "mnm-p, fixed start"
     assert job.shell() == (
-        "python train.py mnm-p --algorithm ppo --env mnm/Maze-v0 --env-kwargs size=7 layout=perfect --total-timesteps 1000000 "
-        "--n-envs 4 --seed 1 --out runs/small/mnm-Maze-v0-size=7-layout=perfect/ppo/mnm-p/fixed-start/seed1 --threads 1 "
+        "python train.py mnm-p --algorithm ppo --env mnm/Maze-v0 --env-kwargs size=7 "
+        "layout=perfect --total-timesteps 1000000 "
+        "--n-envs 4 --seed 1 --out "
+        "runs/small/mnm-Maze-v0-size=7-layout=perfect/ppo/mnm-p/fixed-start/seed1 --threads 1 "
         "--checkpoint-interval 250000 --no-learn-initial-memory --heads 4"
     )
 
 
 def test_a_setting_can_be_for_some_agents_only(write: Any) -> None:
     grid = (
-        SMALL.replace('"rnn"', '"mnm-p"') + '[settings]\ndefault = {}\n"no meta-loss" = { agents = ["mnm-p"], meta_coef = 0.0 }\n'
+        SMALL.replace('"rnn"', '"mnm-p"')
+        + '[settings]\ndefault = {}\n"no meta-loss" = { agents = ["mnm-p"], meta_coef = 0.0 }\n'
     )
-    assert [job.label for job in Grid.load(write(grid)).jobs()[:3]] == ["lstm", "mnm-p", "mnm-p, no meta-loss"]
+    assert [job.label for job in Grid.load(write(grid)).jobs()[:3]] == [
+        "lstm",
+        "mnm-p",
+        "mnm-p, no meta-loss",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +122,11 @@ def test_a_setting_can_be_for_some_agents_only(write: Any) -> None:
         ("MazeSmall-v0", "MazeSmall-v0 size", "name=value"),
         ("seeds = 2", 'seeds = 2\nalgorithms = ["dqn"]', "unknown algorithm 'dqn'"),
         ("n_envs = 4", "n_envs = 4\nsettings.wide = { heads = 2 }", "lstm has no 'heads'"),
-        ("n_envs = 4", "n_envs = 4\nsettings.fast = { learning_rate = 7.0 }", "--learning-rate must be from 0 to 1"),
+        (
+            "n_envs = 4",
+            "n_envs = 4\nsettings.fast = { learning_rate = 7.0 }",
+            "--learning-rate must be from 0 to 1",
+        ),
         ("n_envs = 4", 'n_envs = 4\nsettings.fast = { agents = ["gru"] }', "is for 'gru'"),
         ("n_envs = 4", 'n_envs = 4\nsettings = { "a b" = {}, "a-b" = {} }', "names so alike"),
     ],
@@ -139,8 +158,12 @@ def test_each_run_has_one_thread_and_leaves_its_command_in_its_log(write: Any) -
     assert job.log.read_text().splitlines() == [f"$ {job.shell()}", "started 1"]
 
 
-def test_failed_runs_are_reported_and_tried_again_on_request(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(SMALL + '[settings]\ndefault = {}\nhigh = { agents = ["rnn"], learning_rate = 0.5 }\n')
+def test_failed_runs_are_reported_and_tried_again_on_request(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(
+        SMALL + '[settings]\ndefault = {}\nhigh = { agents = ["rnn"], learning_rate = 0.5 }\n'
+    )
     with pytest.raises(RunError, match="2 of 6 runs failed; --retry"):
         run(file)
     jobs = Grid.load(file).jobs()
@@ -167,19 +190,37 @@ def test_runs_without_a_checkpoint_start_again(write: Any) -> None:
 
 def test_ctrl_c_saves_all_runs_and_the_same_command_goes_on(write: Any) -> None:
     file = write(SMALL + "[settings]\nslow = { learning_rate = 0.25 }\n")
-    code = "import experiments.grid as g, pathlib; g.TRAIN = pathlib.Path(%r); import experiments.__main__ as m; m.run_main(m.main)"
+    code = (
+        "import experiments.grid as g, pathlib; g.TRAIN = pathlib.Path(%r); import "
+        "experiments.__main__ as m; m.run_main(m.main)"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", code % str(ROOT / "tests" / "fake_train.py"), "run", str(file), "--workers", "2"],
+        [
+            sys.executable,
+            "-c",
+            code % str(ROOT / "tests" / "fake_train.py"),
+            "run",
+            str(file),
+            "--workers",
+            "2",
+        ],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     jobs = Grid.load(file).jobs()
-    wait_for(lambda: all((job.directory / "progress.csv").exists() and len(steps(job)) == 2 for job in jobs[:2]))
+    wait_for(
+        lambda: all(
+            (job.directory / "progress.csv").exists() and len(steps(job)) == 2 for job in jobs[:2]
+        )
+    )
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130, error
-    assert error.splitlines()[-1] == "stopped: 4 of 4 runs are unfinished; the same command goes on with them"
+    assert (
+        error.splitlines()[-1]
+        == "stopped: 4 of 4 runs are unfinished; the same command goes on with them"
+    )
     assert [job.resumable for job in jobs] == [True, True, False, False]
     assert "--resume" in jobs[0].shell()
     run_jobs(jobs[:2], LocalPool(2), Display(jobs), interval=0.01)
@@ -238,17 +279,23 @@ def test_a_run_that_was_lost_with_its_machine_goes_on(write: Any) -> None:
 
 def test_runs_made_with_other_settings_are_never_taken_for_the_grids(write: Any) -> None:
     run(write(SMALL))
-    with pytest.raises(UsageError, match="was made with total_timesteps 400, and the grid says 800"):
+    with pytest.raises(
+        UsageError, match="was made with total_timesteps 400, and the grid says 800"
+    ):
         run(write(SMALL.replace("400", "800")))
 
 
 def test_runs_made_with_other_defaults_are_never_taken_for_the_grids(write: Any) -> None:
     run(write(SMALL + "[settings]\ndefault = { learning_rate = 0.02 }\n"))
-    with pytest.raises(UsageError, match=r"was made with learning_rate 0.02, and the grid says 0.004"):
+    with pytest.raises(
+        UsageError, match=r"was made with learning_rate 0.02, and the grid says 0.004"
+    ):
         run(write(SMALL))
 
 
-def test_the_runs_of_a_grid_are_listed_with_their_commands(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_runs_of_a_grid_are_listed_with_their_commands(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write(SMALL)
     run_jobs(Grid.load(file).jobs()[:1], LocalPool(1), Display([]), interval=0.01)
     main(["list", str(file)])

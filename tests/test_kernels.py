@@ -27,7 +27,11 @@ from mnm_rl.memory.rules import WRITE_RULES
 D = 20
 P = padded(D)
 CASES = [
-    (rule, layers, heads, bounded) for rule in ("g", "p") for layers in (1, 3) for heads in (1, 3) for bounded in (True, False)
+    (rule, layers, heads, bounded)
+    for rule in ("g", "p")
+    for layers in (1, 3)
+    for heads in (1, 3)
+    for bounded in (True, False)
 ] + [("delta", 1, 1, True), ("delta", 1, 3, True)]
 
 
@@ -38,7 +42,9 @@ def rows(tensor: Any) -> Any:
 
 @pytest.mark.parametrize(("name", "L", "H", "bounded"), CASES)
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_a_step_and_its_gradient_are_those_of_the_adjoint(name: str, L: int, H: int, bounded: bool, scale: float) -> None:
+def test_a_step_and_its_gradient_are_those_of_the_adjoint(
+    name: str, L: int, H: int, bounded: bool, scale: float
+) -> None:
     rule = WRITE_RULES[name](D, L, "value", "scaled", bounded).double()
     theta = tuple(scale * torch.randn(1, D, D, dtype=torch.float64) / D**0.5 for _ in range(L))
     keys, read_keys, values = torch.randn(3, 1, H, D, dtype=torch.float64)
@@ -46,11 +52,17 @@ def test_a_step_and_its_gradient_are_those_of_the_adjoint(name: str, L: int, H: 
     targets, beta = rule.targets(keys, values).detach(), torch.tensor([0.3], dtype=torch.float64)
     strength = beta.item() * (1 if bounded else 2 / (H * D))
 
-    after, read, kept = adjoint.write_and_read(rule, theta, keys, targets, beta, torch.cat([read_keys, keys], dim=1))
+    after, read, kept = adjoint.write_and_read(
+        rule, theta, keys, targets, beta, torch.cat([read_keys, keys], dim=1)
+    )
     padded_theta = pad_memory(torch.stack(theta, dim=1))[0]
     q = np.zeros((H, L - 1 if name == "g" else 0, P))
     step = Step(np.zeros((3, H, L + 1, P)), q, np.zeros((H, L, P)), np.zeros(L))
-    step.z[WRITTEN, :, 0], step.z[CHECKED, :, 0], step.z[READ, :, 0] = rows(keys), rows(keys), rows(read_keys)
+    step.z[WRITTEN, :, 0], step.z[CHECKED, :, 0], step.z[READ, :, 0] = (
+        rows(keys),
+        rows(keys),
+        rows(read_keys),
+    )
     to = rows(targets) if name == "p" else np.zeros((H, L, P))
     how = RULES[type(rule)], bounded, strength
     write_and_read(padded_theta, *how, rows(values), to, step)
@@ -61,11 +73,13 @@ def test_a_step_and_its_gradient_are_those_of_the_adjoint(name: str, L: int, H: 
     G = tuple(torch.randn(1, D, D, dtype=torch.float64) for _ in range(L))
     g_read = torch.randn(1, 2 * H, D, dtype=torch.float64)
     before, G_before, expected = adjoint.write_and_read_backward(rule, after, G, g_read, kept)
-    late = Late(*np.random.default_rng(0).normal(size=(2, 2, L, P)) * (np.arange(P) < D))  # of the step after
+    # of the step after
+    late = Late(*np.random.default_rng(0).normal(size=(2, 2, L, P)) * (np.arange(P) < D))
     g = StepGradient(np.zeros_like(step.z), np.zeros_like(step.q), np.zeros_like(step.delta), late)
     g.z[READ, :, L], g.z[CHECKED, :, L] = rows(g_read[:, :H]), rows(g_read[:, H:])
     padded_G = pad_memory(torch.stack(G, dim=1))[0]
-    late.g[1] *= np.arange(L).reshape(L, 1) > 0 if name == "g" else 0  # nothing reads into the first layer
+    # nothing reads into the first layer
+    late.g[1] *= np.arange(L).reshape(L, 1) > 0 if name == "g" else 0
     for k in range(2):
         padded_G -= np.einsum("li,lj->lij", late.g[k], late.x[k])[:, : padded_G.shape[1]]
     g_strength = write_and_read_backward(padded_theta, padded_G, *how, step, g)
@@ -81,7 +95,9 @@ def test_a_step_and_its_gradient_are_those_of_the_adjoint(name: str, L: int, H: 
 def close(actual: Any, expected: torch.Tensor) -> None:
     assert actual.shape[:-1] == expected.shape[:-1]
     width = expected.shape[-1]
-    np.testing.assert_allclose(actual[..., :width], expected.detach().numpy(), rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(
+        actual[..., :width], expected.detach().numpy(), rtol=1e-10, atol=1e-11
+    )
     assert not actual[..., width:].any()  # what is padded stays zero
 
 
@@ -89,7 +105,11 @@ def close(actual: Any, expected: torch.Tensor) -> None:
 def test_a_saturated_nonlinearity_is_exact(dtype: Any) -> None:
     """Its derivative is made from its value, and then multiplied by inputs of any size."""
     x = np.concatenate(
-        [np.linspace(-100, 100, 200_001), [np.nan, np.inf, -np.inf], [s * 10.0**k for s in (1, -1) for k in range(38)]]
+        [
+            np.linspace(-100, 100, 200_001),
+            [np.nan, np.inf, -np.inf],
+            [s * 10.0**k for s in (1, -1) for k in range(38)],
+        ]
     )
     x = x.astype(dtype)
     for function, low, limit in ((simd.tanh_, -1, 20), (simd.sigmoid_, 0, 40)):
@@ -105,7 +125,9 @@ def test_a_saturated_nonlinearity_is_exact(dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nonlinearities_and_derivatives_are_those_of_pytorch(dtype: torch.dtype) -> None:
-    x = torch.cat([torch.linspace(-50, 50, 100_001), torch.tensor([1e-30, -1e-30, 1e4, -1e4, 1e8, -1e8])]).to(dtype)
+    x = torch.cat(
+        [torch.linspace(-50, 50, 100_001), torch.tensor([1e-30, -1e-30, 1e4, -1e4, 1e8, -1e8])]
+    ).to(dtype)
     tolerance = 6e-7 if dtype == torch.float32 else 1e-15
     for function, expected in ((simd.tanh_, torch.tanh), (simd.sigmoid_, torch.sigmoid)):
         y = x.clone()

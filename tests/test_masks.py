@@ -1,4 +1,5 @@
-"""Action masks: what an environment forbids has probability zero in rollouts, updates and predict, whatever gives the masks."""
+"""Action masks: what an environment forbids has probability zero in rollouts, updates and predict,
+whatever gives the masks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,15 +40,24 @@ ALGORITHMS = [RecurrentA2C, partial(RecurrentPPO, batch_size=16, n_epochs=2)]
 
 
 class Picky(gym.Env[NDArray[np.float32], Any]):
-    """Allows other actions at every step, and ends an episode with a reward of -1 where another is taken; 1 a step otherwise."""
+    """Allows other actions at every step, and ends an episode with a reward of -1 where another is
+    taken; 1 a step otherwise."""
 
-    def __init__(self, space: spaces.Space[Any], length: int = 7, in_info: bool = False, in_method: bool = True) -> None:
+    def __init__(
+        self,
+        space: spaces.Space[Any],
+        length: int = 7,
+        in_info: bool = False,
+        in_method: bool = True,
+    ) -> None:
         self.observation_space = spaces.Box(-1, 1, (3,))
         self.action_space, self.length, self.in_info = space, length, in_info
         if in_method:
             self.action_masks = lambda: self.mask
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.t = 0
         return self._observe()
@@ -58,7 +68,9 @@ class Picky(gym.Env[NDArray[np.float32], Any]):
             part = rng.random(n) < 0.5
             part[rng.integers(n)] = True
             parts.append(part)
-        self.mask = np.concatenate(parts) if self.t < self.length else np.zeros(sum(map(len, parts)), bool)
+        self.mask = (
+            np.concatenate(parts) if self.t < self.length else np.zeros(sum(map(len, parts)), bool)
+        )
         observation = rng.uniform(-1, 1, 3).astype(np.float32)
         return observation, {"action_mask": self.mask} if self.in_info else {}
 
@@ -74,42 +86,60 @@ def is_allowed(space: spaces.Space[Any], action: Any, mask: NDArray[np.bool_]) -
     return bool(mask[np.cumsum(sizes) - sizes + np.asarray(action).ravel().astype(int)].all())
 
 
-def vector(space: spaces.Space[Any], mode: AutoresetMode, wrap: Callable[[Any], Any] = lambda env: env) -> VecEnv:
-    env = SyncVectorEnv([lambda: Picky(space, in_info=True, in_method=False)] * 3, autoreset_mode=mode)
+def vector(
+    space: spaces.Space[Any], mode: AutoresetMode, wrap: Callable[[Any], Any] = lambda env: env
+) -> VecEnv:
+    env = SyncVectorEnv(
+        [lambda: Picky(space, in_info=True, in_method=False)] * 3, autoreset_mode=mode
+    )
     return GymnasiumVecEnv(wrap(env))
 
 
 KINDS: dict[str, Callable[[spaces.Space[Any]], VecEnv]] = {
     "DummyVecEnv": lambda space: make_vec_env(lambda: Picky(space), n_envs=3),
-    "SubprocVecEnv": lambda space: make_vec_env(lambda: Picky(space), n_envs=2, vec_env_cls=SubprocVecEnv),
+    "SubprocVecEnv": lambda space: make_vec_env(
+        lambda: Picky(space), n_envs=2, vec_env_cls=SubprocVecEnv
+    ),
     "VecNormalize": lambda space: VecNormalize(make_vec_env(lambda: Picky(space), n_envs=3)),
-    "from an info": lambda space: DummyVecEnv([lambda: InfoActionMasks(Monitor(Picky(space, in_info=True, in_method=False)))]),
+    "from an info": lambda space: DummyVecEnv(
+        [lambda: InfoActionMasks(Monitor(Picky(space, in_info=True, in_method=False)))]
+    ),
     "Gymnasium, method": lambda space: GymnasiumVecEnv(SyncVectorEnv([lambda: Picky(space)] * 3)),
     "Gymnasium, same step": partial(vector, mode=AutoresetMode.SAME_STEP),
     "Gymnasium, next step": partial(vector, mode=AutoresetMode.NEXT_STEP),
     "Gymnasium, disabled": partial(vector, mode=AutoresetMode.DISABLED),
-    "Gymnasium, next step in its own way": partial(vector, mode=AutoresetMode.NEXT_STEP, wrap=NormalizeReward),
+    "Gymnasium, next step in its own way": partial(
+        vector, mode=AutoresetMode.NEXT_STEP, wrap=NormalizeReward
+    ),
 }
 
 
 def model_of(algorithm: Any, policy: str, env: Any, **kwargs: Any) -> Any:
     name, policy_kwargs = POLICIES[policy]
-    return algorithm(name, env, policy_kwargs=policy_kwargs, n_steps=16, seed=0, device="cpu", **kwargs)
+    return algorithm(
+        name, env, policy_kwargs=policy_kwargs, n_steps=16, seed=0, device="cpu", **kwargs
+    )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=["A2C", "PPO"])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("actions", ACTIONS)
-def test_what_is_forbidden_is_never_done_in_rollouts_and_changes_no_probability(actions: str, policy: str, algorithm: Any) -> None:
+def test_what_is_forbidden_is_never_done_in_rollouts_and_changes_no_probability(
+    actions: str, policy: str, algorithm: Any
+) -> None:
     space = ACTIONS[actions]
     model = model_of(algorithm, policy, KINDS["DummyVecEnv"](space))
     roll_out(model)
     rollout = model.rollout_buffer.sequence()
     taken, masks = rollout.actions.numpy(), rollout.action_masks.numpy()
-    assert all(is_allowed(space, a, m) for a, m in zip(taken.reshape(48, -1), masks.reshape(48, -1), strict=True))
+    assert all(
+        is_allowed(space, a, m)
+        for a, m in zip(taken.reshape(48, -1), masks.reshape(48, -1), strict=True)
+    )
     assert not masks.all()
     with torch.no_grad():
-        for piece in ([rollout], *rollout.minibatches(16)):  # the ratio of new to old probability is 1 before the first update
+        # the ratio of new to old probability is 1 before the first update
+        for piece in ([rollout], *rollout.minibatches(16)):
             for part in piece:
                 _, log_prob, entropy, _ = model._evaluate(part)
                 torch.testing.assert_close(log_prob, part.log_prob, rtol=1e-4, atol=1e-5)
@@ -119,7 +149,8 @@ def test_what_is_forbidden_is_never_done_in_rollouts_and_changes_no_probability(
     after = torch.nn.utils.parameters_to_vector(model.policy.parameters())
     assert after.isfinite().all()
     assert (after != before).any()
-    assert {info["l"] for info in model.ep_info_buffer} == {7}  # no episode ended by a forbidden action
+    # no episode ended by a forbidden action
+    assert {info["l"] for info in model.ep_info_buffer} == {7}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,7 +176,9 @@ def test_probabilities_of_what_is_forbidden_are_exactly_zero(actions: str) -> No
     with torch.no_grad():
         tensor, _ = model.policy.obs_to_tensor(obs)
         starts = torch.ones(3, dtype=torch.bool)
-        dist, _ = model.policy.get_distribution(tensor, model.policy.initial_state(3), starts, action_masks=masks)
+        dist, _ = model.policy.get_distribution(
+            tensor, model.policy.initial_state(3), starts, action_masks=masks
+        )
     parts = dist.distribution if isinstance(dist.distribution, list) else [dist.distribution]
     if actions == "MultiBinary":
         probs = torch.stack([1 - parts[0].probs, parts[0].probs], dim=2).flatten(1)
@@ -168,13 +201,17 @@ def test_masks_and_overridden_methods_act_together() -> None:
             return self.action_dist.proba_distribution(10 * self.action_net(latent_pi))
 
     env = KINDS["DummyVecEnv"](spaces.Discrete(5))
-    model = RecurrentPPO(Own, env, n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu").learn(96)
+    model = RecurrentPPO(
+        Own, env, n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu"
+    ).learn(96)
     assert {info["l"] for info in model.ep_info_buffer or ()} == {7}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=["A2C", "PPO"])
 def test_masking_can_be_switched_off(algorithm: Any) -> None:
-    model = model_of(algorithm, "mnm-p", KINDS["DummyVecEnv"](spaces.Discrete(5))).learn(96, use_masking=False)
+    model = model_of(algorithm, "mnm-p", KINDS["DummyVecEnv"](spaces.Discrete(5))).learn(
+        96, use_masking=False
+    )
     assert min(info["l"] for info in model.ep_info_buffer) < 7
     with_masks, _ = evaluate_policy(model, model.env, 20, warn=False)
     without, _ = evaluate_policy(model, model.env, 20, warn=False, use_masking=False)
@@ -199,7 +236,9 @@ def test_nothing_changes_where_everything_is_allowed() -> None:
 def test_an_evaluation_callback_heeds_masks() -> None:
     env = Monitor(Picky(spaces.Discrete(5)))
     callback = MaskableEvalCallback(env, eval_freq=16, n_eval_episodes=5, verbose=0)
-    model = model_of(RecurrentA2C, "mnm-p", KINDS["DummyVecEnv"](spaces.Discrete(5))).learn(32, callback=callback)
+    model = model_of(RecurrentA2C, "mnm-p", KINDS["DummyVecEnv"](spaces.Discrete(5))).learn(
+        32, callback=callback
+    )
     assert callback.best_mean_reward == 7
     assert callback.model is model
     without, _ = evaluate_without_masks(model, env, 20)
@@ -213,7 +252,9 @@ def test_what_is_wrong_with_masks_is_said() -> None:
         model.learn(16, use_masking=True)
     with pytest.raises(ValueError, match="these have none"):
         evaluate_policy(model, model.env, 1, use_masking=True)
-    with pytest.raises(ValueError, match=r"environment 1 allows no action: its action mask is \[0, 0, 0\]"):
+    with pytest.raises(
+        ValueError, match=r"environment 1 allows no action: its action mask is \[0, 0, 0\]"
+    ):
         checked([[1, 0, 0], [0, 0, 0]], space, 2)
     with pytest.raises(ValueError, match="environment 0 allows no action in part 1"):
         checked([1, 1, 1, 0, 0], spaces.MultiDiscrete([3, 2]), 1)
@@ -230,7 +271,9 @@ def test_what_is_wrong_with_masks_is_said() -> None:
             self.mask = np.full(5, self.t < 3)
             return result
 
-    model = model_of(RecurrentA2C, "mnm-p", make_vec_env(lambda: Nothing(spaces.Discrete(5)), n_envs=2))
+    model = model_of(
+        RecurrentA2C, "mnm-p", make_vec_env(lambda: Nothing(spaces.Discrete(5)), n_envs=2)
+    )
     with pytest.raises(ValueError, match="environment 0 allows no action") as raised:
         model.learn(16)
     assert "at step 6" in str(raised.value.__notes__)
@@ -238,10 +281,14 @@ def test_what_is_wrong_with_masks_is_said() -> None:
 
 def test_a_masked_maze_is_learned_in_without_walking_into_walls() -> None:
     single = gym.make("mnm/MazeSmall-v0", mask_walls=True, wall_penalty=1.0)
-    for env in (single, gym.make_vec("mnm/MazeSmall-v0", num_envs=4, mask_walls=True, wall_penalty=1.0)):
+    for env in (
+        single,
+        gym.make_vec("mnm/MazeSmall-v0", num_envs=4, mask_walls=True, wall_penalty=1.0),
+    ):
         model = model_of(RecurrentA2C, "mnm-p", env).learn(800)
         played = evaluate_episodes(model, model.get_env(), 4)  # type: ignore[arg-type]
-        assert all(episode["return"] == 10 * episode["goals"] for episode in played)  # no penalty was paid
+        # no penalty was paid
+        assert all(episode["return"] == 10 * episode["goals"] for episode in played)
 
 
 FORMS: dict[str, Callable[[NDArray[np.bool_]], Any]] = {
@@ -252,7 +299,9 @@ FORMS: dict[str, Callable[[NDArray[np.bool_]], Any]] = {
     "lists": lambda masks: masks.tolist(),
     "a tuple of arrays": lambda masks: tuple(masks),
     "a tensor": torch.from_numpy,
-    "tensors with gradient": lambda masks: [torch.from_numpy(mask).float().requires_grad_() for mask in masks],
+    "tensors with gradient": lambda masks: [
+        torch.from_numpy(mask).float().requires_grad_() for mask in masks
+    ],
 }
 
 
@@ -266,7 +315,10 @@ def test_masks_come_in_any_form_and_are_copied(form: str, actions: str) -> None:
         masks[:, np.cumsum(sizes) - 1] = True
         wanted, parts = masks.copy(), np.cumsum(sizes)[:-1]
         result = checked(FORMS[form](masks), space, n)
-        by_part = [tuple(FORMS[form](part[np.newaxis])[0] for part in np.split(mask, parts)) for mask in masks]
+        by_part = [
+            tuple(FORMS[form](part[np.newaxis])[0] for part in np.split(mask, parts))
+            for mask in masks
+        ]
         in_parts = checked(by_part, space, n)
         alone = checked(FORMS[form](masks)[0], space, 1)
         masks[:] = False
@@ -277,14 +329,25 @@ def test_masks_come_in_any_form_and_are_copied(form: str, actions: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [[1, np.nan, 0], [0, -np.inf, -np.inf], [0.5, 1, 1], [2, 0, 0], ["True", "False", "1"], [1, None, 1]]
+    "wrong",
+    [
+        [1, np.nan, 0],
+        [0, -np.inf, -np.inf],
+        [0.5, 1, 1],
+        [2, 0, 0],
+        ["True", "False", "1"],
+        [1, None, 1],
+    ],
 )
 def test_what_is_neither_true_nor_false_is_no_mask(wrong: list[Any]) -> None:
     with pytest.raises(ValueError, match="environment 1 must hold 1 or 0, true or false"):
         checked([[1, 1, 1], wrong], spaces.Discrete(3), 2)
 
 
-@pytest.mark.parametrize("wrong", [None, True, np.array(True), {"a": 1}, [None], "mask", [[None, None]], np.ones((2, 2)), []])
+@pytest.mark.parametrize(
+    "wrong",
+    [None, True, np.array(True), {"a": 1}, [None], "mask", [[None, None]], np.ones((2, 2)), []],
+)
 def test_what_is_no_mask_is_refused_in_words(wrong: Any) -> None:
     with pytest.raises(ValueError, match="action mask"):
         checked(wrong, spaces.Discrete(3), 1)
@@ -295,7 +358,12 @@ def test_a_mask_in_an_info_comes_in_any_form() -> None:
     env = InfoActionMasks(Picky(space, in_info=True, in_method=False))
     env.reset(seed=0)
     mask = env._info["action_mask"]
-    for given in (mask, mask.astype(np.int8), (mask[:3], mask[3:]), [mask[:3].tolist(), mask[3:].tolist()]):
+    for given in (
+        mask,
+        mask.astype(np.int8),
+        (mask[:3], mask[3:]),
+        [mask[:3].tolist(), mask[3:].tolist()],
+    ):
         env._info = {"action_mask": given}
         np.testing.assert_array_equal(env.action_masks(), mask)
     for nothing in ({}, {"action_mask": None}):
@@ -318,7 +386,9 @@ class Unmasked(Picky):
 def test_environments_have_masks_all_or_none_and_by_a_method(kind: Any, algorithm: Any) -> None:
     mixed = model_of(algorithm, "mnm-p", kind([lambda: Picky(spaces.Discrete(5)), Unmasked]))
     for use_masking in (None, True):
-        with pytest.raises(ValueError, match="environment 1 has no method action_masks, and others have one"):
+        with pytest.raises(
+            ValueError, match="environment 1 has no method action_masks, and others have one"
+        ):
             mixed.learn(16, use_masking=use_masking)
     assert not mixed.learn(16, use_masking=False)._masking
 
@@ -326,7 +396,10 @@ def test_environments_have_masks_all_or_none_and_by_a_method(kind: Any, algorith
         action_masks = np.ones(5, bool)
 
     no_method = model_of(algorithm, "mnm-p", kind([Attribute]))
-    with pytest.raises(ValueError, match="action_masks of environment 0 must be a method that gives its mask, and is a ndarray"):
+    with pytest.raises(
+        ValueError,
+        match=r"action_masks of environment 0 must be a method .*, and is a ndarray",
+    ):
         no_method.learn(16)
 
 
@@ -347,19 +420,28 @@ def test_vec_envs_that_cannot_tell_have_no_masks(answer: str) -> None:
 
 
 class Batched(VectorEnv[Any, Any, Any]):
-    """Many environments in one, which keep their masks in one array; steps that did what is forbidden are counted."""
+    """Many environments in one, which keep their masks in one array; steps that did what is
+    forbidden are counted."""
 
     def __init__(self, n: int, in_reset: bool = True, in_step: bool = True) -> None:
         self.num_envs, self.in_reset, self.in_step = n, in_reset, in_step
-        self.single_observation_space, self.single_action_space = spaces.Box(-1, 1, (3,)), spaces.Discrete(5)
-        self.observation_space, self.action_space = spaces.Box(-1, 1, (n, 3)), spaces.MultiDiscrete([5] * n)
+        self.single_observation_space, self.single_action_space = (
+            spaces.Box(-1, 1, (3,)),
+            spaces.Discrete(5),
+        )
+        self.observation_space, self.action_space = (
+            spaces.Box(-1, 1, (n, 3)),
+            spaces.MultiDiscrete([5] * n),
+        )
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self.masks, self.forbidden, self.rng = np.zeros((n, 5), bool), 0, np.random.default_rng(0)
 
     def _now(self, given: bool) -> tuple[Any, dict[str, Any]]:
         self.masks[:] = False
         self.masks[np.arange(self.num_envs), self.rng.integers(5, size=self.num_envs)] = True
-        return np.zeros((self.num_envs, 3), np.float32), {"action_mask": self.masks} if given else {}
+        return np.zeros((self.num_envs, 3), np.float32), {
+            "action_mask": self.masks
+        } if given else {}
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         self.t = 0
@@ -369,7 +451,13 @@ class Batched(VectorEnv[Any, Any, Any]):
         self.forbidden += int((~self.masks[np.arange(self.num_envs), actions]).sum())
         self.t += 1
         observations, info = self._now(self.in_step)
-        return observations, np.zeros(self.num_envs), np.full(self.num_envs, self.t == 5), np.zeros(self.num_envs, bool), info
+        return (
+            observations,
+            np.zeros(self.num_envs),
+            np.full(self.num_envs, self.t == 5),
+            np.zeros(self.num_envs, bool),
+            info,
+        )
 
 
 class Wrapped(VectorWrapper[Any, Any, Any, Any, Any]):
@@ -383,7 +471,9 @@ def test_a_vector_environment_gives_masks_of_all_at_once(by: str, n: int) -> Non
     base = Batched(n, *[by == "info"] * 2)
     if by == "its method":
         base.action_masks = lambda: base.masks  # type: ignore[attr-defined]
-    model = model_of(RecurrentA2C, "mnm-p", Wrapped(base) if by == "the method of a wrapper" else base).learn(32 * n)
+    model = model_of(
+        RecurrentA2C, "mnm-p", Wrapped(base) if by == "the method of a wrapper" else base
+    ).learn(32 * n)
     assert model._masking
     assert base.forbidden == 0
     stored = model.rollout_buffer.sequence().action_masks
@@ -395,7 +485,8 @@ def test_masks_of_steps_alone_are_not_heeded_with_a_warning() -> None:
     model = model_of(RecurrentA2C, "mnm-p", Batched(3, in_reset=False))
     with pytest.warns(UserWarning, match=r"gives infos\['action_mask'\] in step and not in reset"):
         model.learn(48)
-    model = model_of(RecurrentA2C, "mnm-p", env := Batched(3, in_step=False)).learn(96)  # which is allowed
+    # which is allowed
+    model = model_of(RecurrentA2C, "mnm-p", env := Batched(3, in_step=False)).learn(96)
     assert model._masking
     assert env.forbidden > 0
 
@@ -410,7 +501,9 @@ def test_a_method_that_knows_of_no_masks_is_named(method: str) -> None:
 
     ours.__qualname__ = f"Own.{method}"
     setattr(Own, method, ours)
-    model = RecurrentPPO(Own, Picky(spaces.Discrete(5)), n_steps=16, batch_size=16, n_epochs=1, device="cpu")
+    model = RecurrentPPO(
+        Own, Picky(spaces.Discrete(5)), n_steps=16, batch_size=16, n_epochs=1, device="cpu"
+    )
     predict = partial(model.predict, np.zeros(3, np.float32), action_masks=np.ones(5, bool))
     act: Any = predict if method == "_predict" else partial(model.learn, 16)
     with pytest.raises(TypeError, match=rf"Own.{method} must take the argument action_masks=None"):
@@ -424,7 +517,9 @@ def test_the_memory_does_not_depend_on_masks() -> None:
     model = model_of(RecurrentPPO, "mnm-p", env)
     for _ in range(20):
         observations = rng.uniform(-1, 1, (3, 3)).astype(np.float32)
-        _, masked = model.predict(observations, masked, action_masks=np.eye(5, dtype=bool)[rng.integers(5, size=3)])
+        _, masked = model.predict(
+            observations, masked, action_masks=np.eye(5, dtype=bool)[rng.integers(5, size=3)]
+        )
         _, free = model.predict(observations, free)
     assert masked is not None
     assert free is not None
@@ -434,4 +529,6 @@ def test_the_memory_does_not_depend_on_masks() -> None:
 
 def test_to_insist_on_masks_needs_a_model_that_takes_them() -> None:
     with pytest.raises(ValueError, match="a model whose predict takes action_masks, not a A2C"):
-        evaluate_policy(A2C("MlpPolicy", Unmasked()), Picky(spaces.Discrete(5)), 1, use_masking=True)
+        evaluate_policy(
+            A2C("MlpPolicy", Unmasked()), Picky(spaces.Discrete(5)), 1, use_masking=True
+        )

@@ -30,7 +30,9 @@ MAZES = [
 @pytest.mark.filterwarnings("ignore:.*render")
 @pytest.mark.parametrize("maze", MAZES)
 @pytest.mark.parametrize("env_id", ["mnm/Maze-v0", "mnm/MazeSmall-v0"])
-def test_passes_the_checkers_of_gymnasium_and_stable_baselines3(env_id: str, maze: dict[str, object]) -> None:
+def test_passes_the_checkers_of_gymnasium_and_stable_baselines3(
+    env_id: str, maze: dict[str, object]
+) -> None:
     env = gym.make(env_id, **maze).unwrapped  # type: ignore[arg-type]
     check_env(env)
     sb3_check_env(env)
@@ -50,7 +52,9 @@ def test_the_pillars_stand_on_even_cells_and_the_centre_is_open() -> None:
     for row in range(9):
         for col in range(9):
             border = row in (0, 8) or col in (0, 8)
-            assert walls[row, col] == (border or (row % 2 == 0 and col % 2 == 0 and (row, col) != (4, 4)))
+            assert walls[row, col] == (
+                border or (row % 2 == 0 and col % 2 == 0 and (row, col) != (4, 4))
+            )
 
 
 @given(size=st.sampled_from([5, 7, 9, 13]), seed=st.integers(0, 1000))
@@ -130,7 +134,8 @@ def test_goal_and_start_are_where_they_may_be(layout: str, start: str) -> None:
 @pytest.mark.parametrize("maze", MAZES)
 @given(seed=st.integers(0, 10_000))
 def test_single_and_batched_mazes_agree(maze: dict[str, object], seed: int) -> None:
-    """For the same layout, goal and actions; where the goal is hit, the single one is put where the batched one was."""
+    """For the same layout, goal and actions; where the goal is hit, the single one is put where the
+    batched one was."""
     rng = np.random.default_rng(seed)
     batched, n = MazeVectorEnv(3, **maze), 3  # type: ignore[arg-type]
     observations, _ = batched.reset(seed=seed)
@@ -139,7 +144,10 @@ def test_single_and_batched_mazes_agree(maze: dict[str, object], seed: int) -> N
         env.reset(seed=0)
         env.walls = batched.walls[i].copy()
         env.free = [tuple(cell) for cell in np.argwhere(~env.walls).tolist()]
-        env.goal, env.position = tuple(batched.goal[i].tolist()), tuple(batched.position[i].tolist())
+        env.goal, env.position = (
+            tuple(batched.goal[i].tolist()),
+            tuple(batched.position[i].tolist()),
+        )
         np.testing.assert_array_equal(observations[i], env._observation(0.0, None))
     for _ in range(batched.horizon):
         actions = rng.integers(4, size=n)
@@ -149,7 +157,8 @@ def test_single_and_batched_mazes_agree(maze: dict[str, object], seed: int) -> N
             assert (reward, terminated, truncated) == (rewards[i], terminations[i], truncations[i])
             final = infos["final_obs"][i] if terminated else observations[i]
             if reward == env.task.goal_reward:
-                assert obs[env.task.view**2 :].tolist() == final[env.task.view**2 :].tolist()  # all but what is seen after the jump
+                # all but what is seen after the jump
+                assert obs[env.task.view**2 :].tolist() == final[env.task.view**2 :].tolist()
                 if not terminated:
                     env.position = tuple(batched.position[i].tolist())
             else:
@@ -157,8 +166,16 @@ def test_single_and_batched_mazes_agree(maze: dict[str, object], seed: int) -> N
             if terminated:
                 jumped = reward == env.task.goal_reward
                 np.testing.assert_equal(
-                    {key: value for key, value in info.items() if not (jumped and key == "action_mask")},
-                    {key: infos["final_info"][key][i] for key in info if not (jumped and key == "action_mask")},
+                    {
+                        key: value
+                        for key, value in info.items()
+                        if not (jumped and key == "action_mask")
+                    },
+                    {
+                        key: infos["final_info"][key][i]
+                        for key in info
+                        if not (jumped and key == "action_mask")
+                    },
                 )
             elif "action_mask" in info:
                 np.testing.assert_equal(env.action_masks(), infos["action_mask"][i])
@@ -195,7 +212,9 @@ def test_seeds_make_the_same_episodes() -> None:
     for _ in range(2):
         env = MazeVectorEnv(8, layout="perfect")
         rng = np.random.default_rng(1)
-        runs.append([env.reset(seed=5)[0], *(env.step(rng.integers(4, size=8))[0] for _ in range(250))])
+        runs.append(
+            [env.reset(seed=5)[0], *(env.step(rng.integers(4, size=8))[0] for _ in range(250))]
+        )
     np.testing.assert_array_equal(runs[0], runs[1])
 
 
@@ -211,14 +230,17 @@ def test_a_mask_resets_only_the_environments_it_names() -> None:
 
 
 def test_reference_policies_score_what_was_measured_before() -> None:
-    """DESIGN: 3,000 episodes each gave 1.34, 24.8, 27.6 (7 x 7, 100 steps) and 0.56, 20.0, 27.1 (13 x 13, 200 steps)."""
+    """DESIGN: 3,000 episodes each gave 1.34, 24.8, 27.6 (7 x 7, 100 steps) and 0.56, 20.0, 27.1 (13
+    x 13, 200 steps)."""
     for maze, expected in (
         ({"size": 7, "horizon": 100}, (1.34, 24.8, 27.6)),
         ({"size": 13, "horizon": 200}, (0.56, 20.0, 27.1)),
     ):
         for reference, goals in zip(REFERENCES, expected, strict=True):
             played = reference_episodes(reference, 1000, **maze)["goals"]
-            assert played.mean() == pytest.approx(goals, abs=3.5 * played.std() * (1 / 1000 + 1 / 3000) ** 0.5)
+            assert played.mean() == pytest.approx(
+                goals, abs=3.5 * played.std() * (1 / 1000 + 1 / 3000) ** 0.5
+            )
 
 
 def test_the_oracle_needs_a_shortest_path() -> None:
@@ -227,7 +249,9 @@ def test_the_oracle_needs_a_shortest_path() -> None:
     env.reset(seed=0)
     for i in range(200):
         free = np.argwhere(~env.walls[i]).tolist()
-        shortest = distances(env.walls[i])[free.index(env.position[i].tolist()), free.index(env.goal[i].tolist())]
+        shortest = distances(env.walls[i])[
+            free.index(env.position[i].tolist()), free.index(env.goal[i].tolist())
+        ]
         assert played["steps_to_first_goal"][i] == shortest
 
 
@@ -269,7 +293,9 @@ def test_a_picture_shows_agent_goal_path_and_time() -> None:
         ({"layout": ""}, "two free cells"),
     ],
 )
-def test_wrong_arguments_are_refused_with_what_is_wrong(wrong: dict[str, object], message: str) -> None:
+def test_wrong_arguments_are_refused_with_what_is_wrong(
+    wrong: dict[str, object], message: str
+) -> None:
     for make in (MazeEnv, MazeVectorEnv):
         with pytest.raises(ValueError, match=message):
             make(**wrong)  # type: ignore[arg-type]
@@ -302,7 +328,8 @@ def test_what_a_step_returned_stays_as_it_was() -> None:
 def test_chance_draws_goals_and_actions_independently() -> None:
     """In a corridor of three, the first step of half the episodes finds the goal."""
     played = reference_episodes("random", 2000, layout="...", horizon=1)["goals"]
-    assert played.mean() == pytest.approx(1 / 4, abs=0.04)  # two of four actions move, one of them to the goal
+    # two of four actions move, one of them to the goal
+    assert played.mean() == pytest.approx(1 / 4, abs=0.04)
 
 
 def test_moves_are_up_down_left_right() -> None:

@@ -41,8 +41,13 @@ def test_passes_the_checkers_of_gymnasium_and_stable_baselines3(maze: dict[str, 
 
 @pytest.mark.parametrize("start", ["center", "random"])
 @pytest.mark.parametrize("layout", ["pillars", "open", "perfect"])
-def test_goals_and_start_are_where_they_may_be_and_every_color_is_asked_for(layout: str, start: Any) -> None:
-    env, rows = MazeGoalsVectorEnv(500, layout=layout, start=start, size=7, colors=5), np.arange(500)
+def test_goals_and_start_are_where_they_may_be_and_every_color_is_asked_for(
+    layout: str, start: Any
+) -> None:
+    env, rows = (
+        MazeGoalsVectorEnv(500, layout=layout, start=start, size=7, colors=5),
+        np.arange(500),
+    )
     env.reset(seed=0)
     cells = np.concatenate([env.goal_cells, env.position[:, None]], axis=1)
     assert not env.walls[rows[:, None], cells[..., 0], cells[..., 1]].any()
@@ -54,7 +59,8 @@ def test_goals_and_start_are_where_they_may_be_and_every_color_is_asked_for(layo
     elif layout == "pillars":
         assert len(np.unique(env.position, axis=0)) == (~env.walls[0]).sum()
     first = len(np.unique(env.goal_cells[:, 0], axis=0))
-    assert first == (~env.walls).any(axis=0).sum() - 1 or layout == "perfect"  # anywhere but in the centre
+    # anywhere but in the centre
+    assert first == (~env.walls).any(axis=0).sum() - 1 or layout == "perfect"
 
 
 def test_rules() -> None:
@@ -65,7 +71,35 @@ def test_rules() -> None:
     env._ask(0)
     other, asked = [0] * 9, [1, 0]
     obs = env._observation(0.0, None)
-    assert obs.tolist() == [1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, *other, 0, 0, 0, 0, 0, 1, 0, 0, 0, *asked]
+    assert obs.tolist() == [
+        1,
+        1,
+        1,
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        *other,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        *asked,
+    ]
     obs, reward, *_ = env.step(np.int64(3))  # onto the goal that is not asked for
     assert (env.position, reward, env.color) == ((0, 3), 0, 0)
     rewards = [env.step(np.int64(2))[1] for _ in range(3)]
@@ -79,7 +113,12 @@ def test_rules() -> None:
     *_, terminated, truncated, info = env.step(np.int64(0))
     assert terminated
     assert not truncated
-    assert info == {"goals": 2, "steps_to_first_goal": 4, "mean_steps_between_goals": 4.0, "mean_steps_to_seen_goals": 4.0}
+    assert info == {
+        "goals": 2,
+        "steps_to_first_goal": 4,
+        "mean_steps_between_goals": 4.0,
+        "mean_steps_to_seen_goals": 4.0,
+    }
 
 
 class Told(MazeGoalsEnv):
@@ -102,7 +141,10 @@ def test_single_and_batched_mazes_agree(maze: dict[str, Any], seed: int) -> None
     for i, env in enumerate(singles):
         env.reset(seed=0)
         env.walls, env.position = batched.walls[i].copy(), tuple(batched.position[i].tolist())
-        env.goal_cells, env.told = tuple(map(tuple, batched.goal_cells[i].tolist())), batched.color[i]
+        env.goal_cells, env.told = (
+            tuple(map(tuple, batched.goal_cells[i].tolist())),
+            batched.color[i],
+        )
         env.seen[:] = False
         env._ask(0)
         np.testing.assert_array_equal(observations[i], env._observation(0.0, None))
@@ -130,13 +172,23 @@ def test_goals_are_seen_where_they_are(seed: int) -> None:
     for _ in range(20):
         obs, *_ = env.step(rng.integers(4))
         planes = obs[25 + 7 : -4].reshape(4, 5, 5)
-        seen = {(c, env.position[0] + r - 2, env.position[1] + k - 2) for c, r, k in np.argwhere(planes).tolist()}
-        near = {(c, *cell) for c, cell in enumerate(env.goal_cells) if max(np.abs(np.subtract(cell, env.position))) <= 2}
+        seen = {
+            (c, env.position[0] + r - 2, env.position[1] + k - 2)
+            for c, r, k in np.argwhere(planes).tolist()
+        }
+        near = {
+            (c, *cell)
+            for c, cell in enumerate(env.goal_cells)
+            if max(np.abs(np.subtract(cell, env.position))) <= 2
+        }
         assert seen == near
 
 
 def test_the_next_color_is_any_but_the_last() -> None:
-    env, hits = MazeGoalsVectorEnv(64, layout="..\n..", colors=3, horizon=1000), np.zeros((3, 3), int)
+    env, hits = (
+        MazeGoalsVectorEnv(64, layout="..\n..", colors=3, horizon=1000),
+        np.zeros((3, 3), int),
+    )
     env.reset(seed=0)
     rng, before = np.random.default_rng(0), env.color.copy()
     for _ in range(300):
@@ -151,7 +203,9 @@ def test_seeds_make_the_same_episodes_and_a_mask_resets_only_the_environments_it
     runs = []
     for _ in range(2):
         env, rng = MazeGoalsVectorEnv(8, layout="perfect"), np.random.default_rng(1)
-        runs.append([env.reset(seed=5)[0], *(env.step(rng.integers(4, size=8))[0] for _ in range(250))])
+        runs.append(
+            [env.reset(seed=5)[0], *(env.step(rng.integers(4, size=8))[0] for _ in range(250))]
+        )
     np.testing.assert_array_equal(runs[0], runs[1])
     before, found = runs[0][-1], env.goal_found
     after, _ = env.reset(options={"reset_mask": np.arange(8) == 3})
@@ -165,21 +219,36 @@ def test_the_oracle_needs_shortest_paths() -> None:
     """Between the goals that are asked for, one after the other, from where each was reached."""
     env = MazeGoalsVectorEnv(30, layout="perfect", horizon=60, size=7)
     env.reset(seed=0)
-    played = reference_episodes("oracle", 30, env_class=MazeGoalsVectorEnv, layout="perfect", horizon=60, size=7)
+    played = reference_episodes(
+        "oracle", 30, env_class=MazeGoalsVectorEnv, layout="perfect", horizon=60, size=7
+    )
     for i in range(30):
         cells = free_cells(env.walls[i]).tolist()
-        shortest = distances(env.walls[i])[cells.index(env.position[i].tolist()), cells.index(env.goal[i].tolist())]
+        shortest = distances(env.walls[i])[
+            cells.index(env.position[i].tolist()), cells.index(env.goal[i].tolist())
+        ]
         assert played["steps_to_first_goal"][i] == shortest
 
 
-@pytest.mark.parametrize("maze", [{"size": 7, "horizon": 100}, {"size": 7, "horizon": 100, "layout": "perfect"}])
+@pytest.mark.parametrize(
+    "maze", [{"size": 7, "horizon": 100}, {"size": 7, "horizon": 100, "layout": "perfect"}]
+)
 def test_who_knows_more_finds_more(maze: dict[str, Any]) -> None:
-    played = {of: reference_episodes(of, 200, env_class=MazeGoalsVectorEnv, **maze) for of in REFERENCES}
-    assert all(3 * a["goals"].mean() < 2 * b["goals"].mean() for a, b in pairwise([played["random"], played["explorer"]]))
+    played = {
+        of: reference_episodes(of, 200, env_class=MazeGoalsVectorEnv, **maze) for of in REFERENCES
+    }
+    assert all(
+        3 * a["goals"].mean() < 2 * b["goals"].mean()
+        for a, b in pairwise([played["random"], played["explorer"]])
+    )
     assert played["explorer"]["goals"].mean() < 0.97 * played["oracle"]["goals"].mean()
     assert (played["explorer"]["return"] == 10 * played["explorer"]["goals"]).all()
-    seen = {of: np.mean([s for s in figures["mean_steps_to_seen_goals"] if s is not None]) for of, figures in played.items()}
-    assert seen["explorer"] == pytest.approx(seen["oracle"], rel=0.1)  # what has been seen is all that the explorer needs
+    seen = {
+        of: np.mean([s for s in figures["mean_steps_to_seen_goals"] if s is not None])
+        for of, figures in played.items()
+    }
+    # what has been seen is all that the explorer needs
+    assert seen["explorer"] == pytest.approx(seen["oracle"], rel=0.1)
     assert seen["random"] > 2 * seen["oracle"]
 
 
@@ -206,13 +275,21 @@ def test_a_picture_shows_all_goals_and_the_one_that_is_asked_for() -> None:
     [
         ({"colors": 1}, "at least 2 colors, got 1"),
         ({"colors": 2.0}, "whole number, got 2.0"),
-        ({"colors": 2, "layout": ".."}, "with 2 goals needs 3 free cells, one for the agent; the layout has 2"),
-        ({"colors": 7, "layout": "perfect", "size": 5}, "needs 8 free cells, one for the agent; the layout has 7"),
+        (
+            {"colors": 2, "layout": ".."},
+            "with 2 goals needs 3 free cells, one for the agent; the layout has 2",
+        ),
+        (
+            {"colors": 7, "layout": "perfect", "size": 5},
+            "needs 8 free cells, one for the agent; the layout has 7",
+        ),
         ({"size": 8}, "odd and at least 5, got 8"),
         ({"render_mode": "human"}, "render_mode"),
     ],
 )
-def test_wrong_arguments_are_refused_with_what_is_wrong(wrong: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_are_refused_with_what_is_wrong(
+    wrong: dict[str, Any], message: str
+) -> None:
     for make in (MazeGoalsEnv, MazeGoalsVectorEnv):
         with pytest.raises(ValueError, match=message):
             make(**wrong)

@@ -1,4 +1,5 @@
-"""The neural memory: its write rules against autograd, and the properties that the mathematics promises."""
+"""The neural memory: its write rules against autograd, and the properties that the mathematics
+promises."""
 
 from typing import Any, get_args
 
@@ -36,9 +37,15 @@ def test_write_g_is_a_gradient_step_on_the_recall_loss(heads: int, layers: int, 
     keys, values, beta = random_write(heads, seed)
     net = memory("g", layers, bounded=False)
     theta = tuple(W.clone().requires_grad_() for W in net.initial_memory(B))
-    loss = recall_loss(net.read(theta, keys), values).sum()  # environments are independent: the sum's gradient is each one's own
-    expected = [W - beta.view(-1, 1, 1) * gradient for W, gradient in zip(theta, torch.autograd.grad(loss, theta), strict=True)]
-    torch.testing.assert_close(net.write(theta, keys, values, beta), tuple(expected), rtol=1e-9, atol=1e-12)
+    # environments are independent: the sum's gradient is each one's own
+    loss = recall_loss(net.read(theta, keys), values).sum()
+    expected = [
+        W - beta.view(-1, 1, 1) * gradient
+        for W, gradient in zip(theta, torch.autograd.grad(loss, theta), strict=True)
+    ]
+    torch.testing.assert_close(
+        net.write(theta, keys, values, beta), tuple(expected), rtol=1e-9, atol=1e-12
+    )
 
 
 @given(heads=st.sampled_from([1, 4]), layers=st.sampled_from([1, 3]), seed=st.integers(0, 1000))
@@ -59,7 +66,9 @@ def test_write_p_is_the_perceptron_rule_of_every_layer(heads: int, layers: int, 
                 update[l] += torch.outer(above - (Q[l] @ values[b, h] + q[l]), z)
                 z = above
         for l in range(layers):
-            torch.testing.assert_close(written[l][b], theta[l][b] - beta[b] * 2 / (heads * D) * update[l])
+            torch.testing.assert_close(
+                written[l][b], theta[l][b] - beta[b] * 2 / (heads * D) * update[l]
+            )
 
 
 @given(
@@ -69,7 +78,9 @@ def test_write_p_is_the_perceptron_rule_of_every_layer(heads: int, layers: int, 
     log_scale=st.floats(-4, 4),
     seed=st.integers(0, 1000),
 )
-def test_a_bounded_write_never_goes_past_its_target(rule: str, layers: int, heads: int, log_scale: float, seed: int) -> None:
+def test_a_bounded_write_never_goes_past_its_target(
+    rule: str, layers: int, heads: int, log_scale: float, seed: int
+) -> None:
     """Whatever the size of the fast weights, of keys and of values."""
     keys, values, beta = random_write(heads, seed)
     net = memory(rule, layers)
@@ -79,8 +90,12 @@ def test_a_bounded_write_never_goes_past_its_target(rule: str, layers: int, head
     deltas = net.rule.deltas(theta, z, targets)
     step_sizes = net.rule.step_sizes(beta, z, deltas)
     s = step_sizes.view(B, -1, 1, 1).unbind(1)
-    if rule == "g":  # to first order, at most the share beta of the error is removed, by all layers together
-        squares = [(s_l * (d.mT @ x)).square().sum(dim=(1, 2)) / step_sizes[:, 0] for s_l, d, x in zip(s, deltas, z, strict=False)]
+    # to first order, at most the share beta of the error is removed, by all layers together
+    if rule == "g":
+        squares = [
+            (s_l * (d.mT @ x)).square().sum(dim=(1, 2)) / step_sizes[:, 0]
+            for s_l, d, x in zip(s, deltas, z, strict=False)
+        ]
         assert (sum(squares) <= beta * deltas[-1].square().sum(dim=(1, 2)) * (1 + 1e-9)).all()
         return
     for s_l, delta, x in zip(s, deltas, z, strict=False):
@@ -89,12 +104,19 @@ def test_a_bounded_write_never_goes_past_its_target(rule: str, layers: int, head
         assert (torch.linalg.matrix_norm(s_l * (x @ x.mT), 2) <= beta * (1 + 1e-9)).all()
 
 
-@given(rule=st.sampled_from(RULES), size=st.integers(1, 30), log_scale=st.floats(-4, 4), seed=st.integers(0, 1000))
+@given(
+    rule=st.sampled_from(RULES),
+    size=st.integers(1, 30),
+    log_scale=st.floats(-4, 4),
+    seed=st.integers(0, 1000),
+)
 def test_beta_is_the_share_of_its_error_that_a_bounded_write_of_one_layer_removes(
     rule: str, size: int, log_scale: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    keys, values = 10**log_scale * torch.randn(2, B, 1, size, generator=generator, dtype=torch.float64)
+    keys, values = 10**log_scale * torch.randn(
+        2, B, 1, size, generator=generator, dtype=torch.float64
+    )
     beta = torch.rand(B, generator=generator, dtype=torch.float64)
     net = NeuralMemory(size, 1, rule).double()  # type: ignore[arg-type]
     before = net.initial_memory(B)
@@ -104,13 +126,17 @@ def test_beta_is_the_share_of_its_error_that_a_bounded_write_of_one_layer_remove
 
 
 @given(layers=st.integers(1, 3), seed=st.integers(0, 1000))
-def test_a_bounded_gradient_write_removes_the_share_beta_to_first_order(layers: int, seed: int) -> None:
+def test_a_bounded_gradient_write_removes_the_share_beta_to_first_order(
+    layers: int, seed: int
+) -> None:
     """The smaller the share, the nearer; where no activation is smaller than a key."""
     keys, values, _ = random_write(heads=1, seed=seed)
     net = memory("g", layers)
     theta = tuple(2 * W for W in net.initial_memory(B))
     beta = torch.full((B,), 1e-5, dtype=torch.float64)
-    after, before = (net.read(at, keys) - values for at in (net.write(theta, keys, values, beta), theta))
+    after, before = (
+        net.read(at, keys) - values for at in (net.write(theta, keys, values, beta), theta)
+    )
     removed = 1 - after.square().sum(dim=(1, 2)).sqrt() / before.square().sum(dim=(1, 2)).sqrt()
     torch.testing.assert_close(removed, beta, rtol=1e-3, atol=0)
 
@@ -142,15 +168,22 @@ def test_a_whole_delta_write_replaces_its_value_and_spares_those_of_orthogonal_k
     net = memory("delta")
     theta = net.initial_memory(B)
     written = net.write(theta, keys[:, :1], value, torch.ones(B, dtype=torch.float64))
-    torch.testing.assert_close(net.read(written, keys), torch.cat([value, net.read(theta, keys[:, 1:])], dim=1))
+    torch.testing.assert_close(
+        net.read(written, keys), torch.cat([value, net.read(theta, keys[:, 1:])], dim=1)
+    )
 
 
 @given(heads=st.sampled_from([1, 4]), seed=st.integers(0, 1000))
-def test_a_gate_leaves_its_share_of_what_a_delta_write_would_have_left(heads: int, seed: int) -> None:
+def test_a_gate_leaves_its_share_of_what_a_delta_write_would_have_left(
+    heads: int, seed: int
+) -> None:
     keys, values, beta = random_write(heads, seed)
     net, alpha = memory("gated-delta"), torch.rand(B, dtype=torch.float64)
     (W,) = net.initial_memory(B)
-    (gated,), (whole,) = net.write((W,), keys, values, beta, alpha), net.write((W,), keys, values, beta)
+    (gated,), (whole,) = (
+        net.write((W,), keys, values, beta, alpha),
+        net.write((W,), keys, values, beta),
+    )
     for b in range(B):
         k = torch.nn.functional.normalize(keys[b], dim=-1)
         U = W[b] - beta[b] / heads * (k @ W[b].mT - values[b]).mT @ k
@@ -171,12 +204,16 @@ def test_a_write_can_be_undone(rule: str) -> None:
     assert all((new != old).any() for new, old in zip(after, before, strict=True))
     torch.testing.assert_close(undo(after, *factors), before, rtol=1e-14, atol=1e-14)
     alpha = torch.full((B,), 0.1, dtype=torch.float64)
-    torch.testing.assert_close(undo(write(before, *factors, alpha), *factors, alpha), before, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        undo(write(before, *factors, alpha), *factors, alpha), before, rtol=1e-13, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("feedback_inputs", ["value", "key_value"])
-def test_gradients_through_a_write_and_a_read_are_right_to_second_order(rule: str, feedback_inputs: str) -> None:
+def test_gradients_through_a_write_and_a_read_are_right_to_second_order(
+    rule: str, feedback_inputs: str
+) -> None:
     net = memory(rule, feedback_inputs=feedback_inputs)
     keys, values, beta = (x.requires_grad_() for x in random_write(heads=2))
     theta = tuple(W.clone().detach().requires_grad_() for W in net.initial_memory(B))
@@ -192,7 +229,9 @@ def test_gradients_through_a_write_and_a_read_are_right_to_second_order(rule: st
 def test_every_slow_weight_receives_gradient_from_what_was_written(rule: str) -> None:
     net = memory(rule)
     keys, values, beta = random_write(heads=1)
-    recall_loss(net.read(net.write(net.initial_memory(B), keys, values, beta), keys), values).sum().backward()
+    recall_loss(
+        net.read(net.write(net.initial_memory(B), keys, values, beta), keys), values
+    ).sum().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None
         assert parameter.grad.abs().sum() > 0, name
@@ -204,7 +243,10 @@ def test_writing_does_not_depend_on_the_order_of_the_heads(rule: str, order: lis
     net = memory(rule)
     keys, values, beta = random_write(heads=4)
     theta = net.initial_memory(B)
-    torch.testing.assert_close(net.write(theta, keys, values, beta), net.write(theta, keys[:, order], values[:, order], beta))
+    torch.testing.assert_close(
+        net.write(theta, keys, values, beta),
+        net.write(theta, keys[:, order], values[:, order], beta),
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -248,10 +290,15 @@ def test_a_fixed_initial_memory_is_saved_but_not_trained() -> None:
 
 def test_a_memory_saved_by_version_0_1_0_can_be_loaded() -> None:
     saved = memory("p", feedback_inputs="key_value")
-    old = {name.replace("rule.feedback", "feedback"): tensor for name, tensor in saved.state_dict().items()}
+    old = {
+        name.replace("rule.feedback", "feedback"): tensor
+        for name, tensor in saved.state_dict().items()
+    }
     assert set(old) == {"theta_0", "feedback.weight", "feedback.bias"}
     loaded = memory("p", feedback_inputs="key_value", init="pytorch")
-    torch.nn.ModuleDict({"memory": loaded}).load_state_dict({f"memory.{name}": tensor for name, tensor in old.items()})
+    torch.nn.ModuleDict({"memory": loaded}).load_state_dict(
+        {f"memory.{name}": tensor for name, tensor in old.items()}
+    )
     for name, tensor in saved.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
@@ -266,10 +313,15 @@ def test_the_delta_rules_are_for_one_layer(rule: WriteRuleName) -> None:
 def test_a_gated_core_begins_by_keeping_nearly_everything_and_has_no_kernels() -> None:
     core = MnmCore(4, 64, write_rule="gated-delta")
     assert core.retention is not None
-    alpha = torch.sigmoid(core.retention(torch.tanh(core.interaction(torch.rand(100, 64) * 2 - 1))[:, :64]))
+    alpha = torch.sigmoid(
+        core.retention(torch.tanh(core.interaction(torch.rand(100, 64) * 2 - 1))[:, :64])
+    )
     assert alpha.mean().item() == pytest.approx(0.98, abs=0.01)
     assert alpha.min() > 0.9
-    assert core.why_not("fused") == "there is no fused path for the memory NeuralMemory with GatedDeltaRule"
+    assert (
+        core.why_not("fused")
+        == "there is no fused path for the memory NeuralMemory with GatedDeltaRule"
+    )
     assert core.why_not("reversible") is None
     assert MnmCore(4, 64, write_rule="delta").retention is None
     core = MnmCore(4, 64, write_rule="gated-delta", writes=False)
@@ -297,7 +349,9 @@ class HalvedBothWays(Halved):
 
 
 @pytest.mark.parametrize("bounded", [True, False])
-def test_a_rule_of_ones_own_runs_where_its_gradient_is_right(bounded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_of_ones_own_runs_where_its_gradient_is_right(
+    bounded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In plain PyTorch; with its adjoint, reversible too; never by the kernels of another rule."""
     monkeypatch.setitem(WRITE_RULES, "halved", Halved)
     monkeypatch.setitem(WRITE_RULES, "both", HalvedBothWays)
@@ -306,11 +360,17 @@ def test_a_rule_of_ones_own_runs_where_its_gradient_is_right(bounded: bool, monk
     core, both = (MnmCore(4, D, write_rule=rule, variant=variant).double() for rule in rules)
     both.load_state_dict(core.state_dict())
     assert "path=plain: its Halved is none of the library's" in repr(core)
-    assert core.why_not("reversible") == "Halved has step_sizes of its own, and no step_sizes_backward"
+    assert (
+        core.why_not("reversible") == "Halved has step_sizes of its own, and no step_sizes_backward"
+    )
     assert "path=reversible: its HalvedBothWays is none of the library's" in repr(both)
     inputs, starts = torch.randn(5, B, 4, dtype=torch.float64), torch.zeros(5, B, dtype=torch.bool)
     gradients = [
-        torch.autograd.grad(c(inputs, c.initial_state(B), starts)[0].pow(2).sum(), list(c.parameters()), allow_unused=True)
+        torch.autograd.grad(
+            c(inputs, c.initial_state(B), starts)[0].pow(2).sum(),
+            list(c.parameters()),
+            allow_unused=True,
+        )
         for c in (core, both)
     ]
     torch.testing.assert_close(*gradients)
@@ -319,7 +379,9 @@ def test_a_rule_of_ones_own_runs_where_its_gradient_is_right(bounded: bool, monk
         core(torch.randn(1, B, 4), core.initial_state(B), torch.zeros(1, B, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("wrong", [{"write_rule": "q"}, {"feedback_inputs": "keys"}, {"layers": 0}, {"size": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"write_rule": "q"}, {"feedback_inputs": "keys"}, {"layers": 0}, {"size": 0}]
+)
 def test_wrong_arguments_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         NeuralMemory(**({"size": D} | wrong))  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
-"""Memory tasks: what they show is enough to answer, what they pay, and the same episodes one at a time and batched."""
+"""Memory tasks: what they show is enough to answer, what they pay, and the same episodes one at a
+time and batched."""
 
 from collections import deque
 from collections.abc import Callable
@@ -47,7 +48,9 @@ VECTORS: list[Callable[[int], Any]] = [
     lambda n: MemoryVectorEnv("dictionary", n, string_length=2, min_string_length=1),
     lambda n: BanditVectorEnv(n, arms=3, steps=4),
 ]
-every_kind = pytest.mark.parametrize("vector", VECTORS, ids=["recall", "copies of all lengths", "strings of all lengths", "bandit"])
+every_kind = pytest.mark.parametrize(
+    "vector", VECTORS, ids=["recall", "copies of all lengths", "strings of all lengths", "bandit"]
+)
 
 
 Player = Callable[[NDArray[np.float32]], int]
@@ -72,7 +75,10 @@ def translator(task: Any) -> Player:
     source: deque[int] = deque()
 
     def act(observation: NDArray[np.float32]) -> int:
-        letter, (is_source, is_translation, answer) = int(observation[:-3].argmax()), observation[-3:]
+        letter, (is_source, is_translation, answer) = (
+            int(observation[:-3].argmax()),
+            observation[-3:],
+        )
         if is_source:
             source.append(letter)
         elif is_translation:
@@ -108,7 +114,13 @@ def sorter(task: Any) -> Player:
     return act
 
 
-PLAYERS = {"recall": recaller, "dictionary": translator, "copy": copier, "repeat_previous": copier, "sort": sorter}
+PLAYERS = {
+    "recall": recaller,
+    "dictionary": translator,
+    "copy": copier,
+    "repeat_previous": copier,
+    "sort": sorter,
+}
 
 
 def assert_who_remembers_scores_1(name: str, settings: dict[str, Any], seed: int) -> None:
@@ -133,18 +145,35 @@ def test_who_remembers_scores_1(name: str, settings: dict[str, Any]) -> None:
 sizes = st.integers(1, 6)
 some = st.integers(2, 5)
 any_settings = st.one_of(
-    st.tuples(st.just("recall"), st.fixed_dictionaries({"pairs": sizes, "keys": st.integers(6, 9), "values": some})),
     st.tuples(
-        st.just("dictionary"), st.fixed_dictionaries({"letters": some, "support": sizes, "string_length": sizes, "queries": sizes})
+        st.just("recall"),
+        st.fixed_dictionaries({"pairs": sizes, "keys": st.integers(6, 9), "values": some}),
     ),
-    st.tuples(st.just("copy"), st.fixed_dictionaries({"items": st.integers(6, 9), "min_items": sizes, "symbols": some})),
-    st.tuples(st.just("repeat_previous"), st.fixed_dictionaries({"lag": sizes, "steps": st.integers(7, 12), "symbols": some})),
-    st.tuples(st.just("sort"), st.fixed_dictionaries({"items": st.integers(6, 9), "answers": sizes, "symbols": some})),
+    st.tuples(
+        st.just("dictionary"),
+        st.fixed_dictionaries(
+            {"letters": some, "support": sizes, "string_length": sizes, "queries": sizes}
+        ),
+    ),
+    st.tuples(
+        st.just("copy"),
+        st.fixed_dictionaries({"items": st.integers(6, 9), "min_items": sizes, "symbols": some}),
+    ),
+    st.tuples(
+        st.just("repeat_previous"),
+        st.fixed_dictionaries({"lag": sizes, "steps": st.integers(7, 12), "symbols": some}),
+    ),
+    st.tuples(
+        st.just("sort"),
+        st.fixed_dictionaries({"items": st.integers(6, 9), "answers": sizes, "symbols": some}),
+    ),
 )
 
 
 @given(drawn=any_settings, seed=st.integers(0, 1000))
-def test_who_remembers_scores_1_at_any_difficulty(drawn: tuple[str, dict[str, Any]], seed: int) -> None:
+def test_who_remembers_scores_1_at_any_difficulty(
+    drawn: tuple[str, dict[str, Any]], seed: int
+) -> None:
     assert_who_remembers_scores_1(*drawn, seed)
 
 
@@ -217,16 +246,21 @@ def test_episodes_are_as_large_as_the_task_says(name: str, settings: dict[str, A
 
 
 @every_setting
-def test_episodes_are_independent_and_their_answers_evenly_distributed(name: str, settings: dict[str, Any]) -> None:
+def test_episodes_are_independent_and_their_answers_evenly_distributed(
+    name: str, settings: dict[str, Any]
+) -> None:
     task, rng = TASKS[name](**settings), np.random.default_rng(0)
     draws = [task.episodes(rng, 4000).targets for _ in range(2)]
-    for here, there in ((draws[0][:, :-1], draws[0][:, 1:]), (draws[0], draws[1])):  # neighbours, and one after the other
+    # neighbours, and one after the other
+    for here, there in ((draws[0][:, :-1], draws[0][:, 1:]), (draws[0], draws[1])):
         both = (here >= 0) & (there >= 0)
         assert_mean((here == there)[both], 1 / task.n_answers)
     for t in range(task.length):
         asked = draws[0][t][draws[0][t] >= 0]
         for answer in range(task.n_answers) if asked.size else ():
-            assert (asked == answer).mean() == pytest.approx(1 / task.n_answers, abs=5 * (0.25 / asked.size) ** 0.5)
+            assert (asked == answer).mean() == pytest.approx(
+                1 / task.n_answers, abs=5 * (0.25 / asked.size) ** 0.5
+            )
 
 
 @given(letters=st.integers(2, 9), support=sizes, string_length=sizes, seed=st.integers(0, 1000))
@@ -236,10 +270,22 @@ def test_a_dictionary_is_one_to_one_and_shown_as_far_as_there_is_room(
     task = TASKS["dictionary"](letters=letters, support=support, string_length=string_length)
     observations, _ = task.episodes(np.random.default_rng(seed), 1)
     letter = observations[:, 0, :letters].argmax(axis=1)
-    is_source, is_translation = observations[:, 0, letters] == 1, observations[:, 0, letters + 1] == 1
+    is_source, is_translation = (
+        observations[:, 0, letters] == 1,
+        observations[:, 0, letters + 1] == 1,
+    )
     room = support * string_length
-    shown, translated, asked = letter[is_source][:room], letter[is_translation], letter[is_source][room:]
-    assert len(set(zip(shown, translated, strict=True))) == len(set(shown)) == len(set(translated)) == min(room, letters)
+    shown, translated, asked = (
+        letter[is_source][:room],
+        letter[is_translation],
+        letter[is_source][room:],
+    )
+    assert (
+        len(set(zip(shown, translated, strict=True)))
+        == len(set(shown))
+        == len(set(translated))
+        == min(room, letters)
+    )
     assert set(asked) <= set(shown)
     times = np.unique(shown, return_counts=True)[1]
     assert times.max() - times.min() <= 1
@@ -259,15 +305,21 @@ def test_copies_end_when_all_is_copied() -> None:
 
 
 def test_popgyms_medium_setting_is_one_of_repeat_previous() -> None:
-    """There, too, 72 of the answers count: 104 cards, and the first 32 have no card to be compared with."""
+    """There, too, 72 of the answers count: 104 cards, and the first 32 have no card to be compared
+    with."""
     task = TASKS["repeat_previous"](lag=32, steps=104)
     assert (task.episodes(np.random.default_rng(0), 1).targets >= 0).sum() == 104 - 32
     assert task.n_answers == 4
 
 
 @pytest.mark.filterwarnings("ignore:.*render")
-@pytest.mark.parametrize(("env_id", "settings"), [*((IDS[name], settings) for name, settings in SETTINGS), ("mnm/Bandit-v0", {})])
-def test_passes_the_checkers_of_gymnasium_and_stable_baselines3(env_id: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("env_id", "settings"),
+    [*((IDS[name], settings) for name, settings in SETTINGS), ("mnm/Bandit-v0", {})],
+)
+def test_passes_the_checkers_of_gymnasium_and_stable_baselines3(
+    env_id: str, settings: dict[str, Any]
+) -> None:
     env = gym.make(env_id, **settings).unwrapped
     check_env(env)
     sb3_check_env(env)
@@ -284,8 +336,13 @@ def test_passes_the_checkers_of_gymnasium_and_stable_baselines3(env_id: str, set
         ("mnm/Bandit-v0", {"steps": 7}, 7),
     ],
 )
-def test_registered_environments_are_native_batches_of_the_single_ones(env_id: str, settings: dict[str, Any], horizon: int) -> None:
-    single, batched = gym.make(env_id, **settings).unwrapped, gym.make_vec(env_id, num_envs=2, **settings).unwrapped
+def test_registered_environments_are_native_batches_of_the_single_ones(
+    env_id: str, settings: dict[str, Any], horizon: int
+) -> None:
+    single, batched = (
+        gym.make(env_id, **settings).unwrapped,
+        gym.make_vec(env_id, num_envs=2, **settings).unwrapped,
+    )
     assert isinstance(single, MemoryEnv | BanditEnv)
     assert isinstance(batched, MemoryVectorEnv | BanditVectorEnv)
     assert single.horizon == batched.horizon == horizon
@@ -295,7 +352,9 @@ def test_registered_environments_are_native_batches_of_the_single_ones(env_id: s
 
 @every_kind
 @given(seed=st.integers(0, 10_000))
-def test_single_and_batched_are_the_same_given_the_same_seed(vector: Callable[[int], Any], seed: int) -> None:
+def test_single_and_batched_are_the_same_given_the_same_seed(
+    vector: Callable[[int], Any], seed: int
+) -> None:
     batch = vector(1)
     if isinstance(batch, BanditVectorEnv):
         single: Any = BanditEnv(arms=3, steps=4)
@@ -322,7 +381,9 @@ def test_single_and_batched_are_the_same_given_the_same_seed(vector: Callable[[i
 
 
 @every_setting
-def test_a_batch_plays_the_episodes_that_the_task_draws(name: str, settings: dict[str, Any]) -> None:
+def test_a_batch_plays_the_episodes_that_the_task_draws(
+    name: str, settings: dict[str, Any]
+) -> None:
     """Each of them as it is, whatever the others do."""
     env = MemoryVectorEnv(name, 3, **settings)
     first, _ = env.reset(seed=0)
@@ -332,7 +393,10 @@ def test_a_batch_plays_the_episodes_that_the_task_draws(name: str, settings: dic
     for t in range(env.horizon):
         seen, _, terminated, _, infos = env.step(np.array([0, 1, 1]))
         for i in np.flatnonzero(going):
-            info = {key: infos["final_info"][key][i] if terminated[i] else infos[key][i] for key in ("asked", "target")}
+            info = {
+                key: infos["final_info"][key][i] if terminated[i] else infos[key][i]
+                for key in ("asked", "target")
+            }
             assert info == {"asked": targets[t, i] >= 0, "target": targets[t, i]}
             if terminated[i]:
                 assert (targets[t + 1 :, i] == -1).all()
@@ -345,7 +409,10 @@ def test_a_batch_plays_the_episodes_that_the_task_draws(name: str, settings: dic
 
 def run(env: Any, seed: int, steps: int = 40) -> list[NDArray[Any]]:
     rng = np.random.default_rng(1)
-    return [env.reset(seed=seed)[0], *(env.step(rng.integers(env.single_action_space.n, size=8))[0] for _ in range(steps))]
+    return [
+        env.reset(seed=seed)[0],
+        *(env.step(rng.integers(env.single_action_space.n, size=8))[0] for _ in range(steps)),
+    ]
 
 
 @every_kind
@@ -365,7 +432,9 @@ def test_a_mask_resets_only_the_environments_it_names(vector: Callable[[int], An
     assert env._t.tolist() == [1, 0, 1, 1]
     assert env.episode_info()["questions"][1] == 0
     if isinstance(env, MemoryVectorEnv):
-        np.testing.assert_array_equal(env._observations[:, [0, 2, 3]], undisturbed._observations[:, [0, 2, 3]])
+        np.testing.assert_array_equal(
+            env._observations[:, [0, 2, 3]], undisturbed._observations[:, [0, 2, 3]]
+        )
         assert (env._observations[:, 1] != undisturbed._observations[:, 1]).any()
 
 
@@ -376,7 +445,15 @@ def test_what_a_step_returned_stays_as_it_was(vector: Callable[[int], Any]) -> N
     env.reset(seed=0)
     for _ in range(14):
         *arrays, infos = env.step(actions)
-        result = [*arrays, actions, *(value for key, value in infos.items() if not key.endswith(("final_obs", "final_info")))]
+        result = [
+            *arrays,
+            actions,
+            *(
+                value
+                for key, value in infos.items()
+                if not key.endswith(("final_obs", "final_info"))
+            ),
+        ]
         result += list(infos.get("final_info", {}).values())
         kept.append(result)
         copies.append([array.copy() for array in result])
@@ -402,7 +479,9 @@ def test_stable_baselines3_gets_the_figures_of_each_episode(vector: Callable[[in
                 assert info["terminal_observation"].shape == env.observation_space.shape
                 if isinstance(env.env.unwrapped, MemoryVectorEnv):
                     n = env.action_space.n  # type: ignore[attr-defined]
-                    assert info["episode"]["r"] == pytest.approx((info["accuracy"] * n - 1) / (n - 1), abs=1e-6)
+                    assert info["episode"]["r"] == pytest.approx(
+                        (info["accuracy"] * n - 1) / (n - 1), abs=1e-6
+                    )
     assert finished > 5
 
 
@@ -419,7 +498,9 @@ def test_the_picture_is_what_was_seen_and_answered() -> None:
     env.reset(seed=0)
     env.step(np.int64(0))
     env.step(np.int64(1 - value))
-    assert env.render().splitlines()[1] == f"  2  key {key}  answer  -> {1 - value}, right is {value}"
+    assert (
+        env.render().splitlines()[1] == f"  2  key {key}  answer  -> {1 - value}, right is {value}"
+    )
 
     batch = MemoryVectorEnv("sort", 2, render_mode="ansi")
     batch.reset(seed=0)
@@ -460,29 +541,87 @@ def test_a_task_of_ones_own_is_played_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [
-        ("recall", {"pairs": 0}, "the pairs of mnm/Recall must be a whole number, at least 1, got 0"),
-        ("recall", {"pairs": 2.5}, "the pairs of mnm/Recall must be a whole number, at least 1, got 2.5"),
-        ("recall", {"pairs": 20, "keys": 16}, "the keys of mnm/Recall must be at least its pairs, 20, got 16"),
-        ("recall", {"values": 1}, "the values of mnm/Recall must be a whole number, at least 2, got 1"),
-        ("dictionary", {"letters": 1}, "the letters of mnm/Dictionary must be a whole number, at least 2, got 1"),
-        ("dictionary", {"support": "many"}, "the support of mnm/Dictionary must be a whole number, at least 1, got 'many'"),
+        (
+            "recall",
+            {"pairs": 0},
+            "the pairs of mnm/Recall must be a whole number, at least 1, got 0",
+        ),
+        (
+            "recall",
+            {"pairs": 2.5},
+            "the pairs of mnm/Recall must be a whole number, at least 1, got 2.5",
+        ),
+        (
+            "recall",
+            {"pairs": 20, "keys": 16},
+            "the keys of mnm/Recall must be at least its pairs, 20, got 16",
+        ),
+        (
+            "recall",
+            {"values": 1},
+            "the values of mnm/Recall must be a whole number, at least 2, got 1",
+        ),
+        (
+            "dictionary",
+            {"letters": 1},
+            "the letters of mnm/Dictionary must be a whole number, at least 2, got 1",
+        ),
+        (
+            "dictionary",
+            {"support": "many"},
+            "the support of mnm/Dictionary must be a whole number, at least 1, got 'many'",
+        ),
         ("dictionary", {"string_length": 0}, "the string_length of mnm/Dictionary must be"),
-        ("copy", {"items": 5, "min_items": 6}, "the min_items of mnm/Copy must be at most its items, 5, got 6"),
+        (
+            "copy",
+            {"items": 5, "min_items": 6},
+            "the min_items of mnm/Copy must be at most its items, 5, got 6",
+        ),
         (
             "dictionary",
             {"min_string_length": 5},
             "the min_string_length of mnm/Dictionary must be at most its string_length, 4, got 5",
         ),
-        ("copy", {"min_items": 0}, "the min_items of mnm/Copy must be a whole number, at least 1, got 0"),
-        ("repeat_previous", {"lag": 52}, "the steps of mnm/RepeatPrevious must be more than its lag, 52, got 52"),
-        ("repeat_previous", {"lag": 0}, "the lag of mnm/RepeatPrevious must be a whole number, at least 1, got 0"),
-        ("sort", {"items": 4, "answers": 5}, "the answers of mnm/Sort must be at most its items, 4, got 5"),
-        ("sort", {"symbols": True}, "the symbols of mnm/Sort must be a whole number, at least 2, got True"),
-        ("solitaire", {}, "task must be one of recall, dictionary, copy, repeat_previous, sort, got 'solitaire'"),
-        ("recall", {"render_mode": "human"}, r"render_mode must be one of \['ansi'\] or None, got 'human'"),
+        (
+            "copy",
+            {"min_items": 0},
+            "the min_items of mnm/Copy must be a whole number, at least 1, got 0",
+        ),
+        (
+            "repeat_previous",
+            {"lag": 52},
+            "the steps of mnm/RepeatPrevious must be more than its lag, 52, got 52",
+        ),
+        (
+            "repeat_previous",
+            {"lag": 0},
+            "the lag of mnm/RepeatPrevious must be a whole number, at least 1, got 0",
+        ),
+        (
+            "sort",
+            {"items": 4, "answers": 5},
+            "the answers of mnm/Sort must be at most its items, 4, got 5",
+        ),
+        (
+            "sort",
+            {"symbols": True},
+            "the symbols of mnm/Sort must be a whole number, at least 2, got True",
+        ),
+        (
+            "solitaire",
+            {},
+            "task must be one of recall, dictionary, copy, repeat_previous, sort, got 'solitaire'",
+        ),
+        (
+            "recall",
+            {"render_mode": "human"},
+            r"render_mode must be one of \['ansi'\] or None, got 'human'",
+        ),
     ],
 )
-def test_wrong_settings_are_refused_with_what_would_be_right(name: str, wrong: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_refused_with_what_would_be_right(
+    name: str, wrong: dict[str, Any], message: str
+) -> None:
     for make in (MemoryEnv, MemoryVectorEnv):
         with pytest.raises(ValueError, match=message):
             make(name, **wrong)
@@ -490,9 +629,13 @@ def test_wrong_settings_are_refused_with_what_would_be_right(name: str, wrong: d
 
 def test_a_wrong_bandit_is_refused_with_what_would_be_right() -> None:
     for make in (BanditEnv, BanditVectorEnv):
-        with pytest.raises(ValueError, match="the arms of mnm/Bandit must be a whole number, at least 2, got 1"):
+        with pytest.raises(
+            ValueError, match="the arms of mnm/Bandit must be a whole number, at least 2, got 1"
+        ):
             make(arms=1)
-        with pytest.raises(ValueError, match="the steps of mnm/Bandit must be a whole number, at least 1, got 0"):
+        with pytest.raises(
+            ValueError, match="the steps of mnm/Bandit must be a whole number, at least 1, got 0"
+        ):
             make(steps=0)
 
 

@@ -1,4 +1,5 @@
-"""Without a memory, the algorithms are Stable-Baselines3's, step for step: nothing but the memory is different."""
+"""Without a memory, the algorithms are Stable-Baselines3's, step for step: nothing but the memory
+is different."""
 
 from typing import Any, NamedTuple
 
@@ -52,13 +53,24 @@ class Losses(BaseCallback):
 
     def _keep(self) -> None:
         logged = self.logger.name_to_value
-        self.updates.append({key: value for key, value in logged.items() if key.startswith("train/") and key not in self.ONLY_OURS})
+        self.updates.append(
+            {
+                key: value
+                for key, value in logged.items()
+                if key.startswith("train/") and key not in self.ONLY_OURS
+            }
+        )
         self.parameters.append(self.model.policy.parameters_to_vector())
 
 
-def assert_the_same(theirs: type[BaseAlgorithm], ours: type[BaseAlgorithm], env_id: str, updates: int, **shared: Any) -> type[Any]:
-    """Both log the same losses and have the same weights, update for update; gives the class of their optimizer."""
-    shared |= dict(n_steps=16, learning_rate=3e-3, gae_lambda=0.9, ent_coef=0.01, seed=0, device="cpu")
+def assert_the_same(
+    theirs: type[BaseAlgorithm], ours: type[BaseAlgorithm], env_id: str, updates: int, **shared: Any
+) -> type[Any]:
+    """Both log the same losses and have the same weights, update for update; gives the class of
+    their optimizer."""
+    shared |= dict(
+        n_steps=16, learning_rate=3e-3, gae_lambda=0.9, ent_coef=0.01, seed=0, device="cpu"
+    )
     net_arch = {"pi": [16], "vf": [16]}
     runs: list[Losses] = []
     for algorithm, policy, core in (

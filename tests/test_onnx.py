@@ -1,4 +1,5 @@
-"""A policy as an ONNX model acts as predict does, step by step, with the state carried over and episodes beginning at any time."""
+"""A policy as an ONNX model acts as predict does, step by step, with the state carried over and
+episodes beginning at any time."""
 
 import os
 import pickle
@@ -34,7 +35,10 @@ ACTIONS: dict[str, tuple[spaces.Space[Any], dict[str, Any]]] = {
     "MultiDiscrete": (spaces.MultiDiscrete([3, 2]), {}),
     "MultiBinary": (spaces.MultiBinary(3), {}),
     "Box": (spaces.Box(np.array([-2, 0], np.float32), np.array([0.1, 3], np.float32)), {}),
-    "Box, squashed": (spaces.Box(-2, 3, (2,)), {"use_sde": True, "policy_kwargs": {"squash_output": True}}),
+    "Box, squashed": (
+        spaces.Box(-2, 3, (2,)),
+        {"use_sde": True, "policy_kwargs": {"squash_output": True}},
+    ),
 }
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mnm-p": ("MnmPolicy", {}),
@@ -56,9 +60,20 @@ def model_of(policy: str, observations: str, actions: str, algorithm: Any = Recu
     space, arguments = ACTIONS[actions]
     if name == "MultiInputLstmPolicy" and observations != "Dict":
         name = "CnnLstmPolicy" if observations == "image" else "MlpLstmPolicy"
-    kwargs = kwargs | {"lstm_hidden_size" if name.endswith("LstmPolicy") and name != "LstmPolicy" else "hidden_size": 8}
+    kwargs = kwargs | {
+        "lstm_hidden_size"
+        if name.endswith("LstmPolicy") and name != "LstmPolicy"
+        else "hidden_size": 8
+    }
     arguments = arguments | {"policy_kwargs": kwargs | arguments.get("policy_kwargs", {})}
-    return algorithm(name, Random(OBSERVATIONS[observations], space), n_steps=8, seed=0, device="cpu", **arguments)
+    return algorithm(
+        name,
+        Random(OBSERVATIONS[observations], space),
+        n_steps=8,
+        seed=0,
+        device="cpu",
+        **arguments,
+    )
 
 
 def check(model: Any, path: Path, steps: int, n_envs: int = 1) -> None:
@@ -71,7 +86,11 @@ def compare(model: Any, path: Path, steps: int, n_envs: int) -> None:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["policy"] == type(model.policy).__name__
     inputs = {i.name: i for i in session.get_inputs()}
-    state = {name: np.zeros([n_envs, *i.shape[1:]], np.float32) for name, i in inputs.items() if name.startswith("state_")}
+    state = {
+        name: np.zeros([n_envs, *i.shape[1:]], np.float32)
+        for name, i in inputs.items()
+        if name.startswith("state_")
+    }
     rng, theirs = np.random.default_rng(0), None
     model.observation_space.seed(0)
     space = model.observation_space
@@ -96,9 +115,18 @@ def compare(model: Any, path: Path, steps: int, n_envs: int) -> None:
 
 
 ALL = "ONNX_PRODUCT" in os.environ
-"""Every policy with all spaces, for 1,000 steps: an hour of one core. Otherwise, some policies, each with one pair of spaces."""
+"""Every policy with all spaces, for 1,000 steps: an hour of one core. Otherwise, some policies,
+each with one pair of spaces."""
 STEPS = 1_000 if ALL else 100
-FEW = "mnm-p", "mnm-g, two heads, replay", "plastic", "two layers of gru", "salu", "ntm", "sb3-contrib's"
+FEW = (
+    "mnm-p",
+    "mnm-g, two heads, replay",
+    "plastic",
+    "two layers of gru",
+    "salu",
+    "ntm",
+    "sb3-contrib's",
+)
 CASES = (
     [*product(POLICIES, OBSERVATIONS, ACTIONS)]
     if ALL
@@ -107,9 +135,16 @@ CASES = (
 
 
 @pytest.mark.parametrize(("policy", "observations", "actions"), CASES)
-def test_an_onnx_model_acts_as_predict_does(policy: str, observations: str, actions: str, tmp_path: Path) -> None:
+def test_an_onnx_model_acts_as_predict_does(
+    policy: str, observations: str, actions: str, tmp_path: Path
+) -> None:
     algorithm = RecurrentA2C if policy == "two layers of gru" else RecurrentPPO
-    check(model_of(policy, observations, actions, algorithm), tmp_path / "policy.onnx", steps=STEPS, n_envs=3)
+    check(
+        model_of(policy, observations, actions, algorithm),
+        tmp_path / "policy.onnx",
+        steps=STEPS,
+        n_envs=3,
+    )
 
 
 def test_the_critic_is_left_behind(tmp_path: Path) -> None:
@@ -148,9 +183,18 @@ class OwnGetDistribution(LstmPolicy):
 
 
 @pytest.mark.parametrize("policy", [OwnForward, OwnPredict, OwnDistribution, OwnGetDistribution])
-def test_whatever_is_overridden_acts_in_the_onnx_model_as_in_predict(policy: Any, tmp_path: Path) -> None:
+def test_whatever_is_overridden_acts_in_the_onnx_model_as_in_predict(
+    policy: Any, tmp_path: Path
+) -> None:
     kwargs = {"hidden_size": 4, "critic_core": "own"}
-    model = RecurrentPPO(policy, Random(BOX, spaces.Discrete(4)), n_steps=8, seed=0, device="cpu", policy_kwargs=kwargs)
+    model = RecurrentPPO(
+        policy,
+        Random(BOX, spaces.Discrete(4)),
+        n_steps=8,
+        seed=0,
+        device="cpu",
+        policy_kwargs=kwargs,
+    )
     check(model, tmp_path / "policy.onnx", steps=20, n_envs=3)
 
 
@@ -160,7 +204,9 @@ def fail(*_: Any) -> None:
 
 @pytest.mark.parametrize("actions", ["Discrete", "Box, squashed"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_an_export_changes_nothing(actions: str, fails: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_export_changes_nothing(
+    actions: str, fails: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     name = "mnm-p" if actions == "Discrete" else "two layers of gru"
     model = model_of(name, "Box", actions).learn(16)
     model.policy.set_training_mode(True)
@@ -171,16 +217,24 @@ def test_an_export_changes_nothing(actions: str, fails: bool, tmp_path: Path, ca
     def now() -> Any:
         space = model.observation_space.np_random.bit_generator.state
         rng = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), space  # noqa: NPY002
-        return rng, [module.training for module in model.policy.modules()], pickle.dumps(model.policy.state_dict())
+        return (
+            rng,
+            [module.training for module in model.policy.modules()],
+            pickle.dumps(model.policy.state_dict()),
+        )
 
     before = now()
     capfd.readouterr()
-    with pytest.raises(Exception, match="Failed to export") if fails else nullcontext(), warnings.catch_warnings():
+    with (
+        pytest.raises(Exception, match="Failed to export") if fails else nullcontext(),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("error")
         model.export(tmp_path / "policy.onnx", format="onnx")
     assert capfd.readouterr() == ("", "")
     assert now() == before
-    for a_copy in (deepcopy(model), pickle.loads(pickle.dumps(model))):  # nothing without numbers was left behind
+    # nothing without numbers was left behind
+    for a_copy in (deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert all(part.isfinite().all() for part in a_copy.policy.core.diagnostics.values())
     model.save(tmp_path / "model.zip")
     if not fails:
@@ -194,7 +248,12 @@ def test_a_number_of_environments_that_is_taken_for_a_constant_is_told(tmp_path:
             return outputs + torch.zeros(len(x), 1), state, meta_loss
 
     kwargs = {"core_class": Fixed, "hidden_size": 4}
-    model = RecurrentPPO("RecurrentActorCriticPolicy", Random(BOX, spaces.Discrete(4)), n_steps=8, policy_kwargs=kwargs)
+    model = RecurrentPPO(
+        "RecurrentActorCriticPolicy",
+        Random(BOX, spaces.Discrete(4)),
+        n_steps=8,
+        policy_kwargs=kwargs,
+    )
     with pytest.raises(ValueError, match=r"one number of environments only.*len\(tensor\)"):
         model.export(tmp_path / "policy.onnx", format="onnx")
     assert not [*tmp_path.iterdir()]
@@ -202,15 +261,24 @@ def test_a_number_of_environments_that_is_taken_for_a_constant_is_told(tmp_path:
 
 def test_where_a_model_is_written(tmp_path: Path) -> None:
     model = model_of("rnn", "Box", "Discrete")
-    model.export(tmp_path / "new" / "directory" / "policy", format="onnx")  # as for the other format, and without a suffix
+    # as for the other format, and without a suffix
+    model.export(tmp_path / "new" / "directory" / "policy", format="onnx")
     assert (tmp_path / "new" / "directory" / "policy").is_file()
     with pytest.raises(IsADirectoryError, match="the ONNX model is one file"):
         model.export(tmp_path, format="onnx")
 
 
 def test_one_model_serves_any_batch_and_any_key(tmp_path: Path) -> None:
-    space = spaces.Dict([("z/a b", BOX), ("episode_start", spaces.Discrete(3)), ("state h", spaces.MultiBinary([2, 3]))])
-    model = RecurrentPPO("RnnPolicy", Random(space, spaces.Discrete(4)), n_steps=8, device="cpu", seed=0)
+    space = spaces.Dict(
+        [
+            ("z/a b", BOX),
+            ("episode_start", spaces.Discrete(3)),
+            ("state h", spaces.MultiBinary([2, 3])),
+        ]
+    )
+    model = RecurrentPPO(
+        "RnnPolicy", Random(space, spaces.Discrete(4)), n_steps=8, device="cpu", seed=0
+    )
     model.export(tmp_path / "policy.onnx", format="onnx")
     for n_envs in (1, 2, 7):
         compare(model, tmp_path / "policy.onnx", steps=10, n_envs=n_envs)

@@ -8,7 +8,9 @@ import torch
 
 from mnm_rl.fused import parallel
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not pin threads")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="this system does not pin threads"
+)
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def test_no_thread_gets_less_than_it_is_woken_for(threads: int) -> None:
     assert parts == [(0, 7)]
 
 
-def test_fewer_threads_than_cores_are_not_pinned(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_threads_than_cores_are_not_pinned(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two runs with two threads each on sixteen cores would otherwise share cores 0 and 1."""
     mine = os.sched_getaffinity(0)
     monkeypatch.setattr(parallel, "_cores", lambda: list(range(16)))

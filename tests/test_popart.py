@@ -1,4 +1,5 @@
-"""The critic's returns are normalized, and nothing else changes: neither its values, nor what is learned from scaled rewards."""
+"""The critic's returns are normalized, and nothing else changes: neither its values, nor what is
+learned from scaled rewards."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def test_values_do_not_change_with_the_statistics(scale: float, offset: float, s
         before = popart(head(inputs))
         popart.update(scale * torch.randn(50) + offset, head)
         after = popart(head(inputs))
-        magnitude = (before.abs().max() + popart.mean.abs() + popart.std).item()  # what is added and taken away again
+        # what is added and taken away again
+        magnitude = (before.abs().max() + popart.mean.abs() + popart.std).item()
         torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5 * magnitude)
 
 
@@ -54,11 +56,15 @@ def test_returns_that_are_all_alike_or_not_finite_leave_it_finite() -> None:
 
 @ALGORITHMS
 @pytest.mark.parametrize("normalize_advantage", [False, True])
-def test_the_scale_of_the_rewards_changes_nothing(algorithm: Any, normalize_advantage: bool) -> None:
+def test_the_scale_of_the_rewards_changes_nothing(
+    algorithm: Any, normalize_advantage: bool
+) -> None:
     weights = []
     for scale in (1.0, 1000.0):
         model = small(
-            algorithm, gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda r, s=scale: s * r), normalize_advantage
+            algorithm,
+            gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda r, s=scale: s * r),
+            normalize_advantage,
         )  # type: ignore[misc]
         for parameter in model.policy.value_net.parameters():
             nn.init.zeros_(parameter)  # any other values would be of one scale and not of the other
@@ -77,8 +83,13 @@ def test_it_is_saved_and_exported(algorithm: Any, tmp_path: Path) -> None:
     model.export(tmp_path / "exported")
     obs, starts = torch.randn(3, 4), torch.ones(3, dtype=torch.bool)
     values = model.policy.predict_values(obs, model.policy.initial_state(3), starts)
-    for other in (algorithm.load(tmp_path / "model", device="cpu"), algorithm.from_pretrained(tmp_path / "exported", device="cpu")):
-        assert torch.equal(other.policy.predict_values(obs, other.policy.initial_state(3), starts), values)
+    for other in (
+        algorithm.load(tmp_path / "model", device="cpu"),
+        algorithm.from_pretrained(tmp_path / "exported", device="cpu"),
+    ):
+        assert torch.equal(
+            other.policy.predict_values(obs, other.policy.initial_state(3), starts), values
+        )
         assert torch.equal(other.policy.popart.moments, model.policy.popart.moments)
 
 
@@ -92,8 +103,12 @@ def test_it_is_saved_and_exported(algorithm: Any, tmp_path: Path) -> None:
         ("MlpLstmPolicy", {}, False),
     ],
 )
-def test_it_is_on_where_the_critic_trains_the_memory(policy: str, kwargs: dict[str, Any], on: bool) -> None:
-    model = RecurrentPPO(policy, "CartPole-v1", n_steps=16, batch_size=16, policy_kwargs=kwargs, seed=0, device="cpu")
+def test_it_is_on_where_the_critic_trains_the_memory(
+    policy: str, kwargs: dict[str, Any], on: bool
+) -> None:
+    model = RecurrentPPO(
+        policy, "CartPole-v1", n_steps=16, batch_size=16, policy_kwargs=kwargs, seed=0, device="cpu"
+    )
     model.learn(16)
     assert (model.policy.popart.std != 1) == on
     assert ("train/return_std" in model.logger.name_to_value) == on

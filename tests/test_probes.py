@@ -1,4 +1,5 @@
-"""A look into the memory: what a probe keeps is what the core computed, and it is drawn for every agent that has fast weights."""
+"""A look into the memory: what a probe keeps is what the core computed, and it is drawn for every
+agent that has fast weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,9 @@ Untrained = Callable[..., tuple[Path, Run]]
 def untrained(tmp_path: Path) -> Untrained:
     """A function that makes the run directory of an agent that has learned nothing yet."""
 
-    def make(agent: str, env: str = MAZE, env_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> tuple[Path, Run]:
+    def make(
+        agent: str, env: str = MAZE, env_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> tuple[Path, Run]:
         run = Run(
             hyperparameters=AGENTS[agent](hidden_size=D, **kwargs),
             env=env,
@@ -54,9 +57,16 @@ def probe(directory: Path, run: Run) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("agent", "kwargs"), [("mnm-g", {}), ("mnm-p", {"heads": 2, "replay": 3, "memory_layers": 2}), ("deltanet", {"heads": 2})]
+    ("agent", "kwargs"),
+    [
+        ("mnm-g", {}),
+        ("mnm-p", {"heads": 2, "replay": 3, "memory_layers": 2}),
+        ("deltanet", {"heads": 2}),
+    ],
 )
-def test_shapes_of_what_is_kept_of_a_neural_memory(agent: str, kwargs: dict[str, Any], untrained: Untrained) -> None:
+def test_shapes_of_what_is_kept_of_a_neural_memory(
+    agent: str, kwargs: dict[str, Any], untrained: Untrained
+) -> None:
     look = probe(*untrained(agent, **kwargs))
     H = kwargs.get("heads", 1)
     L = 1 if agent == "deltanet" else kwargs.get("memory_layers", 2)
@@ -77,7 +87,8 @@ def test_shapes_of_what_is_kept_of_a_neural_memory(agent: str, kwargs: dict[str,
 
 @pytest.mark.parametrize("agent", ["mnm-g", "mnm-p", "deltanet"])
 def test_what_is_kept_is_what_the_core_computed(agent: str, untrained: Untrained) -> None:
-    """Writing what was kept into the memory, and reading it, gives the values, changes and losses that were kept."""
+    """Writing what was kept into the memory, and reading it, gives the values, changes and losses
+    that were kept."""
     directory, run = untrained(agent, heads=2)
     episode = play(directory, run, seed=1, deterministic=False)
     look = probe(directory, run)
@@ -90,13 +101,18 @@ def test_what_is_kept_is_what_the_core_computed(agent: str, untrained: Untrained
             before, theta = theta, memory.write(theta, k_w, v_w, kept["write_strength"][t : t + 1])
             read = memory.read(theta, kept["read_keys"][t : t + 1]).mean(dim=1)[0]
             error = (memory.read(theta, k_w) - v_w).square().mean()
-            change = torch.stack([(W - W_before).norm() for W, W_before in zip(theta, before, strict=True)])
+            change = torch.stack(
+                [(W - W_before).norm() for W, W_before in zip(theta, before, strict=True)]
+            )
             torch.testing.assert_close(kept["read_values"][t], read, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(kept["meta_loss"][t], error, atol=1e-6, rtol=1e-4)
             torch.testing.assert_close(kept["layer_change"][t], change, atol=1e-5, rtol=1e-3)
         starts = torch.zeros(T, 1, dtype=torch.bool)
-        _, state, meta_loss = episode.core(episode.inputs, episode.core.initial_state(1), starts)  # by the kernels
-    torch.testing.assert_close(state.read[0], kept["read_gate"][-1] * kept["read_values"][-1], atol=1e-4, rtol=1e-3)
+        # by the kernels
+        _, state, meta_loss = episode.core(episode.inputs, episode.core.initial_state(1), starts)
+    torch.testing.assert_close(
+        state.read[0], kept["read_gate"][-1] * kept["read_values"][-1], atol=1e-4, rtol=1e-3
+    )
     torch.testing.assert_close(meta_loss[:, 0], kept["meta_loss"], atol=1e-4, rtol=1e-3)
 
 
@@ -110,7 +126,9 @@ def test_what_is_kept_of_a_plastic_network_is_its_trace(agent: str, untrained: U
         starts = torch.zeros(T, 1, dtype=torch.bool)
         _, state, _ = episode.core(episode.inputs, episode.core.initial_state(1), starts)
     np.testing.assert_allclose(look["trace"][-1], state.hebb[0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(look["trace_size"], np.linalg.norm(look["trace"], axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(
+        look["trace_size"], np.linalg.norm(look["trace"], axis=(1, 2)), rtol=1e-5
+    )
     changes = np.linalg.norm(np.diff(look["trace"], axis=0, prepend=0), axis=(1, 2))
     np.testing.assert_allclose(look["trace_change"], changes, atol=1e-6)
     assert look["trace_similarity"].shape == (T, 1, T, 1)
@@ -118,7 +136,10 @@ def test_what_is_kept_of_a_plastic_network_is_its_trace(agent: str, untrained: U
 
 def test_similarity_is_the_cosine_with_this_step_and_those_before() -> None:
     rng = np.random.default_rng(0)
-    now, earlier = rng.normal(size=(5, 2, 3)).astype(np.float32), rng.normal(size=(5, 4, 3)).astype(np.float32)
+    now, earlier = (
+        rng.normal(size=(5, 2, 3)).astype(np.float32),
+        rng.normal(size=(5, 4, 3)).astype(np.float32),
+    )
     earlier[1, 2] = 0
     result = similarity(now, earlier)
     cosine = now[3, 1] @ earlier[2, 0] / np.linalg.norm(now[3, 1]) / np.linalg.norm(earlier[2, 0])
@@ -128,7 +149,9 @@ def test_similarity_is_the_cosine_with_this_step_and_those_before() -> None:
     assert (known == np.tri(5, dtype=bool)).all()
 
 
-def test_goal_and_wall_hits_of_a_maze_are_marked_at_the_step_that_shows_them(untrained: Untrained) -> None:
+def test_goal_and_wall_hits_of_a_maze_are_marked_at_the_step_that_shows_them(
+    untrained: Untrained,
+) -> None:
     directory, run = untrained("mnm-p", env_kwargs={"horizon": 200, "size": 5, "wall_penalty": 0.5})
     episode = play(directory, run, seed=1, deterministic=False)
     goals, walls = episode.marks["goal hit"], episode.marks["wall hit"]
@@ -137,7 +160,9 @@ def test_goal_and_wall_hits_of_a_maze_are_marked_at_the_step_that_shows_them(unt
     assert [t + 1 for t, reward in enumerate(episode.rewards) if reward == 10] == goals
     assert [t + 1 for t, reward in enumerate(episode.rewards) if reward == -0.5] == walls
     seen = episode.inputs[:, 0, 9 + 2]  # the previous reward is in the observation
-    assert [t for t, reward in enumerate(seen) if reward == 10] == [t for t in goals if t < len(seen)]
+    assert [t for t, reward in enumerate(seen) if reward == 10] == [
+        t for t in goals if t < len(seen)
+    ]
 
 
 def test_elsewhere_rewards_are_marked(untrained: Untrained) -> None:
@@ -150,13 +175,16 @@ def test_elsewhere_rewards_are_marked(untrained: Untrained) -> None:
 
 def test_an_agent_without_fast_weights_is_refused_in_words(untrained: Untrained) -> None:
     directory, run = untrained("lstm")
-    with pytest.raises(UsageError, match=r"no fast weights to look into: lstm has a LstmCore, not MNM or plastic"):
+    with pytest.raises(
+        UsageError, match=r"no fast weights to look into: lstm has a LstmCore, not MNM or plastic"
+    ):
         probe(directory, run)
     assert not (directory / "probe.npz").exists()
 
 
 def test_several_runs_in_one_animation_each_beside_its_memory(untrained: Untrained) -> None:
-    """A maze each, and a memory beside those that have one; of the memory, nothing is shown before it happens."""
+    """A maze each, and a memory beside those that have one; of the memory, nothing is shown before
+    it happens."""
     runs = [untrained(agent) for agent in ("mnm-p", "plastic", "lstm")]
     path = runs[0][0] / "episodes.gif"
     record_gif(runs, path, seed=1, deterministic=False)
@@ -174,6 +202,8 @@ def test_several_runs_in_one_animation_each_beside_its_memory(untrained: Untrain
 
 def test_the_look_of_one_agent_is_the_same_twice(untrained: Untrained) -> None:
     directory, run = untrained("mnm-g")
-    one, other = (look_into_memory(play(directory, run, seed=1, deterministic=False)) for _ in range(2))
+    one, other = (
+        look_into_memory(play(directory, run, seed=1, deterministic=False)) for _ in range(2)
+    )
     for name, values in one.items():
         np.testing.assert_array_equal(values, other[name])

@@ -1,4 +1,5 @@
-"""What PyTorch records of a core or a policy, by tracing or export, computes the same as they do, whatever its inputs."""
+"""What PyTorch records of a core or a policy, by tracing or export, computes the same as they do,
+whatever its inputs."""
 
 import warnings
 from collections.abc import Callable
@@ -11,7 +12,17 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from mnm_rl import GruCore, LstmCore, MinGruCore, MnmCore, NtmCore, PlasticCore, RecurrentPPO, RnnCore, SaluCore
+from mnm_rl import (
+    GruCore,
+    LstmCore,
+    MinGruCore,
+    MnmCore,
+    NtmCore,
+    PlasticCore,
+    RecurrentPPO,
+    RnnCore,
+    SaluCore,
+)
 from mnm_rl.cores.composite import ActorAndCritic, Layers
 from tests.counting import Random
 from tests.policies import ROUNDING
@@ -87,11 +98,18 @@ def as_graph(module: nn.Module, example: tuple[Tensor, ...]) -> Any:
 
 
 WAYS = [traced, exported, compiled, as_graph]
-CASES = [(name, record, T) for name in CORES for record in WAYS for T in ((1,) if record is compiled else (1, 4))]
+CASES = [
+    (name, record, T)
+    for name in CORES
+    for record in WAYS
+    for T in ((1,) if record is compiled else (1, 4))
+]
 CASES += [(name, strictly_exported, 1) for name in CORES]
 
 
-@pytest.mark.parametrize(("name", "record", "T"), CASES, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    ("name", "record", "T"), CASES, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_a_recorded_core_is_the_core(name: str, record: Any, T: int) -> None:
     """Also for episode starts where there were none in the example, and the other way round."""
     core = CORES[name]()
@@ -124,8 +142,12 @@ class Acting(nn.Module):
         super().__init__()
         self.policy, self.kind = policy, type(policy.initial_state(1))
 
-    def forward(self, observation: Tensor, episode_starts: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        actions, values, log_prob, after = self.policy(observation, self.kind(*state), episode_starts, deterministic=True)
+    def forward(
+        self, observation: Tensor, episode_starts: Tensor, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        actions, values, log_prob, after = self.policy(
+            observation, self.kind(*state), episode_starts, deterministic=True
+        )
         return actions, values, log_prob, *after
 
 
@@ -140,10 +162,14 @@ class Acting(nn.Module):
     ],
     ids=lambda value: str(value),
 )
-def test_a_recorded_policy_is_the_policy(policy: str, action_space: Any, kwargs: dict[str, Any], record: Any) -> None:
+def test_a_recorded_policy_is_the_policy(
+    policy: str, action_space: Any, kwargs: dict[str, Any], record: Any
+) -> None:
     kwargs = kwargs | {"lstm_hidden_size" if policy == "MlpLstmPolicy" else "hidden_size": 6}
     env = Random(spaces.Box(-1, 1, (F,), np.float32), action_space)
-    model = RecurrentPPO(policy, env, n_steps=4, batch_size=4, policy_kwargs=kwargs, device="cpu").learn(4)
+    model = RecurrentPPO(
+        policy, env, n_steps=4, batch_size=4, policy_kwargs=kwargs, device="cpu"
+    ).learn(4)
     module = Acting(model.policy).eval()
 
     def example(some_start: bool) -> tuple[Tensor, ...]:

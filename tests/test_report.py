@@ -1,4 +1,5 @@
-"""The report of a grid: a page that needs nothing but itself, and figures that everybody can read."""
+"""The report of a grid: a page that needs nothing but itself, and figures that everybody can
+read."""
 
 import json
 import re
@@ -23,14 +24,35 @@ from experiments.results import Results
 from tests.results import result, results, three_agents
 
 ROOT = Path(__file__).parent.parent
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+BROWSER = next(
+    filter(
+        None,
+        map(
+            shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+        ),
+    ),
+    None,
+)
 
-# Machado, Oliveira and Fernandes (2009): linear RGB as it is seen with normal sight and without one kind of cones.
+# Machado, Oliveira and Fernandes (2009): linear RGB as it is seen with normal sight and without one
+# kind of cones.
 SIGHT = {
     "normal": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
 }
 
 
@@ -49,7 +71,11 @@ def linear(color: str) -> Any:
 def oklab(rgb: Any) -> Any:
     """Linear RGB in a space where distances are differences that are seen (Ottosson 2020)."""
     cones = [[0.41222, 0.53633, 0.05145], [0.21190, 0.68070, 0.10740], [0.08830, 0.28172, 0.62998]]
-    axes = [[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059], [0.02590, 0.78277, -0.80868]]
+    axes = [
+        [0.21045, 0.79362, -0.00407],
+        [1.97800, -2.42859, 0.45059],
+        [0.02590, 0.78277, -0.80868],
+    ]
     return np.array(axes) @ np.cbrt(np.array(cones) @ np.clip(rgb, 0, 1))
 
 
@@ -76,7 +102,12 @@ def test_colors_stand_out_from_light_and_dark(background: str) -> None:
 def test_an_agent_has_one_color_and_each_of_its_settings_other_dashes() -> None:
     labels = ["mnm-p", "lstm", "mnm-p, 4 heads", "mnm-p-paper"]
     styles = [style_of(label, labels) for label in labels]
-    assert [style["color"] for style in styles] == [COLORS["mnm-p"], COLORS["lstm"], COLORS["mnm-p"], COLORS["mnm-p"]]
+    assert [style["color"] for style in styles] == [
+        COLORS["mnm-p"],
+        COLORS["lstm"],
+        COLORS["mnm-p"],
+        COLORS["mnm-p"],
+    ]
     assert len({str(style["linestyle"]) for style in (styles[0], *styles[2:])}) == 3
     assert styles[0]["linestyle"] == styles[1]["linestyle"] == "-"
     for agent, other in RELATIVES.items():
@@ -95,7 +126,11 @@ class Addresses(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         for name, value in attrs:
-            if name in ("src", "href", "xlink:href", "srcset", "data") and value and not value.startswith(("#", "data:,")):
+            if (
+                name in ("src", "href", "xlink:href", "srcset", "data")
+                and value
+                and not value.startswith(("#", "data:,"))
+            ):
                 self.loaded.append(value)
             if name == "id" and value:
                 self.ids.append(value)
@@ -123,7 +158,9 @@ def test_the_page_says_what_was_run_and_how_to_do_it_again(page: Path) -> None:
         "goals per episode",
     ):
         assert expected in text
-    commands = re.findall(r"^(?:<pre>)?python -m experiments (.+?)(?:</pre>)?$", text, flags=re.MULTILINE)
+    commands = re.findall(
+        r"^(?:<pre>)?python -m experiments (.+?)(?:</pre>)?$", text, flags=re.MULTILINE
+    )
     assert len(commands) == 3
     for command in commands:
         parse(Options, command.split(), prog="python -m experiments")
@@ -180,23 +217,39 @@ def test_the_command_makes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "r.html").exists()
     assert "r.html" in capsys.readouterr().out
     with pytest.raises(UsageError, match="name a file in a directory"):
-        main(["report", str(tmp_path / "small.json"), "--out", str(tmp_path / "nowhere" / "r.html")])
+        main(
+            ["report", str(tmp_path / "small.json"), "--out", str(tmp_path / "nowhere" / "r.html")]
+        )
     with pytest.raises(UsageError, match="there is no file"):
         main(["report", str(tmp_path / "nothing.json")])
 
 
 class Visit:
-    """What a headless browser made of a page: its document after all scripts, what the console said, and what was asked for."""
+    """What a headless browser made of a page: its document after all scripts, what the console
+    said, and what was asked for."""
 
     def __init__(self, page: Path, profile: Path) -> None:
         assert BROWSER is not None
         log = profile / "net.json"
-        flags = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
+        flags = (
+            "headless no-sandbox disable-gpu no-first-run disable-background-networking "
+            "disable-component-update disable-sync"
+        )
         done = subprocess.run(
             [
-                *(BROWSER, *(f"--{flag}" for flag in flags.split()), f"--user-data-dir={profile}", f"--log-net-log={log}"),
+                *(
+                    BROWSER,
+                    *(f"--{flag}" for flag in flags.split()),
+                    f"--user-data-dir={profile}",
+                    f"--log-net-log={log}",
+                ),
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-                *("--enable-logging=stderr", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()),
+                *(
+                    "--enable-logging=stderr",
+                    "--virtual-time-budget=2000",
+                    "--dump-dom",
+                    page.as_uri(),
+                ),
             ],
             capture_output=True,
             text=True,
@@ -205,8 +258,13 @@ class Visit:
         self.document = done.stdout
         self.console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
-        asked = (event for event in events if event.get("initiator", "not an origin") != "not an origin")  # not the browser's own
-        self.requests = sorted({event["url"] for event in asked if not event["url"].startswith(("file:", "data:"))})
+        # not the browser's own
+        asked = (
+            event for event in events if event.get("initiator", "not an origin") != "not an origin"
+        )
+        self.requests = sorted(
+            {event["url"] for event in asked if not event["url"].startswith(("file:", "data:"))}
+        )
 
 
 @pytest.fixture
@@ -231,10 +289,14 @@ def test_the_browser_test_would_see_errors_and_requests(tmp_path: Path, visit: A
     assert seen.requests == ["http://127.0.0.1:9/picture.png"]
 
 
-def test_tables_are_sorted_by_a_click_on_their_columns(page: Path, tmp_path: Path, visit: Any) -> None:
+def test_tables_are_sorted_by_a_click_on_their_columns(
+    page: Path, tmp_path: Path, visit: Any
+) -> None:
     def order(column: int, clicks: int) -> list[str]:
         clicked = tmp_path / "clicked.html"
-        click = f"document.querySelectorAll('table.sortable thead button')[{column}].click();" * clicks
+        click = (
+            f"document.querySelectorAll('table.sortable thead button')[{column}].click();" * clicks
+        )
         clicked.write_text(page.read_text().replace("</body>", f"<script>{click}</script></body>"))
         body = visit(clicked).document.split("<tbody>")[1].split("</tbody>")[0]
         return re.findall(r'<tr[^>]*><td data-value="([^"]+)"', body)

@@ -1,4 +1,5 @@
-"""A run that was killed and resumed is the run that was not: weights, progress.csv and TensorBoard events."""
+"""A run that was killed and resumed is the run that was not: weights, progress.csv and TensorBoard
+events."""
 
 import io
 import random
@@ -30,7 +31,8 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("experiments.report.report", lambda directory: None)  # plays hundreds of episodes, after the run
+    # plays hundreds of episodes, after the run
+    monkeypatch.setattr("experiments.report.report", lambda directory: None)
 
 
 def run(*args: object) -> None:
@@ -59,18 +61,33 @@ def weights(directory: Path) -> list[torch.Tensor]:
     """The parameters of the trained model and the state of its optimizer."""
     model = load_model(Run.load(directory), directory / "model.zip", None, "cpu")
     moments = model.policy.optimizer.state_dict()["state"]
-    return [*model.policy.state_dict().values(), *(value for part in moments.values() for value in part.values())]
+    return [
+        *model.policy.state_dict().values(),
+        *(value for part in moments.values() for value in part.values()),
+    ]
 
 
 def rows(directory: Path) -> list[dict[str, str]]:
     """The rows of ``progress.csv`` as they are written, but for the clock."""
-    return [{k: v for k, v in row.items() if k not in CLOCK} for row in read_rows(directory / "progress.csv")]
+    return [
+        {k: v for k, v in row.items() if k not in CLOCK}
+        for row in read_rows(directory / "progress.csv")
+    ]
 
 
 def points(directory: Path) -> list[tuple[str, int, float]]:
     """The points of all event files, in order, but for the clock."""
-    events = [event for path in sorted(directory.glob("events.out.tfevents*")) for event in LegacyEventFileLoader(str(path)).Load()]
-    return [(v.tag, e.step, v.simple_value) for e in events for v in e.summary.value if v.tag not in CLOCK]
+    events = [
+        event
+        for path in sorted(directory.glob("events.out.tfevents*"))
+        for event in LegacyEventFileLoader(str(path)).Load()
+    ]
+    return [
+        (v.tag, e.step, v.simple_value)
+        for e in events
+        for v in e.summary.value
+        if v.tag not in CLOCK
+    ]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -78,7 +95,9 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert torch.equal(a, b)
     assert rows(one) == rows(other)
     assert sorted(points(one)) == sorted(points(other))
-    assert {"train/value_loss", "rollout/ep_rew_mean", "time/fps"} <= {tag for tag, *_ in points(other)} | CLOCK
+    assert {"train/value_loss", "rollout/ep_rew_mean", "time/fps"} <= {
+        tag for tag, *_ in points(other)
+    } | CLOCK
     assert len({point[:2] for point in points(other)}) == len(points(other))
     steps = [int(row["time/total_timesteps"]) for row in rows(other)]
     assert [int(row["time/iterations"]) for row in rows(other)] == list(range(1, len(steps) + 1))
@@ -94,7 +113,18 @@ UNALIGNED = ["--env", "CartPole-v1", "--n-envs", "4", "--n-steps", "25", "--thre
 def test_a_run_killed_at_random_moments_and_resumed_is_the_same_run(
     agent: str, algorithm: str, env: list[str], tmp_path: Path
 ) -> None:
-    args = [agent, "--algorithm", algorithm, *env, "--total-timesteps", 900, "--checkpoint-interval", 250, "--seed", 5]
+    args = [
+        agent,
+        "--algorithm",
+        algorithm,
+        *env,
+        "--total-timesteps",
+        900,
+        "--checkpoint-interval",
+        250,
+        "--seed",
+        5,
+    ]
     run(*args, "--out", tmp_path / "whole")
     moments = sorted(random.Random(f"{agent} {algorithm}").sample(range(330, 900), 2))
     with pytest.raises(Killed):
@@ -117,12 +147,16 @@ def test_a_run_whose_process_was_killed_is_the_same_run(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_run_that_is_stopped_between_its_checkpoints_is_the_same_run_where_episodes_end_with_rollouts(tmp_path: Path) -> None:
+def test_a_run_stopped_between_checkpoints_is_the_same_where_episodes_end_with_rollouts(
+    tmp_path: Path,
+) -> None:
     """As in the maze; Ctrl-C waits for the update that follows the rollout."""
     args = ["lstm", *SMALL, "--total-timesteps", 900, "--checkpoint-interval", 250]
     run(*args, "--out", tmp_path / "whole")
     with pytest.raises(train.InterruptedRun, match="saved at 560 of 900"):
-        run_until(500, lambda: signal.raise_signal(signal.SIGTERM), *args, "--out", tmp_path / "stopped")
+        run_until(
+            500, lambda: signal.raise_signal(signal.SIGTERM), *args, "--out", tmp_path / "stopped"
+        )
     run("lstm", "--resume", tmp_path / "stopped", "--threads", 1)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
@@ -136,12 +170,30 @@ def test_a_run_that_is_stopped_between_its_checkpoints_is_the_same_run_where_epi
 def test_a_finished_run_that_goes_on_for_more_steps_is_the_longer_run(
     algorithm: str, env: list[str], interval: int, tmp_path: Path
 ) -> None:
-    args: list[Any] = ["lstm", "--algorithm", algorithm, "--no-anneal-lr", *env, "--checkpoint-interval", interval]
+    args: list[Any] = [
+        "lstm",
+        "--algorithm",
+        algorithm,
+        "--no-anneal-lr",
+        *env,
+        "--checkpoint-interval",
+        interval,
+    ]
     run(*args, "--total-timesteps", 1200, "--out", tmp_path / "whole")
     run(*args, "--total-timesteps", 650, "--out", tmp_path / "longer")
     (tmp_path / "longer" / "evaluation.json").write_text("of the shorter run")
     with pytest.raises(Killed):
-        run_until(900, kill, "lstm", "--resume", tmp_path / "longer", "--total-timesteps", 1200, "--threads", 1)
+        run_until(
+            900,
+            kill,
+            "lstm",
+            "--resume",
+            tmp_path / "longer",
+            "--total-timesteps",
+            1200,
+            "--threads",
+            1,
+        )
     assert not (tmp_path / "longer" / "model.zip").exists()
     assert not (tmp_path / "longer" / "evaluation.json").exists()
     run("lstm", "--resume", tmp_path / "longer", "--threads", 1)
@@ -149,9 +201,12 @@ def test_a_finished_run_that_goes_on_for_more_steps_is_the_longer_run(
     assert_same_run(tmp_path / "whole", tmp_path / "longer")
 
 
-def test_a_learning_rate_that_has_fallen_to_zero_is_that_of_the_longer_run_from_there_on(tmp_path: Path) -> None:
+def test_a_learning_rate_that_has_fallen_to_zero_is_that_of_the_longer_run_from_there_on(
+    tmp_path: Path,
+) -> None:
     def shares() -> list[float]:
-        """Of the first rate, after each update but the last, which is logged when the run goes on."""
+        """Of the first rate, after each update but the last, which is logged when the run goes
+        on."""
         run = Run.load(tmp_path / "run")
         rates = [row.get("train/learning_rate", np.nan) for row in read_progress(tmp_path / "run")]
         return [rate / run.hyperparameters.learning_rate for rate in rates if np.isfinite(rate)]
@@ -162,16 +217,27 @@ def test_a_learning_rate_that_has_fallen_to_zero_is_that_of_the_longer_run_from_
     assert shares() == pytest.approx([0.8, 0.6, 0.4, 0.2, 0, 0.4, 0.3, 0.2, 0.1])
 
 
-def test_a_finished_run_without_a_checkpoint_goes_on_and_says_what_differs(tmp_path: Path, capsys: Any) -> None:
+def test_a_finished_run_without_a_checkpoint_goes_on_and_says_what_differs(
+    tmp_path: Path, capsys: Any
+) -> None:
     run("lstm", *UNALIGNED, "--total-timesteps", 300, "--out", tmp_path / "run")
     assert not checkpoints(tmp_path / "run" / "checkpoints")
     train.main(["lstm", "--resume", str(tmp_path / "run"), "--total-timesteps", "500"])
-    assert "has no checkpoint, and goes on with new episodes after 300 steps" in capsys.readouterr().err
-    assert load_model(Run.load(tmp_path / "run"), tmp_path / "run" / "model.zip", None, "cpu").num_timesteps == 500
+    assert (
+        "has no checkpoint, and goes on with new episodes after 300 steps"
+        in capsys.readouterr().err
+    )
+    assert (
+        load_model(
+            Run.load(tmp_path / "run"), tmp_path / "run" / "model.zip", None, "cpu"
+        ).num_timesteps
+        == 500
+    )
 
 
 def test_rows_stay_as_they_were_written(tmp_path: Path) -> None:
-    """``7`` stays ``7`` and ``7.0`` stays ``7.0``; a column that comes later is empty above; a torn row goes."""
+    """``7`` stays ``7`` and ``7.0`` stays ``7.0``; a column that comes later is empty above; a torn
+    row goes."""
     table = ProgressTable(tmp_path / "progress.csv", up_to=0)
     table.write({"time/total_timesteps": 10, "a": 7}, {})
     table.write({"time/total_timesteps": 20, "a": 7.0, "b": np.float32(0.1)}, {"a": None})
@@ -205,7 +271,9 @@ def test_a_run_without_a_checkpoint_is_started_afresh(tmp_path: Path) -> None:
     args = ["lstm", *SMALL, "--total-timesteps", 200, "--checkpoint-interval", 100]
     with pytest.raises(Killed):
         run_until(90, kill, *args, "--out", tmp_path / "run")
-    with pytest.raises(train.UsageError, match=r"no checkpoint to resume from.*start it again, with --out .*run"):
+    with pytest.raises(
+        train.UsageError, match=r"no checkpoint to resume from.*start it again, with --out .*run"
+    ):
         run("lstm", "--resume", tmp_path / "run")
     run(*args, "--out", tmp_path / "run")
     run(*args, "--out", tmp_path / "whole")
@@ -216,7 +284,9 @@ def test_what_a_kill_left_unfinished_is_cleared_away(tmp_path: Path) -> None:
     args = ["lstm", *SMALL, "--total-timesteps", 400, "--checkpoint-interval", 100]
     with pytest.raises(Killed):
         run_until(290, kill, *args, "--out", tmp_path / "run")
-    (tmp_path / "run" / "checkpoints" / "step-000000000300.unfinished").write_text("half a checkpoint")
+    (tmp_path / "run" / "checkpoints" / "step-000000000300.unfinished").write_text(
+        "half a checkpoint"
+    )
     run("lstm", "--resume", tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.unfinished"))
     assert len(checkpoints(tmp_path / "run" / "checkpoints")) == 2

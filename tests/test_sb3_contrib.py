@@ -1,4 +1,5 @@
-"""The policies that have the names of sb3-contrib's are those, with its numbers; skipped where it is not installed."""
+"""The policies that have the names of sb3-contrib's are those, with its numbers; skipped where it
+is not installed."""
 
 import inspect
 from collections.abc import Iterator
@@ -32,14 +33,20 @@ def cells(core: Any) -> Iterator[Any]:
 
 def copy_weights(ours: Any, theirs: Any) -> None:
     """Give our policy the weights of theirs."""
-    cores = [*ours.core.cores] if hasattr(theirs, "lstm_actor") and ours.critic_core in ("own", "none") else [ours.core]
+    cores = (
+        [*ours.core.cores]
+        if hasattr(theirs, "lstm_actor") and ours.critic_core in ("own", "none")
+        else [ours.core]
+    )
     lstms = [theirs.lstm_actor, theirs.lstm_critic][: len(cores)]
     for core, lstm in zip(cores, lstms, strict=True):
         if lstm is None:
             core.linear.load_state_dict(theirs.critic.state_dict())
             continue
         for k, cell in enumerate(cells(core)):
-            cell.load_state_dict({name: getattr(lstm, f"{name}_l{k}") for name in cell.state_dict()})
+            cell.load_state_dict(
+                {name: getattr(lstm, f"{name}_l{k}") for name in cell.state_dict()}
+            )
     for part in ("mlp_extractor", "action_net", "value_net"):
         getattr(ours, part).load_state_dict(getattr(theirs, part).state_dict())
 
@@ -49,7 +56,16 @@ def pair(policy: str, env: Any, policy_kwargs: dict[str, Any], **kwargs: Any) ->
     models = []
     for algorithm in (RecurrentPPO, contrib.RecurrentPPO):
         made: Any = algorithm
-        models.append(made(policy, env(), policy_kwargs={"lstm_hidden_size": 6} | policy_kwargs, seed=0, device="cpu", **kwargs))
+        models.append(
+            made(
+                policy,
+                env(),
+                policy_kwargs={"lstm_hidden_size": 6} | policy_kwargs,
+                seed=0,
+                device="cpu",
+                **kwargs,
+            )
+        )
     copy_weights(models[0].policy, models[1].policy)
     return models[0], models[1]
 
@@ -63,24 +79,46 @@ def test_predict_takes_and_gives_the_same_state(choice: str) -> None:
     state = state_too = None
     for t in range(5):
         action, state = ours.predict(observations[t], state, starts[t], deterministic=True)
-        action_too, state_too = theirs.predict(observations[t], state_too, starts[t], deterministic=True)
+        action_too, state_too = theirs.predict(
+            observations[t], state_too, starts[t], deterministic=True
+        )
         np.testing.assert_array_equal(action, action_too)
-        torch.testing.assert_close(tuple(map(torch.tensor, state)), tuple(map(torch.tensor, state_too)), **ROUNDING)
+        torch.testing.assert_close(
+            tuple(map(torch.tensor, state)), tuple(map(torch.tensor, state_too)), **ROUNDING
+        )
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_an_update_has_the_same_losses_and_the_same_weights_after_it(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one minibatch, since theirs are cut elsewhere; after gradient descent the weights show the gradient."""
-    monkeypatch.setattr(np.random, "randint", lambda steps: 0)  # where theirs cuts even a whole rollout
-    one_step = dict(n_steps=16, batch_size=None, n_epochs=1, learning_rate=1.0, ent_coef=0.01, max_grad_norm=1e9)
+def test_an_update_has_the_same_losses_and_the_same_weights_after_it(
+    choice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one minibatch, since theirs are cut elsewhere; after gradient descent the weights show the
+    gradient."""
+    # where theirs cuts even a whole rollout
+    monkeypatch.setattr(np.random, "randint", lambda steps: 0)
+    one_step = dict(
+        n_steps=16, batch_size=None, n_epochs=1, learning_rate=1.0, ent_coef=0.01, max_grad_norm=1e9
+    )
     policy_kwargs = CHOICES[choice] | {"optimizer_class": torch.optim.SGD}
-    ours, theirs = pair("MlpLstmPolicy", lambda: make_vec_env(Recall, n_envs=3, seed=0), policy_kwargs, **one_step)
+    ours, theirs = pair(
+        "MlpLstmPolicy", lambda: make_vec_env(Recall, n_envs=3, seed=0), policy_kwargs, **one_step
+    )
     for model in (ours, theirs):
         model.set_random_seed(1)
         model.learn(48)
     logged, logged_too = ours.logger.name_to_value, theirs.logger.name_to_value
-    for name in ("policy_gradient_loss", "value_loss", "entropy_loss", "loss", "approx_kl", "clip_fraction", "explained_variance"):
-        assert logged[f"train/{name}"] == pytest.approx(logged_too[f"train/{name}"], rel=1e-3, abs=1e-5), name
+    for name in (
+        "policy_gradient_loss",
+        "value_loss",
+        "entropy_loss",
+        "loss",
+        "approx_kl",
+        "clip_fraction",
+        "explained_variance",
+    ):
+        assert logged[f"train/{name}"] == pytest.approx(
+            logged_too[f"train/{name}"], rel=1e-3, abs=1e-5
+        ), name
     updated = ours.policy.parameters_to_vector()
     copy_weights(ours.policy, theirs.policy)
     np.testing.assert_allclose(updated, ours.policy.parameters_to_vector(), rtol=1e-3, atol=1e-5)
@@ -96,7 +134,13 @@ def test_an_update_has_the_same_losses_and_the_same_weights_after_it(choice: str
 @pytest.mark.parametrize("choice", CHOICES)
 def test_its_other_policies_have_the_same_parts(policy: str, space: Any, choice: str) -> None:
     ours, theirs = (
-        algorithm(policy, Random(space, spaces.Box(-1, 1, (2,))), n_steps=8, policy_kwargs=CHOICES[choice], device="cpu").policy
+        algorithm(
+            policy,
+            Random(space, spaces.Box(-1, 1, (2,))),
+            n_steps=8,
+            policy_kwargs=CHOICES[choice],
+            device="cpu",
+        ).policy
         for algorithm in (RecurrentPPO, contrib.RecurrentPPO)
     )
     for part in ("mlp_extractor", "action_net", "value_net"):
@@ -105,7 +149,8 @@ def test_its_other_policies_have_the_same_parts(policy: str, space: Any, choice:
 
 
 def test_arguments_are_the_same() -> None:
-    of_the_policy = {"learning_rate": "auto", "target_kl": "auto"}  # with sb3-contrib's names of policies its own
+    # with sb3-contrib's names of policies its own
+    of_the_policy = {"learning_rate": "auto", "target_kl": "auto"}
 
     def compared(ours: Any, theirs: Any, new: set[str]) -> None:
         one, other = (inspect.signature(function).parameters for function in (ours, theirs))
@@ -115,7 +160,10 @@ def test_arguments_are_the_same() -> None:
         assert one.keys() - other.keys() == new
 
     compared(RecurrentPPO, contrib.RecurrentPPO, {"meta_coef"})
-    learn, learn_too = (inspect.signature(algorithm.learn).parameters for algorithm in (RecurrentPPO, contrib.RecurrentPPO))
+    learn, learn_too = (
+        inspect.signature(algorithm.learn).parameters
+        for algorithm in (RecurrentPPO, contrib.RecurrentPPO)
+    )
     assert list(learn) == [*learn_too, "use_masking"]
     assert learn["log_interval"].default == learn_too["log_interval"].default
 
@@ -124,21 +172,32 @@ def test_arguments_are_the_same() -> None:
     ("policy_kwargs", "error"),
     [
         ({"shared_lstm": True}, AssertionError),
-        ({"shared_lstm": True, "enable_critic_lstm": False, "share_features_extractor": False}, AssertionError),
+        (
+            {"shared_lstm": True, "enable_critic_lstm": False, "share_features_extractor": False},
+            AssertionError,
+        ),
         ({"lstm_kwargs": {"proj_size": 3}}, TypeError),
     ],
 )
-def test_what_excludes_each_other_is_refused(policy_kwargs: dict[str, Any], error: type[Exception]) -> None:
+def test_what_excludes_each_other_is_refused(
+    policy_kwargs: dict[str, Any], error: type[Exception]
+) -> None:
     with pytest.raises(error):
-        RecurrentPPO("MlpLstmPolicy", make_vec_env(Recall), policy_kwargs=policy_kwargs, device="cpu")
+        RecurrentPPO(
+            "MlpLstmPolicy", make_vec_env(Recall), policy_kwargs=policy_kwargs, device="cpu"
+        )
 
 
 def test_dropout_is_between_layers_and_in_training_only() -> None:
     policy_kwargs = {"n_lstm_layers": 2, "lstm_kwargs": {"dropout": 0.5}, "lstm_hidden_size": 8}
-    policy = RecurrentPPO("MlpLstmPolicy", make_vec_env(Recall), policy_kwargs=policy_kwargs, device="cpu").policy
+    policy = RecurrentPPO(
+        "MlpLstmPolicy", make_vec_env(Recall), policy_kwargs=policy_kwargs, device="cpu"
+    ).policy
 
     def outputs() -> Tensor:
-        return policy.core(torch.ones(4, 2, 3), policy.initial_state(2), torch.zeros(4, 2, dtype=torch.bool))[0].detach()
+        return policy.core(
+            torch.ones(4, 2, 3), policy.initial_state(2), torch.zeros(4, 2, dtype=torch.bool)
+        )[0].detach()
 
     policy.set_training_mode(True)
     assert not torch.equal(outputs(), outputs())

@@ -1,4 +1,5 @@
-"""Sequence learning without reinforcement learning: what is minimized, what the command writes, how it fails; and its grids."""
+"""Sequence learning without reinforcement learning: what is minimized, what the command writes, how
+it fails; and its grids."""
 
 import contextlib
 import io
@@ -18,7 +19,14 @@ from benchmarks import memory, tables
 from envs.memory_tasks import TASKS
 from experiments import sequences
 from experiments.command_line import run_main
-from experiments.supervised import Batch, SequenceModel, Trainer, build_core, hyperparameters, settings
+from experiments.supervised import (
+    Batch,
+    SequenceModel,
+    Trainer,
+    build_core,
+    hyperparameters,
+    settings,
+)
 from mnm_rl import TrainingDivergedError
 
 SMALL = ["--task-kwargs", "pairs=2", "--hidden-size", "16", "--batch-size", "32", "--threads", "1"]
@@ -29,7 +37,11 @@ def command(*args: object) -> tuple[int, str, str]:
     stdout, stderr, before = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = ["sequences", *map(str, args)]
     try:
-        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as exit_:
+        with (
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+            pytest.raises(SystemExit) as exit_,
+        ):
             run_main(sequences.main)
     finally:
         sys.argv = before
@@ -57,7 +69,9 @@ def test_pairs_are_recalled_and_the_result_says_how_soon(tmp_path: Path) -> None
     assert last["accuracy"] >= 0.97
     assert last["updates"] < 600
     assert all(evaluation["accuracy"] < 0.97 for evaluation in result["evaluations"][:-1])
-    assert [evaluation["updates"] for evaluation in result["evaluations"]] == list(range(20, last["updates"] + 1, 20))
+    assert [evaluation["updates"] for evaluation in result["evaluations"]] == list(
+        range(20, last["updates"] + 1, 20)
+    )
     assert result["task_kwargs"] == {"pairs": 2}
     assert result["hyperparameters"]["write_rule"] == "p"
     assert "gamma" not in result["hyperparameters"]
@@ -66,7 +80,17 @@ def test_pairs_are_recalled_and_the_result_says_how_soon(tmp_path: Path) -> None
 
 def test_the_same_seed_gives_the_same_result(tmp_path: Path) -> None:
     runs = [
-        trained(tmp_path / f"{i}.json", "lstm", *SMALL, "--updates", 40, "--episodes", 32, "--seed", seed)
+        trained(
+            tmp_path / f"{i}.json",
+            "lstm",
+            *SMALL,
+            "--updates",
+            40,
+            "--episodes",
+            32,
+            "--seed",
+            seed,
+        )
         for i, seed in enumerate((1, 1, 2))
     ]
     first, again, other = ([(e["loss"], e["accuracy"]) for e in run["evaluations"]] for run in runs)
@@ -87,7 +111,9 @@ def test_what_is_minimized_is_cross_entropy_and_meta_loss() -> None:
     core, head = train.model.core, train.model.head
     outputs, _, meta_loss = core(batch.observations, core.initial_state(6), batch.starts)
     answers = F.cross_entropy(head(outputs[2:]).flatten(0, 1), batch.targets[2:].flatten())
-    wanted = torch.autograd.grad(answers + 0.3 * meta_loss.mean(), train.parameters, allow_unused=True)
+    wanted = torch.autograd.grad(
+        answers + 0.3 * meta_loss.mean(), train.parameters, allow_unused=True
+    )
     loss, norm = train.gradients(batch)
     torch.testing.assert_close(loss, answers.detach())
     scale = min(1, train.agent.max_grad_norm / norm.item())
@@ -102,24 +128,47 @@ def test_steps_after_the_end_of_an_episode_do_not_count() -> None:
     for targets, counts in zip(batch.targets.T, batch.counts.T, strict=True):
         assert counts.sum() == 2 * (targets >= 0).sum()  # as many steps show as ask
         assert counts[: int(counts.sum())].all()
-    model = SequenceModel(nn.Identity(), build_core(hyperparameters("mnm-p")(hidden_size=8), task.observation_size), task.n_answers)
-    changed = torch.where(batch.counts[..., None], batch.observations, torch.rand_like(batch.observations))
-    for with_padding, without in zip(model(batch), model(batch._replace(observations=changed)), strict=True):
+    model = SequenceModel(
+        nn.Identity(),
+        build_core(hyperparameters("mnm-p")(hidden_size=8), task.observation_size),
+        task.n_answers,
+    )
+    changed = torch.where(
+        batch.counts[..., None], batch.observations, torch.rand_like(batch.observations)
+    )
+    for with_padding, without in zip(
+        model(batch), model(batch._replace(observations=changed)), strict=True
+    ):
         torch.testing.assert_close(with_padding, without)
 
 
 def test_a_gradient_that_is_not_finite_ends_it_and_leaves_the_parameters() -> None:
     train, batch = trainer()
     before = [p.clone() for p in train.parameters]
-    with pytest.raises(TrainingDivergedError, match="at update 1: a smaller --learning-rate may help"):
+    with pytest.raises(
+        TrainingDivergedError, match="at update 1: a smaller --learning-rate may help"
+    ):
         train.update(batch._replace(observations=batch.observations * torch.nan))
     assert all(torch.equal(b, p) for b, p in zip(before, train.parameters, strict=True))
 
 
 def test_longer_sequences_than_trained_can_be_tested(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
-    small = ["--task-kwargs", "items=3", "--hidden-size", 8, "--updates", 20, "--episodes", 20, "--threads", 1]
-    code, stdout, stderr = command("copy", "lstm", *small, "--test", "items=6", "items=9,min_items=2", "--out", out)
+    small = [
+        "--task-kwargs",
+        "items=3",
+        "--hidden-size",
+        8,
+        "--updates",
+        20,
+        "--episodes",
+        20,
+        "--threads",
+        1,
+    ]
+    code, stdout, stderr = command(
+        "copy", "lstm", *small, "--test", "items=6", "items=9,min_items=2", "--out", out
+    )
     assert code == 0, stderr
     tests = json.loads(out.read_text())["evaluations"][-1]["tests"]
     assert tests.keys() == {"items=6", "items=9,min_items=2"}
@@ -136,7 +185,10 @@ def test_longer_sequences_than_trained_can_be_tested(tmp_path: Path) -> None:
         (["recall", "lstm", "--gamma", "0.9"], "--gamma"),
         (["recall", "lstm", "--hidden-size", "0"], "--hidden-size must be from 1"),
         (["recall", "lstm", "--until", "99"], "--until must be a share from 0 to 1"),
-        (["recall", "lstm", "--task-kwargs", "pairs"], "--task-kwargs takes name=value pairs such as pairs=8"),
+        (
+            ["recall", "lstm", "--task-kwargs", "pairs"],
+            "--task-kwargs takes name=value pairs such as pairs=8",
+        ),
         (["recall", "lstm", "--task-kwargs", "pears=8"], "the task recall cannot be made"),
         (["recall", "lstm", "--test", "pairs=16"], "--test pairs=16 has another observation_size"),
         (["recall", "lstm", "--out", __file__], "is there already"),
@@ -151,13 +203,28 @@ def test_wrong_usage_is_one_clear_line(args: list[str], message: str) -> None:
 
 def test_only_what_counts_here_is_asked_for_on_the_command_line() -> None:
     kind = hyperparameters("mnm-p")
-    assert settings(kind()).keys() >= {"learning_rate", "meta_coef", "heads", "hidden_size", "write_rule"}
-    assert not settings(kind()).keys() & {"gamma", "n_steps", "ent_coef", "reward_scale", "ortho_init"}
+    assert settings(kind()).keys() >= {
+        "learning_rate",
+        "meta_coef",
+        "heads",
+        "hidden_size",
+        "write_rule",
+    }
+    assert not settings(kind()).keys() & {
+        "gamma",
+        "n_steps",
+        "ent_coef",
+        "reward_scale",
+        "ortho_init",
+    }
     assert kind(heads=2).arguments()["heads"] == 2
 
 
 def result(agent: str, rate: float, seed: int, accuracy: list[float]) -> dict[str, Any]:
-    evaluations = [{"updates": 20 * i, "seconds": 0.5 * i, "accuracy": share} for i, share in enumerate(accuracy, start=1)]
+    evaluations = [
+        {"updates": 20 * i, "seconds": 0.5 * i, "accuracy": share}
+        for i, share in enumerate(accuracy, start=1)
+    ]
     of_task = {"task": "recall", "task_kwargs": {"pairs": 2}}
     return of_task | {
         "agent": agent,
@@ -198,7 +265,12 @@ def test_a_grid_draws_what_it_was_tested_with(tmp_path: Path) -> None:
     tests = {"support=8,min_string_length=4": 0.9, "min_items=3": 0.4}
     common = {"task": "dictionary", "task_kwargs": {"support": 4}} | curves | {"tests": tests}
     memory.draw(
-        [common | {"agent": agent, "seed": seed} for agent in ("lstm", "salu") for seed in range(2)], tmp_path / "figure.png"
+        [
+            common | {"agent": agent, "seed": seed}
+            for agent in ("lstm", "salu")
+            for seed in range(2)
+        ],
+        tmp_path / "figure.png",
     )
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert [memory.in_words(test) for test in tests] == ["support 8", "min items 3"]
@@ -213,20 +285,31 @@ def test_a_grid_runs_what_has_not_been_run(tmp_path: Path, monkeypatch: pytest.M
         sequences.parse_options(words[3:])  # it is a command line
         ran.append(out := words[-1])
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps(result(words[4], 4e-3, int(words[words.index("--seed") + 1]), [0.5, 1.0])))
+        Path(out).write_text(
+            json.dumps(result(words[4], 4e-3, int(words[words.index("--seed") + 1]), [0.5, 1.0]))
+        )
         return type("Done", (), {"returncode": 0, "stdout": "done", "stderr": ""})
 
     monkeypatch.setattr(memory.subprocess, "run", subprocess_run)
-    options = memory.Options(grid="recall", processes=1, runs=tmp_path / "runs", json=tmp_path / "figures.json")
+    options = memory.Options(
+        grid="recall", processes=1, runs=tmp_path / "runs", json=tmp_path / "figures.json"
+    )
     memory.main(options)
     assert len(ran) == 4
     memory.main(options)
     assert len(ran) == 4
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert [(run["agent"], run["seed"]) for run in figures["runs"]] == [("lstm", 0), ("lstm", 1), ("gru", 0), ("gru", 1)]
+    assert [(run["agent"], run["seed"]) for run in figures["runs"]] == [
+        ("lstm", 0),
+        ("lstm", 1),
+        ("gru", 0),
+        ("gru", 1),
+    ]
 
 
-def test_the_table_says_how_soon_a_task_is_solved_and_what_becomes_of_other_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_says_how_soon_a_task_is_solved_and_what_becomes_of_other_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     row = {"task_kwargs": {"pairs": 2}, "updates": [10, 20], "seconds": [1.0, 2.0]}
     runs = [
         row | {"agent": "mnm-p", "seed": 0, "accuracy": [0.5, 1.0], "tests": {"pairs=4": 0.75}},
@@ -247,4 +330,8 @@ def test_the_settings_of_the_grids_are_those_of_the_tasks(name: str) -> None:
     for changes in grid.settings:
         task = sequences.make_task(grid.task, changes)
         for test in grid.tests:
-            sequences.like(task, test, sequences.make_task(grid.task, changes | sequences.key_values(test.split(","))))
+            sequences.like(
+                task,
+                test,
+                sequences.make_task(grid.task, changes | sequences.key_values(test.split(","))),
+            )

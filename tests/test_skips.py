@@ -24,7 +24,18 @@ def test_of_another_page():
 
 def last_lines(tests: str, tmp_path: Path) -> str:
     (tmp_path / "test_some.py").write_text(tests)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.conftest",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        tmp_path,
+        tmp_path,
+    ]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
 
 

@@ -1,4 +1,5 @@
-"""Statistics over seeds: what they are for scores that are known, and that they never pool what does not belong together."""
+"""Statistics over seeds: what they are for scores that are known, and that they never pool what
+does not belong together."""
 
 import contextlib
 import shutil
@@ -44,7 +45,8 @@ def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_resampling_stays_within_each_task() -> None:
-    apart = [np.full(3, 0.0), np.full(3, 100.0)]  # seeds agree: all that varies is between the tasks
+    # seeds agree: all that varies is between the tasks
+    apart = [np.full(3, 0.0), np.full(3, 100.0)]
     assert interval(apart, mean) == (50, 50)
     pooled = interval([np.concatenate(apart)], mean)
     assert pooled is not None
@@ -62,24 +64,35 @@ def test_probability_of_improvement_counts_pairs() -> None:
     assert probability_of_improvement([ours], [ours])[0] == 0.5
     above = [np.array([5.0, 6.0, 7.0])]
     assert probability_of_improvement(above, [theirs]) == (1.0, (1.0, 1.0))
-    assert probability_of_improvement([*above, ours], [theirs, ours])[0] == 0.75  # the mean over two tasks
+    # the mean over two tasks
+    assert probability_of_improvement([*above, ours], [theirs, ours])[0] == 0.75
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.lists(st.integers(0, 5), min_size=1, max_size=6))
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=6),
+    st.lists(st.integers(0, 5), min_size=1, max_size=6),
+)
 def test_probabilities_of_improvement_sum_to_one(x: list[int], y: list[int]) -> None:
     a, b = [np.array(x, float)], [np.array(y, float)]
-    assert probability_of_improvement(a, b)[0] + probability_of_improvement(b, a)[0] == pytest.approx(1)
+    assert probability_of_improvement(a, b)[0] + probability_of_improvement(b, a)[
+        0
+    ] == pytest.approx(1)
 
 
 def test_a_profile_falls_from_one_to_zero() -> None:
-    share, low, high = performance_profile([np.array([1.0, 2.0, 3.0, 4.0])], np.array([0.0, 1.0, 2.5, 4.0]))
+    share, low, high = performance_profile(
+        [np.array([1.0, 2.0, 3.0, 4.0])], np.array([0.0, 1.0, 2.5, 4.0])
+    )
     assert share.tolist() == [1, 0.75, 0.5, 0]
     assert (low <= share).all()
     assert (share <= high).all()
 
 
 def test_curves_are_read_at_the_same_places() -> None:
-    runs = [(np.array([0.0, 10.0]), np.array([0.0, 10.0])), (np.array([0.0, 5.0, 10.0]), np.array([2.0, 7.0, 12.0]))]
+    runs = [
+        (np.array([0.0, 10.0]), np.array([0.0, 10.0])),
+        (np.array([0.0, 5.0, 10.0]), np.array([2.0, 7.0, 12.0])),
+    ]
     middle, low, high = curve(runs, np.array([0.0, 5.0, 8.0]))
     assert middle.tolist() == [1, 6, 9]
     assert low.tolist() == [0, 5, 8]
@@ -93,7 +106,11 @@ def test_waits_within_an_episode_are_counted_from_one_reward_to_the_next() -> No
 
 def test_a_thinned_curve_keeps_its_means_and_goes_on_after_a_resume() -> None:
     rows = [
-        {"time/total_timesteps": 10.0 * i, "time/time_elapsed": float(i if i <= 6 else i - 6), "rollout/goals": float(i)}
+        {
+            "time/total_timesteps": 10.0 * i,
+            "time/time_elapsed": float(i if i <= 6 else i - 6),
+            "rollout/goals": float(i),
+        }
         for i in range(1, 11)
     ]
     curve = thinned(rows, points=5)
@@ -122,7 +139,10 @@ def test_only_what_is_alike_is_pooled() -> None:
 
 
 def test_the_rows_of_a_table() -> None:
-    found = results(*(result("lstm", seed, goals) for seed, goals in enumerate([15.0, 14.0, 16.0, 1.0])), result("rnn", 0, 20.0))
+    found = results(
+        *(result("lstm", seed, goals) for seed, goals in enumerate([15.0, 14.0, 16.0, 1.0])),
+        result("rnn", 0, 20.0),
+    )
     rnn, lstm = rows(found, list(found.groups))
     assert (rnn["label"], lstm["label"]) == ("rnn", "lstm")  # the best first
     assert rnn["iqm_interval"] is None
@@ -154,13 +174,18 @@ def grid(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid
     return Grid.load(tmp_path / "tiny.toml")
 
 
-def test_a_real_grid_from_its_file_to_its_statistics(grid: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_real_grid_from_its_file_to_its_statistics(
+    grid: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UsageError, match="no run of the grid other is finished"):
         collect(replace(grid, name="other"))
     shutil.rmtree(grid.jobs()[2].directory)
     found = collect(grid)
     assert "2 of 4 runs are not finished and left out" in capsys.readouterr().err
-    assert (found.planned, [(r.agent, r.seed) for r in found.results]) == (4, [("lstm", 0), ("rnn", 0)])
+    assert (found.planned, [(r.agent, r.seed) for r in found.results]) == (
+        4,
+        [("lstm", 0), ("rnn", 0)],
+    )
     lstm = found.results[0]
     assert (lstm.steps, lstm.episodes) == (320, 512)
     assert lstm.curve["steps"] == [80, 160, 240, 320]
@@ -178,7 +203,9 @@ def test_a_real_grid_from_its_file_to_its_statistics(grid: Grid, tmp_path: Path,
     assert sections(again) == sections(found)
 
 
-def test_results_of_two_machines_are_put_together(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_two_machines_are_put_together(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs = grid.jobs()
     all_three = collect(grid)
     monkeypatch.setattr(Job, "finished", property(lambda job: job.directory == jobs[2].directory))
@@ -193,7 +220,10 @@ def test_results_of_two_machines_are_put_together(grid: Grid, monkeypatch: pytes
 
     with pytest.raises(UsageError, match="total_timesteps 5, and the grid says 320"):
         collect(grid, earlier=replace(elsewhere, grid=elsewhere.grid | {"total_timesteps": 5}))
-    other = [own | {"hyperparameters": own["hyperparameters"] | {"gamma": 0.5}} for own in elsewhere.hyperparameters]
+    other = [
+        own | {"hyperparameters": own["hyperparameters"] | {"gamma": 0.5}}
+        for own in elsewhere.hyperparameters
+    ]
     with pytest.raises(UsageError, match=r"gamma 0.5 of lstm \(default\), and the grid says 0.95"):
         collect(grid, earlier=replace(elsewhere, hyperparameters=other))
     with pytest.raises(UsageError, match=r"of another grid: lstm, .*, seed 7"):
@@ -208,7 +238,8 @@ def test_what_holds_no_results_is_said(text: str, tmp_path: Path) -> None:
 
 
 def test_the_committed_data_gives_the_same_statistics_every_time() -> None:
-    """Of the largest file; the tables of the documentation are made of all of them, and compared with what is written there."""
+    """Of the largest file; the tables of the documentation are made of all of them, and compared
+    with what is written there."""
     path = max(COMMITTED, key=lambda path: path.stat().st_size)
     assert sections(Results.load(path)) == sections(Results.load(path))
 

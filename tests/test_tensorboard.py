@@ -1,4 +1,5 @@
-"""TensorBoard shows the return, the goals and the memory first: the plug-in that draws the charts, asked for them."""
+"""TensorBoard shows the return, the goals and the memory first: the plug-in that draws the charts,
+asked for them."""
 
 import re
 from pathlib import Path
@@ -37,10 +38,23 @@ def test_a_run_is_laid_out(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_training_of_ones_own_is_laid_out_with_every_figure_of_its_memory(tmp_path: Path) -> None:
-    model: Any = small(RecurrentPPO, "mnm-p", gym.make_vec("mnm/Recall-v0", 2), tensorboard_log=str(tmp_path), n_steps=10)
+    model: Any = small(
+        RecurrentPPO,
+        "mnm-p",
+        gym.make_vec("mnm/Recall-v0", 2),
+        tensorboard_log=str(tmp_path),
+        n_steps=10,
+    )
     model.learn(40, callback=TensorBoardLayout(), log_interval=1)
     expressions, tags = what_tensorboard_reads(tmp_path)
     of_memory = {tag for tag in tags if tag.startswith("memory/")}
     assert of_memory
-    assert {tag for tag in of_memory if any(re.fullmatch(expression, tag) for expression in expressions)} == of_memory
-    assert [name for charts in TENSORBOARD_LAYOUT.values() for _, names in charts.values() for name in names] == expressions
+    assert {
+        tag for tag in of_memory if any(re.fullmatch(expression, tag) for expression in expressions)
+    } == of_memory
+    assert [
+        name
+        for charts in TENSORBOARD_LAYOUT.values()
+        for _, names in charts.values()
+        for name in names
+    ] == expressions

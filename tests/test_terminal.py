@@ -17,7 +17,15 @@ from mnm_rl.callbacks import EpisodeMeans, ProgressBar, short
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        *((0, "0"), (999, "999"), (999.7, "1.0k"), (1000, "1.0k"), (12_340, "12.3k"), (999_949, "1.0M"), (3e6, "3.0M")),
+        *(
+            (0, "0"),
+            (999, "999"),
+            (999.7, "1.0k"),
+            (1000, "1.0k"),
+            (12_340, "12.3k"),
+            (999_949, "1.0M"),
+            (3e6, "3.0M"),
+        ),
         *((2.5e9, "2.5G"), (2**53, "9007199.3G")),
     ],
 )
@@ -73,7 +81,9 @@ def test_progress_shows_steps_speed_time_left_and_score_in_one_line(
     assert len(line.strip("\r")) <= columns
 
 
-def test_without_a_terminal_progress_is_a_line_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
     bar = progress(60_000, goals=1.5)
     for _ in range(3):
         bar.num_timesteps += 10_000
@@ -83,20 +93,34 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(clock: Clock, capsys
 
 
 RANDOM, AGENT, ORACLE = (
-    Score(mean, (mean - 3.3, mean + 3.3), mean / 10, first, 10.1) for mean, first in ((14.2, 53.9), (-123.4, 100.0), (276.1, 10.2))
+    Score(mean, (mean - 3.3, mean + 3.3), mean / 10, first, 10.1)
+    for mean, first in ((14.2, 53.9), (-123.4, 100.0), (276.1, 10.2))
 )
 
 
 def evaluation(agent: str, references: dict[str, Score]) -> Evaluation:
-    run = Run(hyperparameters=AGENTS[agent](), env="mnm/Maze-v0", env_kwargs={}, total_timesteps=100, n_envs=2, seed=4)
+    run = Run(
+        hyperparameters=AGENTS[agent](),
+        env="mnm/Maze-v0",
+        env_kwargs={},
+        total_timesteps=100,
+        n_envs=2,
+        seed=4,
+    )
     return Evaluation(Path("run"), run, 2_000_000, 512, AGENT, references)
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
 @pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("references", [{}, {"random": RANDOM, "oracle": ORACLE}], ids=["any environment", "maze"])
+@pytest.mark.parametrize(
+    "references", [{}, {"random": RANDOM, "oracle": ORACLE}], ids=["any environment", "maze"]
+)
 def test_a_table_has_one_line_a_row_and_whole_numbers(
-    columns: int, agent: str, references: dict[str, Score], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    columns: int,
+    agent: str,
+    references: dict[str, Score],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     print_table([evaluation(agent, references), evaluation("lstm", references)])
@@ -106,7 +130,9 @@ def test_a_table_has_one_line_a_row_and_whole_numbers(
     for name in (agent, "lstm", *references):
         (line, *_) = (line for line in lines if line.split()[:1] == [name])
         interval = {"random": "[-0.01, 0.01]", "oracle": "[0.99, 1.01]"}.get(name)
-        assert line.strip().endswith(interval or ("[-0.54, -0.51]" if references else "[-126.70, -120.10]"))
+        assert line.strip().endswith(
+            interval or ("[-0.54, -0.51]" if references else "[-126.70, -120.10]")
+        )
     header = next(line for line in lines if line.startswith("agent")).split()
     assert {"agent", "seed", "[95%]"} <= set(header)
     assert {"goals", "score"} <= set(header) or not references

@@ -1,4 +1,5 @@
-"""Trained models: those that come with the package do what their cards say, and a run's model becomes one."""
+"""Trained models: those that come with the package do what their cards say, and a run's model
+becomes one."""
 
 import json
 import re
@@ -25,7 +26,11 @@ EPISODES = 64
 
 
 def test_the_models_that_are_promised_are_there() -> None:
-    mazes = {f"mnm/{maze}-v0:{agent}" for maze in ("Maze", "MazeSmall") for agent in ("mnm-p", "mnm-g", "gru", "plastic")}
+    mazes = {
+        f"mnm/{maze}-v0:{agent}"
+        for maze in ("Maze", "MazeSmall")
+        for agent in ("mnm-p", "mnm-g", "gru", "plastic")
+    }
     assert trained_models().keys() == mazes | {"mnm/Recall-v0:mnm-p", "mnm/Dictionary-v0:mnm-p"}
 
 
@@ -34,7 +39,9 @@ def test_a_trained_model_scores_what_its_card_says(name: str) -> None:
     directory = find_model(name)
     score = json.loads((directory / "config.json").read_text())["score"]
     assert f"| Return | {score['mean']:.2f} [" in (directory / "README.md").read_text()
-    returns = np.array(play(directory, Run.load(directory), EPISODES, 1, deterministic=False).episodes["return"])
+    returns = np.array(
+        play(directory, Run.load(directory), EPISODES, 1, deterministic=False).episodes["return"]
+    )
     error = returns.std(ddof=1) / EPISODES**0.5 + (score["ci95"][1] - score["ci95"][0]) / 4
     assert abs(returns.mean() - score["mean"]) < 4 * error + 1e-3
 
@@ -53,7 +60,10 @@ def test_a_trained_model_is_loaded_by_its_name_and_plays(name: str) -> None:
 
 
 def test_a_name_that_is_none_is_named_with_those_that_are() -> None:
-    with pytest.raises(FileNotFoundError, match=r"nor a trained model mnm/Maze-v0:salu; models are .*mnm/Maze-v0:mnm-p"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"nor a trained model mnm/Maze-v0:salu; models are .*mnm/Maze-v0:mnm-p",
+    ):
         RecurrentPPO.from_pretrained("mnm/Maze-v0:salu")
     assert "trained models are" in fails(2, "eval.py", "mnm/Maze-v0:salu")
 
@@ -69,13 +79,33 @@ def test_eval_takes_a_trained_model_by_its_name(tmp_path: Path, capsys: Any) -> 
 
 def test_the_model_of_a_run_becomes_files_for_others(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "model"
-    train.main(["mnm-p", *SMALL, "--total-timesteps", "400", "--writes", "--hidden-size", "8", "--out", str(run)])
+    train.main(
+        [
+            "mnm-p",
+            *SMALL,
+            "--total-timesteps",
+            "400",
+            "--writes",
+            "--hidden-size",
+            "8",
+            "--out",
+            str(run),
+        ]
+    )
     grids.main(["publish", str(run), "--out", str(out)])
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
     assert Run.load(out) == Run.load(run)
     assert newest_model(out) == out
-    before = torch.nn.utils.parameters_to_vector(RecurrentPPO.load(run / "model.zip", device="cpu").policy.parameters())
-    after = torch.nn.utils.parameters_to_vector(RecurrentPPO.from_pretrained(out, device="cpu").policy.parameters())
+    before = torch.nn.utils.parameters_to_vector(
+        RecurrentPPO.load(run / "model.zip", device="cpu").policy.parameters()
+    )
+    after = torch.nn.utils.parameters_to_vector(
+        RecurrentPPO.from_pretrained(out, device="cpu").policy.parameters()
+    )
     assert torch.equal(before, after)
     with pytest.raises(UsageError, match="is not empty"):
         grids.main(["publish", str(run), "--out", str(out)])
@@ -90,4 +120,8 @@ def test_the_command_of_a_card_is_that_of_its_run(name: str) -> None:
     agent, options = train.parse_options([word.strip("'") for word in command.split()[2:]])
     assert agent == run.agent
     assert options.hyperparameters == run.hyperparameters
-    assert (options.env, options.seed, options.total_timesteps) == (run.env, run.seed, run.total_timesteps)
+    assert (options.env, options.seed, options.total_timesteps) == (
+        run.env,
+        run.seed,
+        run.total_timesteps,
+    )

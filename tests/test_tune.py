@@ -1,4 +1,5 @@
-"""The search for hyperparameters over a grid; skipped, but for what is checked before it, where Optuna is not installed."""
+"""The search for hyperparameters over a grid; skipped, but for what is checked before it, where
+Optuna is not installed."""
 
 import json
 from pathlib import Path
@@ -55,17 +56,25 @@ def read(text: str, directory: Path) -> Grid:
         ("trials = 3", "trials = 0", "needs a table"),
         ("gamma = [0.9, 0.95]", "gamma = []", "gamma must be a list of choices"),
         ("gamma = [0.9, 0.95]", "gamma = { low = 0.9 }", "gamma must be a list of choices"),
-        ("gamma = [0.9, 0.95]", "gamma = { low = 0.9, high = 0.1 }", "gamma must be a list of choices"),
+        (
+            "gamma = [0.9, 0.95]",
+            "gamma = { low = 0.9, high = 0.1 }",
+            "gamma must be a list of choices",
+        ),
         ("gamma = [0.9, 0.95]", "gamma = [0.9, 3.0]", "--gamma must be from 0 to 1"),
         ("gamma = [0.9, 0.95]", "delta = [0.9, 0.95]", "lstm has no 'delta'"),
     ],
 )
-def test_what_is_wrong_in_a_search_is_said(before: str, after: str, message: str, tmp_path: Path) -> None:
+def test_what_is_wrong_in_a_search_is_said(
+    before: str, after: str, message: str, tmp_path: Path
+) -> None:
     with pytest.raises((UsageError, ValueError), match=message):
         _space(read(GRID.replace(before, after), tmp_path))
 
 
-def test_tuning_without_optuna_is_a_clear_error(grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuning_without_optuna_is_a_clear_error(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("experiments.tune.optuna", None)
     with pytest.raises(UsageError, match=r"pip install 'mnm-rl\[tune\]'"):
         tune(grid, LocalPool(2), tmp_path / "trials.json")
@@ -74,21 +83,33 @@ def test_tuning_without_optuna_is_a_clear_error(grid: Grid, tmp_path: Path, monk
 def test_every_agent_is_searched_with_all_seeds(grid: Grid, tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'mnm-rl[tune]'")
     studies = tune(grid, LocalPool(2), tmp_path / "trials.json")
-    assert [study.name for study in studies] == ["lstm, ppo, mnm/MazeSmall-v0", "rnn, ppo, mnm/MazeSmall-v0"]
+    assert [study.name for study in studies] == [
+        "lstm, ppo, mnm/MazeSmall-v0",
+        "rnn, ppo, mnm/MazeSmall-v0",
+    ]
     for study in studies:
         rows = study.rows()
-        assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+        assert [row["score"] for row in rows] == sorted(
+            (row["score"] for row in rows), reverse=True
+        )
         assert len(rows) == 3
         for row in rows:
             assert 1e-4 <= row["hyperparameters"]["learning_rate"] <= 1e-2
             assert row["hyperparameters"]["gamma"] in (0.9, 0.95)
             assert type(row["hyperparameters"]["n_epochs"]) is int
-            assert row["score"] == pytest.approx(1000 * row["hyperparameters"]["learning_rate"] + 0.5)
-    assert json.loads((tmp_path / "trials.json").read_text())["studies"]["lstm, ppo, mnm/MazeSmall-v0"] == studies[0].rows()
+            assert row["score"] == pytest.approx(
+                1000 * row["hyperparameters"]["learning_rate"] + 0.5
+            )
+    assert (
+        json.loads((tmp_path / "trials.json").read_text())["studies"]["lstm, ppo, mnm/MazeSmall-v0"]
+        == studies[0].rows()
+    )
     assert len(list((tmp_path / "runs" / "small" / "tune").rglob("model.zip"))) == 2 * 3 * 2
 
 
-def test_an_interrupted_search_goes_on_with_its_trials(grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_search_goes_on_with_its_trials(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'mnm-rl[tune]'")
 
     def interrupted(jobs: Any, *_: Any) -> None:
@@ -102,5 +123,8 @@ def test_an_interrupted_search_goes_on_with_its_trials(grid: Grid, tmp_path: Pat
             tune(grid, LocalPool(2), tmp_path / "trials.json")
     studies = tune(grid, LocalPool(2), tmp_path / "trials.json")
     assert all(len(study.rows()) == 3 for study in studies)
-    first = [next(row for row in study.rows() if row["trial"] == 0)["hyperparameters"] for study in studies]
+    first = [
+        next(row for row in study.rows() if row["trial"] == 0)["hyperparameters"]
+        for study in studies
+    ]
     assert [asked[0], asked[2]] == first

@@ -1,4 +1,5 @@
-"""Gymnasium vector environments under Stable-Baselines3: every autoreset mode looks like Stable-Baselines3's own."""
+"""Gymnasium vector environments under Stable-Baselines3: every autoreset mode looks like
+Stable-Baselines3's own."""
 
 from functools import partial
 from typing import Any
@@ -41,19 +42,27 @@ def play(env: VecEnv, steps: int = 12) -> list[Any]:
 @pytest.mark.parametrize("truncates", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_every_autoreset_mode_gives_what_stable_baselines3_gives(kind: str, mode: AutoresetMode, truncates: bool) -> None:
+def test_every_autoreset_mode_gives_what_stable_baselines3_gives(
+    kind: str, mode: AutoresetMode, truncates: bool
+) -> None:
     ours = play(GymnasiumVecEnv(vector_env(kind, mode, truncates)))
     theirs = play(VecMonitor(DummyVecEnv(makers(truncates))))
     np.testing.assert_array_equal(ours[0], theirs[0])
-    for (obs, rewards, dones, infos), (obs_2, rewards_2, dones_2, infos_2) in zip(ours[1:], theirs[1:], strict=True):
+    for (obs, rewards, dones, infos), (obs_2, rewards_2, dones_2, infos_2) in zip(
+        ours[1:], theirs[1:], strict=True
+    ):
         np.testing.assert_array_equal(obs, obs_2)
         np.testing.assert_array_equal(rewards, rewards_2)
         assert rewards.dtype == rewards_2.dtype
         np.testing.assert_array_equal(dones, dones_2)
         for info, info_2, done in zip(infos, infos_2, dones, strict=True):
             if done:
-                assert {key: info["episode"][key] for key in "rl"} == {key: info_2["episode"][key] for key in "rl"}
-                np.testing.assert_array_equal(info.pop("terminal_observation"), info_2.pop("terminal_observation"))
+                assert {key: info["episode"][key] for key in "rl"} == {
+                    key: info_2["episode"][key] for key in "rl"
+                }
+                np.testing.assert_array_equal(
+                    info.pop("terminal_observation"), info_2.pop("terminal_observation")
+                )
                 assert info["TimeLimit.truncated"] == info_2["TimeLimit.truncated"]
             for either in (info, info_2):
                 either.pop("episode", None)
@@ -90,7 +99,9 @@ def test_without_masked_resets_the_resetting_step_ends_the_episode(truncates: bo
 def test_statistics_recorded_below_are_kept() -> None:
     for mode in MODES:
         env = RecordEpisodeStatistics(vector_env("sync", mode, False))
-        history = play(GymnasiumVecEnv(gym.wrappers.vector.TransformReward(env, lambda reward: 10 * reward)))
+        history = play(
+            GymnasiumVecEnv(gym.wrappers.vector.TransformReward(env, lambda reward: 10 * reward))
+        )
         ends = [info["episode"] for step in history[1:] for info in step[3] if "episode" in info]
         assert {(end["r"], end["l"]) for end in ends} == {(6, 3), (3, 2), (15, 5)}
         assert history[1][1].tolist() == [10, 10, 10]
@@ -100,7 +111,9 @@ def test_dict_observations() -> None:
     class Pair(Counting):
         def __init__(self) -> None:
             super().__init__(length=2)
-            self.observation_space = spaces.Dict({"a": spaces.Box(0, 1000, (2,)), "b": spaces.Discrete(10)})
+            self.observation_space = spaces.Dict(
+                {"a": spaces.Box(0, 1000, (2,)), "b": spaces.Discrete(10)}
+            )
 
         def _obs(self) -> Any:
             return {"a": super()._obs(), "b": self.t}
@@ -133,7 +146,9 @@ def test_seeds_reach_the_environments() -> None:
 
 
 def test_attributes_and_methods_of_the_environments() -> None:
-    env = GymnasiumVecEnv(SyncVectorEnv([partial(lambda n: Monitor(Counting(n)), n) for n in LENGTHS]))
+    env = GymnasiumVecEnv(
+        SyncVectorEnv([partial(lambda n: Monitor(Counting(n)), n) for n in LENGTHS])
+    )
     assert env.get_attr("length") == LENGTHS
     assert env.get_attr("length", [2]) == [5]
     env.set_attr("length", 9, indices=1)
@@ -159,7 +174,9 @@ def test_methods_are_called_where_they_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_environments_that_use_their_arrays_again_do_not_change_what_was_returned(mode: AutoresetMode) -> None:
+def test_environments_that_use_their_arrays_again_do_not_change_what_was_returned(
+    mode: AutoresetMode,
+) -> None:
     history = play(GymnasiumVecEnv(SyncVectorEnv(makers(False), copy=False, autoreset_mode=mode)))
     theirs = play(DummyVecEnv(makers(False)))
     np.testing.assert_array_equal(history[0], theirs[0])
@@ -173,7 +190,9 @@ def test_reset_options_are_the_users(mode: AutoresetMode) -> None:
     class Optional(Counting):
         seen: list[Any] = []  # noqa: RUF012
 
-        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        def reset(
+            self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        ) -> tuple[Any, dict[str, Any]]:
             self.seen.append(options or None)
             return super().reset(seed=seed, options=options)
 
@@ -201,12 +220,18 @@ def test_what_is_not_a_vector_environment_is_refused() -> None:
 
 
 class Telling(VectorEnv[Any, Any, Any]):
-    """Says what it is told to say in every step, whose number it rewards; an episode ends where ``ends`` tells."""
+    """Says what it is told to say in every step, whose number it rewards; an episode ends where
+    ``ends`` tells."""
 
-    def __init__(self, n: int = 3, mode: AutoresetMode = AutoresetMode.NEXT_STEP, **says: Any) -> None:
+    def __init__(
+        self, n: int = 3, mode: AutoresetMode = AutoresetMode.NEXT_STEP, **says: Any
+    ) -> None:
         self.metadata = {"autoreset_mode": mode}
         self.num_envs, self.says = n, {"infos": {}} | says
-        self.single_observation_space, self.single_action_space = spaces.Box(-1, 1000, (2,)), spaces.Discrete(2)
+        self.single_observation_space, self.single_action_space = (
+            spaces.Box(-1, 1000, (2,)),
+            spaces.Discrete(2),
+        )
         self.observation_space = batch_space(self.single_observation_space, n)
         self.action_space = batch_space(self.single_action_space, n)
 
@@ -243,20 +268,41 @@ INFOS: dict[str, tuple[Any, list[dict[Any, Any]]]] = {
     "bytes": ({"name": b"abcd"}, [{"name": b"abcd"}] * 3),
     "a set": ({"seen": {1, 2, 3}}, [{"seen": {1, 2, 3}}] * 3),
     "an array without axes": ({"t": np.array(2.5)}, [{"t": 2.5}] * 3),
-    "an array of another length for all": ({"goal": np.array([1, 2])}, [{"goal": np.array([1, 2])}] * 3),
+    "an array of another length for all": (
+        {"goal": np.array([1, 2])},
+        [{"goal": np.array([1, 2])}] * 3,
+    ),
     "a list of another length for all": ({"goal": [1, 2]}, [{"goal": [1, 2]}] * 3),
-    "a dict for all": ({"world": {"size": 9, "name": "maze"}}, [{"world": {"size": 9, "name": "maze"}}] * 3),
+    "a dict for all": (
+        {"world": {"size": 9, "name": "maze"}},
+        [{"world": {"size": 9, "name": "maze"}}] * 3,
+    ),
     "an array": ({"t": np.arange(3)}, [{"t": 0}, {"t": 1}, {"t": 2}]),
     "rows of an array": ({"goal": np.eye(3)}, [{"goal": row} for row in np.eye(3)]),
     "a list": ({"name": ["a", "b", None]}, [{"name": "a"}, {"name": "b"}, {"name": None}]),
     "a tuple": ({"t": (1, 2, 3)}, [{"t": 1}, {"t": 2}, {"t": 3}]),
     "a tensor": ({"t": torch.arange(3)}, [{"t": 0}, {"t": 1}, {"t": 2}]),
     "with a mask": ({"t": np.arange(3), "_t": MASK}, [{"t": 0}, {}, {"t": 2}]),
-    "with a mask that is a list": ({"t": np.arange(3), "_t": MASK.tolist()}, [{"t": 0}, {}, {"t": 2}]),
-    "with a mask that is a column": ({"t": np.arange(3), "_t": MASK[:, None]}, [{"t": 0}, {}, {"t": 2}]),
-    "with a mask that is a tensor": ({"t": np.arange(3), "_t": torch.as_tensor(MASK)}, [{"t": 0}, {}, {"t": 2}]),
-    "an array without axes, with a mask": ({"t": np.array(7), "_t": MASK}, [{"t": 7}, {}, {"t": 7}]),
-    "a key that looks like a mask, with a list": ({"x": 1, "_x": [[], [1], []]}, [{"x": 1, "_x": y} for y in ([], [1], [])]),
+    "with a mask that is a list": (
+        {"t": np.arange(3), "_t": MASK.tolist()},
+        [{"t": 0}, {}, {"t": 2}],
+    ),
+    "with a mask that is a column": (
+        {"t": np.arange(3), "_t": MASK[:, None]},
+        [{"t": 0}, {}, {"t": 2}],
+    ),
+    "with a mask that is a tensor": (
+        {"t": np.arange(3), "_t": torch.as_tensor(MASK)},
+        [{"t": 0}, {}, {"t": 2}],
+    ),
+    "an array without axes, with a mask": (
+        {"t": np.array(7), "_t": MASK},
+        [{"t": 7}, {}, {"t": 7}],
+    ),
+    "a key that looks like a mask, with a list": (
+        {"x": 1, "_x": [[], [1], []]},
+        [{"x": 1, "_x": y} for y in ([], [1], [])],
+    ),
     "a number with a mask": ({"t": 7, "_t": MASK}, [{"t": 7}, {}, {"t": 7}]),
     "a string with a mask": ({"t": "abc", "_t": MASK}, [{"t": "abc"}, {}, {"t": "abc"}]),
     "a dict with a mask": (
@@ -265,9 +311,16 @@ INFOS: dict[str, tuple[Any, list[dict[Any, Any]]]] = {
     ),
     "keys that are no strings": (
         {3: np.arange(3), ("a", 1): 4, None: MASK, "_3": MASK},
-        [{3: 0, ("a", 1): 4, None: True}, {("a", 1): 4, None: False}, {3: 2, ("a", 1): 4, None: True}],
+        [
+            {3: 0, ("a", 1): 4, None: True},
+            {("a", 1): 4, None: False},
+            {3: 2, ("a", 1): 4, None: True},
+        ],
     ),
-    "a key with an underscore": ({"_private": np.arange(3)}, [{"_private": 0}, {"_private": 1}, {"_private": 2}]),
+    "a key with an underscore": (
+        {"_private": np.arange(3)},
+        [{"_private": 0}, {"_private": 1}, {"_private": 2}],
+    ),
     "a key that looks like a mask": (
         {"x": np.arange(3), "_x": 0.5},
         [{"x": 0, "_x": 0.5}, {"x": 1, "_x": 0.5}, {"x": 2, "_x": 0.5}],
@@ -286,7 +339,10 @@ def test_infos_in_every_form(case: str) -> None:
 @pytest.mark.parametrize(
     ("infos", "words"),
     [
-        ({"t": np.arange(2), "_t": MASK}, r"infos\['t'\] has a mask, so it must hold one value per environment \(3\)"),
+        (
+            {"t": np.arange(2), "_t": MASK},
+            r"infos\['t'\] has a mask, so it must hold one value per environment \(3\)",
+        ),
         ({"t": ["a"], "_t": MASK}, r"infos\['t'\] has a mask"),
         ([{}, {}], r"a list of one dict per environment \(3\)"),
         ("nothing", "infos must be a dict"),
@@ -318,7 +374,9 @@ def test_infos_are_those_of_dummy_vec_env(mode: AutoresetMode, lists: bool) -> N
     if lists:  # those that Gymnasium's wrapper takes
         fns = [partial(Counting, length) for length in LENGTHS]
         vector = DictInfoToList(SyncVectorEnv(fns, autoreset_mode=mode))  # type: ignore[assignment]
-    for ours, theirs in zip(play(GymnasiumVecEnv(vector))[1:], play(DummyVecEnv(fns))[1:], strict=True):
+    for ours, theirs in zip(
+        play(GymnasiumVecEnv(vector))[1:], play(DummyVecEnv(fns))[1:], strict=True
+    ):
         for info, info_2, done in zip(ours[3], theirs[3], ours[2], strict=True):
             info.pop("episode", None)
             if not done:
@@ -327,12 +385,19 @@ def test_infos_are_those_of_dummy_vec_env(mode: AutoresetMode, lists: bool) -> N
 
 
 def test_infos_do_not_change_when_the_environment_uses_its_arrays_again() -> None:
-    infos: dict[str, Any] = {"goal": np.zeros((3, 2)), "t": np.zeros(3), "all": [1], "nested": {"x": np.zeros((3, 1))}}
+    infos: dict[str, Any] = {
+        "goal": np.zeros((3, 2)),
+        "t": np.zeros(3),
+        "all": [1],
+        "nested": {"x": np.zeros((3, 1))},
+    }
     first = told(infos)
     for array in (infos["goal"], infos["t"], infos["nested"]["x"]):
         array += 1
     infos["all"].append(2)
-    np.testing.assert_equal(first[0], {"goal": np.zeros(2), "t": 0, "all": [1], "nested": {"x": np.zeros(1)}})
+    np.testing.assert_equal(
+        first[0], {"goal": np.zeros(2), "t": 0, "all": [1], "nested": {"x": np.zeros(1)}}
+    )
 
 
 FORMS: dict[str, Any] = {
@@ -358,32 +423,56 @@ def test_rewards_and_flags_in_every_form(mode: AutoresetMode, form: str) -> None
     }
     infos = {"final_obs": np.ones((3, 2), np.float32)}
     plain, other = (
-        GymnasiumVecEnv(wrap(Telling(infos=infos, mode=mode, **{key: change(array) for key, array in says.items()})))
+        GymnasiumVecEnv(
+            wrap(
+                Telling(
+                    infos=infos, mode=mode, **{key: change(array) for key, array in says.items()}
+                )
+            )
+        )
         for change, wrap in ((np.copy, VectorWrapper), (FORMS[form], MetaObservation))
     )
-    for _, (ours, theirs) in zip(range(4), zip(play(other)[1:], play(plain)[1:], strict=True), strict=False):
+    for _, (ours, theirs) in zip(
+        range(4), zip(play(other)[1:], play(plain)[1:], strict=True), strict=False
+    ):
         for array, array_2 in zip(ours[1:3], theirs[1:3], strict=True):
             np.testing.assert_array_equal(array, array_2)
             assert array.dtype == array_2.dtype
-        assert [info.get("TimeLimit.truncated") for info in ours[3]] == [info.get("TimeLimit.truncated") for info in theirs[3]]
+        assert [info.get("TimeLimit.truncated") for info in ours[3]] == [
+            info.get("TimeLimit.truncated") for info in theirs[3]
+        ]
 
 
 @pytest.mark.parametrize(
     ("says", "words"),
     [
-        ({"rewards": [1.0, None, 2.0]}, r"the rewards of .*Telling.* must be numbers, got \[1.0, None, 2.0\]"),
+        (
+            {"rewards": [1.0, None, 2.0]},
+            r"the rewards of .*Telling.* must be numbers, got \[1.0, None, 2.0\]",
+        ),
         ({"rewards": ["1", "2", "3"]}, "the rewards of .* must be numbers"),
-        ({"rewards": np.zeros(2)}, r"the rewards of .* must be one per environment, \[3\], got an array of shape \[2\]"),
+        (
+            {"rewards": np.zeros(2)},
+            r"the rewards of .* must be one per environment, \[3\], got an array of shape \[2\]",
+        ),
         ({"rewards": [[1], [2, 3], [4]]}, r"the rewards of .* must be one per environment, \[3\]"),
         ({"rewards": 1.0}, r"the rewards of .* must be one per environment, \[3\]"),
-        ({"terminated": np.zeros((3, 3), bool)}, "the terminations of .* must be one per environment"),
-        ({"terminated": [0, 0.5, 1]}, r"the terminations of .* must be true or false, got \[0.0, 0.5, 1.0\]"),
+        (
+            {"terminated": np.zeros((3, 3), bool)},
+            "the terminations of .* must be one per environment",
+        ),
+        (
+            {"terminated": [0, 0.5, 1]},
+            r"the terminations of .* must be true or false, got \[0.0, 0.5, 1.0\]",
+        ),
         ({"truncated": [None] * 3}, "the truncations of .* must be numbers"),
         ({"truncated": np.array([0, np.nan, 0])}, "the truncations of .* must be true or false"),
     ],
 )
 @pytest.mark.parametrize("wrap", [VectorWrapper, MetaObservation])
-def test_rewards_and_flags_that_are_none_are_refused(wrap: Any, says: dict[str, Any], words: str) -> None:
+def test_rewards_and_flags_that_are_none_are_refused(
+    wrap: Any, says: dict[str, Any], words: str
+) -> None:
     env = GymnasiumVecEnv(wrap(Telling(**says)))
     env.reset()
     with pytest.raises(ValueError, match=words):
@@ -395,22 +484,33 @@ FINAL = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 @pytest.mark.parametrize("wrap", [VectorWrapper, MetaObservation, DictInfoToList])
 @pytest.mark.parametrize(
-    "final_obs", [FINAL, list(FINAL), torch.as_tensor(FINAL), np.array([*FINAL, None], dtype=object)[:3]], ids=type
+    "final_obs",
+    [FINAL, list(FINAL), torch.as_tensor(FINAL), np.array([*FINAL, None], dtype=object)[:3]],
+    ids=type,
 )
 def test_final_observations_in_every_form(final_obs: Any, wrap: Any) -> None:
-    says = {"terminated": MASK, "infos": {"final_obs": FINAL if wrap is DictInfoToList else final_obs}}
+    says = {
+        "terminated": MASK,
+        "infos": {"final_obs": FINAL if wrap is DictInfoToList else final_obs},
+    }
     env = GymnasiumVecEnv(wrap(Telling(mode=AutoresetMode.SAME_STEP, **says)))
     env.reset()
     infos = env.step(np.zeros(3, int))[3]
     for i in np.flatnonzero(MASK):
         last = infos[i]["terminal_observation"]
-        np.testing.assert_array_equal(last["observation"] if wrap is MetaObservation else last, FINAL[i])
+        np.testing.assert_array_equal(
+            last["observation"] if wrap is MetaObservation else last, FINAL[i]
+        )
     assert infos[1] == {}
 
 
 @pytest.mark.parametrize("wrap", [VectorWrapper, MetaObservation, DictInfoToList])
-def test_an_episode_that_terminates_needs_no_final_observation_and_one_that_is_cut_short_does(wrap: Any) -> None:
-    env = GymnasiumVecEnv(wrap(Telling(mode=AutoresetMode.SAME_STEP, terminated=MASK, infos={"won": np.arange(3)})))
+def test_an_episode_that_terminates_needs_no_final_observation_and_one_that_is_cut_short_does(
+    wrap: Any,
+) -> None:
+    env = GymnasiumVecEnv(
+        wrap(Telling(mode=AutoresetMode.SAME_STEP, terminated=MASK, infos={"won": np.arange(3)}))
+    )
     env.reset()
     _, _, dones, infos = env.step(np.zeros(3, int))
     assert dones.tolist() == MASK.tolist()

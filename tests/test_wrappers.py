@@ -1,4 +1,5 @@
-"""The meta-RL observation: single, in vector environments of every reset mode, and under Stable-Baselines3."""
+"""The meta-RL observation: single, in vector environments of every reset mode, and under
+Stable-Baselines3."""
 
 import doctest
 from functools import partial
@@ -41,7 +42,11 @@ class Acting(gym.Env[Any, Any]):
 ACTIONS: dict[str, tuple[spaces.Space[Any], Any, list[float]]] = {
     "discrete": (spaces.Discrete(3, start=5), 6, [0, 1, 0]),
     "multi-discrete": (spaces.MultiDiscrete([2, 3]), [1, 0], [0, 1, 1, 0, 0]),
-    "table of choices": (spaces.MultiDiscrete([[2, 2], [2, 2]]), [[0, 1], [1, 0]], [1, 0, 0, 1, 0, 1, 1, 0]),
+    "table of choices": (
+        spaces.MultiDiscrete([[2, 2], [2, 2]]),
+        [[0, 1], [1, 0]],
+        [1, 0, 0, 1, 0, 1, 1, 0],
+    ),
     "multi-binary": (spaces.MultiBinary(3), [1, 0, 1], [1, 0, 1]),
     "box": (spaces.Box(1, 2, (2, 1)), [[1.5], [1.25]], [1.5, 1.25]),
 }
@@ -63,7 +68,11 @@ def test_every_step_says_what_was_done_what_it_earned_and_when() -> None:
     env = MetaObservation(Counting(3), horizon=4)
     for _ in range(2):
         observation, _ = env.reset()
-        assert (observation["previous_reward"], observation["episode_start"], observation["time"]) == (0, 1, 0)
+        assert (
+            observation["previous_reward"],
+            observation["episode_start"],
+            observation["time"],
+        ) == (0, 1, 0)
         for t in (1, 2):
             observation, reward, *_ = env.step(1)
             assert observation["observation"].tolist()[1] == t
@@ -71,7 +80,8 @@ def test_every_step_says_what_was_done_what_it_earned_and_when() -> None:
             assert (observation["episode_start"], observation["time"]) == (0, t / 4)
 
 
-@pytest.mark.filterwarnings("ignore:.*(infinity|unwrapped)")  # of CartPole's velocities and of rewards; and of its being wrapped
+# of CartPole's velocities and of rewards; and of its being wrapped
+@pytest.mark.filterwarnings("ignore:.*(infinity|unwrapped)")
 def test_it_passes_the_checker_of_gymnasium_and_survives_a_round_trip_through_its_spec() -> None:
     env = MetaObservation(gym.make("CartPole-v1"), horizon=500)
     check_env(env, skip_render_check=True)
@@ -97,7 +107,9 @@ def test_the_keys_of_a_dict_observation_stay() -> None:
 
 
 def test_what_cannot_be_observed_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"action space Text.* cannot be observed.*TransformAction"):
+    with pytest.raises(
+        ValueError, match=r"action space Text.* cannot be observed.*TransformAction"
+    ):
         MetaObservation(Acting(spaces.Text(3)))
     with pytest.raises(ValueError, match="horizon must be positive, got 0"):
         MetaObservation(Counting(), horizon=0)
@@ -121,14 +133,20 @@ def vector_envs(kind: str, mode: AutoresetMode, truncates: bool) -> VectorEnv[An
 @pytest.mark.parametrize("truncates", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_vector_of_environments_gives_what_wrapped_environments_give(kind: str, mode: AutoresetMode, truncates: bool) -> None:
-    ours = GymnasiumVecEnv(vector_wrappers.MetaObservation(vector_envs(kind, mode, truncates), horizon=10))
+def test_a_vector_of_environments_gives_what_wrapped_environments_give(
+    kind: str, mode: AutoresetMode, truncates: bool
+) -> None:
+    ours = GymnasiumVecEnv(
+        vector_wrappers.MetaObservation(vector_envs(kind, mode, truncates), horizon=10)
+    )
     theirs = DummyVecEnv([partial(wrapped, length, truncates) for length in LENGTHS])
     assert ours.observation_space == theirs.observation_space
     for step, step_2 in zip(play(ours), play(theirs), strict=True):
         np.testing.assert_equal(step[0], step_2[0])
         for info, info_2 in zip(*(s[3] if len(s) > 1 else [] for s in (step, step_2)), strict=True):
-            np.testing.assert_equal(info.get("terminal_observation"), info_2.get("terminal_observation"))
+            np.testing.assert_equal(
+                info.get("terminal_observation"), info_2.get("terminal_observation")
+            )
 
 
 def wrapped(length: int, truncates: bool) -> MetaObservation:
@@ -136,7 +154,8 @@ def wrapped(length: int, truncates: bool) -> MetaObservation:
 
 
 def test_next_step_resets_without_a_mask() -> None:
-    """The step that resets is the start of the new episode; its action and its reward belong to none."""
+    """The step that resets is the start of the new episode; its action and its reward belong to
+    none."""
     env = vector_wrappers.MetaObservation(CountingVector([2, 3]))
     env.reset()
     starts, rewards = [], []
@@ -150,22 +169,31 @@ def test_next_step_resets_without_a_mask() -> None:
 
 
 def test_make_vec_takes_either() -> None:
-    single = gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync", wrappers=[MetaObservation])
-    vector = vector_wrappers.MetaObservation(gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="vector_entry_point"))
+    single = gym.make_vec(
+        "CartPole-v1", num_envs=2, vectorization_mode="sync", wrappers=[MetaObservation]
+    )
+    vector = vector_wrappers.MetaObservation(
+        gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="vector_entry_point")
+    )
     for envs in (single, vector):
         observations, _ = envs.reset(seed=0)
         assert envs.observation_space.contains(observations)
     np.testing.assert_equal(
-        single.step(np.array([0, 1]))[0]["previous_action"], vector.step(np.array([0, 1]))[0]["previous_action"]
+        single.step(np.array([0, 1]))[0]["previous_action"],
+        vector.step(np.array([0, 1]))[0]["previous_action"],
     )
 
 
 @pytest.mark.parametrize("vec_env_cls", [DummyVecEnv, SubprocVecEnv])
 def test_an_agent_trains_on_it(vec_env_cls: Any) -> None:
-    env = make_vec_env("CartPole-v1", n_envs=2, wrapper_class=MetaObservation, vec_env_cls=vec_env_cls)
+    env = make_vec_env(
+        "CartPole-v1", n_envs=2, wrapper_class=MetaObservation, vec_env_cls=vec_env_cls
+    )
     RecurrentA2C("LstmPolicy", env, policy_kwargs={"hidden_size": 4}, device="cpu").learn(20)
     env.close()
-    vector_env = vector_wrappers.MetaObservation(gym.make_vec("mnm/MazeSmall-v0", num_envs=3, horizon=5))
+    vector_env = vector_wrappers.MetaObservation(
+        gym.make_vec("mnm/MazeSmall-v0", num_envs=3, horizon=5)
+    )
     RecurrentA2C("MnmPolicy", vector_env, policy_kwargs={"hidden_size": 4}, device="cpu").learn(30)
 
 

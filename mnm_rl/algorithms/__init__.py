@@ -1,1 +1,2 @@
-"""All that knows Stable-Baselines3's algorithms: policies, buffers, collection and export, and one file an algorithm."""
+"""All that knows Stable-Baselines3's algorithms: policies, buffers, collection and export, and one
+file an algorithm."""

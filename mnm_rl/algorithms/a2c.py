@@ -12,17 +12,21 @@ from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
 class RecurrentA2C(RecurrentOnPolicyAlgorithm):
     """Advantage actor-critic (A2C, Mnih et al. 2016) for policies with a recurrent core.
 
-    Arguments are named and defaulted as in Stable-Baselines3's ``A2C``; ``meta_coef`` is new. One rollout of ``n_steps``
-    in every environment is one sequence for backpropagation through time, from the recurrent state that the rollout
-    started with; advantages are GAE (Schulman et al. 2016). The loss is
+    Arguments are named and defaulted as in Stable-Baselines3's ``A2C``; ``meta_coef`` is new. One
+    rollout of ``n_steps`` in every environment is one sequence for backpropagation through time,
+    from the recurrent state that the rollout started with; advantages are GAE (Schulman et al.
+    2016). The loss is
 
         L = L_policy + vf_coef * L_value - ent_coef * entropy + meta_coef * mean(l_t),
 
-    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores that have none.
+    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores
+    that have none.
 
     Args:
-        policy: ``"MnmPolicy"``, ``"LstmPolicy"`` or another of ``policy_aliases``, or a policy class.
-        env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3 ``VecEnv``.
+        policy: ``"MnmPolicy"``, ``"LstmPolicy"`` or another of ``policy_aliases``, or a policy
+            class.
+        env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3
+            ``VecEnv``.
         learning_rate: a number, or a function of the remaining progress (from 1 to 0).
         n_steps: rollout length per environment, and the length of backpropagation through time.
         gamma: discount factor.
@@ -45,8 +49,8 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
 
     Raises:
         ValueError: if the environment's spaces cannot be used.
-        TrainingDivergedError: from ``learn``, when a reward, observation, output, loss, gradient or parameter is NaN or
-            infinite.
+        TrainingDivergedError: from ``learn``, when a reward, observation, output, loss, gradient or
+            parameter is NaN or infinite.
     """
 
     def __init__(
@@ -76,7 +80,11 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
     ) -> None:
         if use_rms_prop and "optimizer_class" not in (policy_kwargs or {}):
             rms_prop = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
-            policy_kwargs = {**(policy_kwargs or {}), "optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": rms_prop}
+            policy_kwargs = {
+                **(policy_kwargs or {}),
+                "optimizer_class": torch.optim.RMSprop,
+                "optimizer_kwargs": rms_prop,
+            }
         super().__init__(
             policy,
             env,
@@ -104,8 +112,8 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
         """One gradient step on the whole rollout.
 
         Raises:
-            TrainingDivergedError: if the loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
-                they were.
+            TrainingDivergedError: if the loss, the gradient or the new parameters are NaN or
+                infinite; the parameters are left as they were.
         """
         rollout = self._begin_update()
         values, log_prob, entropy, meta_loss = self._evaluate(rollout)

@@ -1,4 +1,5 @@
-"""Rollout buffers that give back the rollout in time order, whole or in minibatches, with what the core kept of its steps."""
+"""Rollout buffers that give back the rollout in time order, whole or in minibatches, with what the
+core kept of its steps."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
@@ -30,7 +31,8 @@ class RolloutSequence(NamedTuple):
     episode_starts: Tensor
     """``[T, B]`` bool."""
     learned: Tensor | None
-    """``[T, B]`` bool, false where an environment only reset; None if there is something to learn from every step."""
+    """``[T, B]`` bool, false where an environment only reset; None if there is something to learn
+    from every step."""
     states: dict[int, State]
     """Recurrent states before some steps, batch first; before step 0 in any case."""
     action_masks: Tensor | None
@@ -44,21 +46,24 @@ class RolloutSequence(NamedTuple):
         return self.states[0]
 
     def to_learn(self, steps: Tensor) -> Tensor:
-        """Those of ``[T, B]`` numbers that belong to steps to learn from: as they are if all do, else ``[n]``."""
+        """Those of ``[T, B]`` numbers that belong to steps to learn from: as they are if all do,
+        else ``[n]``."""
         return steps if self.learned is None else steps[self.learned]
 
     def minibatches(self, size: int | None) -> Iterator[list[Self]]:
         """Part the rollout into minibatches in a new random order, without padding.
 
-        The sequences of the environments, in random order, are one strip of ``T B`` steps, cut at every multiple of ``size``. A
-        sequence that is cut goes on from the state that the rollout had there.
+        The sequences of the environments, in random order, are one strip of ``T B`` steps, cut at
+        every multiple of ``size``. A sequence that is cut goes on from the state that the rollout
+        had there.
 
         Args:
-            size: steps of a minibatch (the last on the strip may have fewer), or None for all steps.
+            size: steps of a minibatch (the last on the strip may have fewer), or None for all
+                steps.
 
         Yields:
-            sequences, one for each length: of one length, that of the rollout or shorter, if one divides ``size`` or is divided by
-            it, and of up to three if not.
+            sequences, one for each length: of one length, that of the rollout or shorter, if one
+            divides ``size`` or is divided by it, and of up to three if not.
         """
         T, B = self.episode_starts.shape
         size = size or T * B
@@ -78,7 +83,9 @@ class RolloutSequence(NamedTuple):
         observations = self.observations
         state = self.states[t0]
         return self._replace(
-            observations={k: part(o) for k, o in observations.items()} if isinstance(observations, dict) else part(observations),
+            observations={k: part(o) for k, o in observations.items()}
+            if isinstance(observations, dict)
+            else part(observations),
             actions=part(self.actions),
             values=part(self.values),
             log_prob=part(self.log_prob),
@@ -93,8 +100,8 @@ class RolloutSequence(NamedTuple):
 
 
 def _pieces(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int, int]]:
-    """A stretch of a strip of sequences: the end of one, whole ones, and the beginning of one, each as ``(first, last, t0, t1)``:
-    steps t0 to t1 of the sequences from first to last."""
+    """A stretch of a strip of sequences: the end of one, whole ones, and the beginning of one, each
+    as ``(first, last, t0, t1)``: steps t0 to t1 of the sequences from first to last."""
     (first, t0), (last, t1) = divmod(start, length), divmod(stop, length)
     if first == last:
         yield first, first + 1, t0, t1
@@ -112,25 +119,31 @@ class RecurrentRolloutBuffer(RolloutBuffer):
     """Stable-Baselines3's rollout buffer, read as one sequence or as minibatches of sequences."""
 
     trace: Trace[Any] | None = None
-    """The core's steps of this rollout; whoever collects the next one puts its own in place, which gives this one's memory back."""
+    """The core's steps of this rollout; whoever collects the next one puts its own in place, which
+    gives this one's memory back."""
     batch_size: int | None = None
-    """Steps of a minibatch; where those of this size cut sequences, :meth:`add` keeps the states. None for the whole rollout."""
+    """Steps of a minibatch; where those of this size cut sequences, :meth:`add` keeps the states.
+    None for the whole rollout."""
 
     def reset(self) -> None:
         """Forget the rollout, but for its trace."""
         super().reset()
         steps = self.buffer_size * self.n_envs
-        self._cuts = {start % self.buffer_size for start in range(0, steps, self.batch_size or steps)}
+        self._cuts = {
+            start % self.buffer_size for start in range(0, steps, self.batch_size or steps)
+        }
         self._states: dict[int, State] = {}
         self._action_masks: list[Tensor] = []
         self._resets = np.zeros((self.buffer_size, self.n_envs), bool)
 
     def mark_resets(self, envs: list[int]) -> None:
-        """In the step that is added next, these environments only reset: there is nothing to learn from it."""
+        """In the step that is added next, these environments only reset: there is nothing to learn
+        from it."""
         self._resets[self.pos, envs] = True
 
     def add(self, *args: Any, action_masks: Tensor | None = None, **kwargs: Any) -> None:
-        """Add a step of every environment, which the trace has already gone; ``action_masks [B, width]`` in every step or none."""
+        """Add a step of every environment, which the trace has already gone; ``action_masks [B,
+        width]`` in every step or none."""
         if action_masks is not None:
             self._action_masks.append(action_masks)
         super().add(*args, **kwargs)

@@ -40,16 +40,27 @@ ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 def flattened(env: Any) -> Any:
     """The environment, its observations flattened to one vector where they are nested or a tuple.
 
-    Not those of vector environments that reset in the same step: Gymnasium's wrapper would leave the final ones as they are.
+    Not those of vector environments that reset in the same step: Gymnasium's wrapper would leave
+    the final ones as they are.
     """
     if isinstance(env, VectorEnv):
         nested = _to_be_flattened(env.single_observation_space)
-        return FlattenVectorObservation(env) if nested and autoreset_mode(env) is not AutoresetMode.SAME_STEP else env
-    return FlattenObservation(env) if isinstance(env, gym.Env) and _to_be_flattened(env.observation_space) else env
+        return (
+            FlattenVectorObservation(env)
+            if nested and autoreset_mode(env) is not AutoresetMode.SAME_STEP
+            else env
+        )
+    return (
+        FlattenObservation(env)
+        if isinstance(env, gym.Env) and _to_be_flattened(env.observation_space)
+        else env
+    )
 
 
 def _to_be_flattened(space: spaces.Space[Any]) -> bool:
-    nested = isinstance(space, spaces.Tuple) or (isinstance(space, spaces.Dict) and any(_parts(part) for part in _parts(space)))
+    nested = isinstance(space, spaces.Tuple) or (
+        isinstance(space, spaces.Dict) and any(_parts(part) for part in _parts(space))
+    )
     return nested and all(isinstance(leaf, ARRAYS) for leaf in _leaves(space))
 
 
@@ -70,52 +81,86 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
     Raises:
         ValueError: if not; the message names the space and a wrapper that would help.
     """
-    for part in _parts(observation_space) if isinstance(observation_space, spaces.Dict) else [observation_space]:
+    for part in (
+        _parts(observation_space)
+        if isinstance(observation_space, spaces.Dict)
+        else [observation_space]
+    ):
         if not isinstance(part, ARRAYS):
             if isinstance(part, spaces.Dict | spaces.Tuple):
-                advice = "gymnasium.wrappers.FlattenObservation, around each environment, makes one vector of nested spaces"
+                advice = (
+                    "gymnasium.wrappers.FlattenObservation, around each environment, makes one "
+                    "vector of nested spaces"
+                )
             elif isinstance(observation_space, spaces.Dict):
-                advice = "gymnasium.wrappers.FilterObservation can leave it out, TransformObservation can turn it into numbers"
+                advice = (
+                    "gymnasium.wrappers.FilterObservation can leave it out, TransformObservation "
+                    "can turn it into numbers"
+                )
             else:
                 advice = "gymnasium.wrappers.TransformObservation can turn it into numbers"
             raise ValueError(
-                f"the observation space {observation_space} cannot be used: it must be Box, Discrete, MultiDiscrete, MultiBinary, "
+                f"the observation space {observation_space} cannot be used: it must be Box, "
+                "Discrete, MultiDiscrete, MultiBinary, "
                 f"or a Dict of these; {advice}"
             )
         if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start != 0):
-            raise ValueError(f"the observation space {part} cannot be used: shift it to start at 0 with TransformObservation")
+            raise ValueError(
+                f"the observation space {part} cannot be used: shift it to start at 0 with "
+                "TransformObservation"
+            )
         if isinstance(part, spaces.MultiDiscrete) and len(part.shape) > 1:
             raise ValueError(
-                f"the observation space {part} cannot be used: make it one-dimensional with gymnasium.wrappers.ReshapeObservation "
+                f"the observation space {part} cannot be used: make it one-dimensional with "
+                "gymnasium.wrappers.ReshapeObservation "
                 "or TransformObservation"
             )
         if isinstance(part, spaces.Box) and (part.shape == () or 0 in part.shape):
             raise ValueError(
-                f"the observation space {part} cannot be used: it holds no array of numbers; give it the shape (1,) with "
+                f"the observation space {part} cannot be used: it holds no array of numbers; give "
+                "it the shape (1,) with "
                 "gymnasium.wrappers.ReshapeObservation, or leave it out"
             )
     if isinstance(observation_space, spaces.Dict) and not observation_space.spaces:
         raise ValueError("the observation space Dict() cannot be used: there is nothing in it")
-    if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete) and np.any(action_space.start != 0):
-        raise ValueError(f"the action space {action_space} cannot be used: shift it to start at 0 with TransformAction")
-    if isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary) and len(action_space.shape) > 1:
-        raise ValueError(f"the action space {action_space} cannot be used: make it one-dimensional with TransformAction")
-    if isinstance(action_space, spaces.Box) and (action_space.shape == () or 0 in action_space.shape):
+    if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete) and np.any(
+        action_space.start != 0
+    ):
         raise ValueError(
-            f"the action space {action_space} cannot be used: it holds no array of numbers; give it a shape such as (1,)"
+            f"the action space {action_space} cannot be used: shift it to start at 0 with "
+            "TransformAction"
+        )
+    if (
+        isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary)
+        and len(action_space.shape) > 1
+    ):
+        raise ValueError(
+            f"the action space {action_space} cannot be used: make it one-dimensional with "
+            "TransformAction"
+        )
+    if isinstance(action_space, spaces.Box) and (
+        action_space.shape == () or 0 in action_space.shape
+    ):
+        raise ValueError(
+            f"the action space {action_space} cannot be used: it holds no array of numbers; give "
+            "it a shape such as (1,)"
         )
     if isinstance(action_space, spaces.Box) and not action_space.is_bounded("both"):
         raise ValueError(
-            f"the action space {action_space} cannot be used: give it bounds with gymnasium.wrappers.RescaleAction or ClipAction"
+            f"the action space {action_space} cannot be used: give it bounds with "
+            "gymnasium.wrappers.RescaleAction or ClipAction"
         )
     if not isinstance(action_space, ARRAYS):
         raise ValueError(
-            f"the action space {action_space} cannot be used: it must be Box, Discrete, MultiDiscrete or MultiBinary; "
+            f"the action space {action_space} cannot be used: it must be Box, Discrete, "
+            "MultiDiscrete or MultiBinary; "
             "gymnasium.wrappers.TransformAction can map one of these to it"
         )
 
 
-def check_same_spaces(env: VecEnv, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+def check_same_spaces(
+    env: VecEnv, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+) -> None:
     """Check that a model of these spaces can go on in ``env``.
 
     Raises:
@@ -133,13 +178,19 @@ def made(env: Any, verbose: int = 0) -> Any:
     """The environment of an id, or what it is given.
 
     Raises:
-        gymnasium.error.UnregisteredEnv: if there is none of this id; the message says what may be missing.
+        gymnasium.error.UnregisteredEnv: if there is none of this id; the message says what may be
+            missing.
     """
     try:
         return maybe_make_env(env, verbose)
     except gym.error.UnregisteredEnv as error:
-        first = "import envs" if str(env).startswith("mnm/") else "import the module that registers it"
-        raise type(error)(f"{error} If it was not registered: {first} first, or name the module in the id, MODULE:{env}") from None
+        first = (
+            "import envs" if str(env).startswith("mnm/") else "import the module that registers it"
+        )
+        raise type(error)(
+            f"{error} If it was not registered: {first} first, or name the module in the id, "
+            f"MODULE:{env}"
+        ) from None
 
 
 def checked_rewards(rewards: Any, n_envs: int, step: int) -> NDArray[Any]:
@@ -152,18 +203,27 @@ def checked_rewards(rewards: Any, n_envs: int, step: int) -> NDArray[Any]:
     array = np.asarray(rewards)
     if array.shape != (n_envs,):
         raise ValueError(
-            f"the environments must give a reward each, [{n_envs}], and gave {list(array.shape)} at step {step:,}: {rewards!r}"
+            f"the environments must give a reward each, [{n_envs}], and gave {list(array.shape)} "
+            f"at step {step:,}: {rewards!r}"
         )
     if array.dtype.kind not in "biuf":
         wrong = [not isinstance(reward, SupportsFloat) for reward in array.tolist()]
         if all(wrong):  # a text makes texts of all
-            wrong = [not str(reward).replace(".", "", 1).lstrip("-").isdecimal() for reward in array.tolist()]
+            wrong = [
+                not str(reward).replace(".", "", 1).lstrip("-").isdecimal()
+                for reward in array.tolist()
+            ]
         if any(wrong) or array.dtype.kind != "O":
             i = wrong.index(True) if any(wrong) else 0
-            raise ValueError(f"the reward of environment {i} is {array.tolist()[i]!r} at step {step:,}, and must be a number")
+            raise ValueError(
+                f"the reward of environment {i} is {array.tolist()[i]!r} at step {step:,}, and "
+                "must be a number"
+            )
         array = array.astype(np.float32)
     if (row := not_finite(array)) is not None:
-        raise TrainingDivergedError(f"the reward of environment {row} is NaN or infinite at step {step:,}")
+        raise TrainingDivergedError(
+            f"the reward of environment {row} is NaN or infinite at step {step:,}"
+        )
     return array
 
 
@@ -175,9 +235,11 @@ def not_finite(array: NDArray[Any]) -> int | None:
 
 
 def outside(observations: NDArray[Any], space: spaces.Space[Any]) -> int | None:
-    """The first row of a batch ``[B, ...]`` that holds a number which a space of choices does not have, None if there is none.
+    """The first row of a batch ``[B, ...]`` that holds a number which a space of choices does not
+    have, None if there is none.
 
-    Values beyond the bounds of a Box are let pass, as Stable-Baselines3 does: many environments exceed theirs a little.
+    Values beyond the bounds of a Box are let pass, as Stable-Baselines3 does: many environments
+    exceed theirs a little.
     """
     if isinstance(space, spaces.Discrete):
         wrong = (observations < 0) | (observations >= space.n) | (observations % 1 != 0)

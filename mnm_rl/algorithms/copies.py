@@ -1,5 +1,5 @@
-"""Copies and pickles of a model: with its environments where these can be pickled, and without what is
-this process's alone."""
+"""Copies and pickles of a model: with its environments where these can be pickled, and without what
+is this process's alone."""
 
 import inspect
 import io
@@ -12,9 +12,13 @@ from mnm_rl.cores.implementations import log_once
 
 
 def state_to_copy(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The attributes of a model for a copy: all but the logger, whose files have one writer; ``learn``
-    makes another."""
-    own = {"_custom_logger": False, "env": _Environments(attributes["env"]), "_vec_normalize_env": None}
+    """The attributes of a model for a copy: all but the logger, whose files have one writer;
+    ``learn`` makes another."""
+    own = {
+        "_custom_logger": False,
+        "env": _Environments(attributes["env"]),
+        "_vec_normalize_env": None,
+    }
     return {name: value for name, value in attributes.items() if name != "_logger"} | own
 
 
@@ -24,9 +28,11 @@ def state_of_copy(state: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Environments:
-    """Environments, or None where they cannot be pickled, such as processes and windows; a copy of it says so once.
+    """Environments, or None where they cannot be pickled, such as processes and windows; a copy of
+    it says so once.
 
-    They are pickled by cloudpickle, whatever the rest is pickled by: many are made by nameless functions.
+    They are pickled by cloudpickle, whatever the rest is pickled by: many are made by nameless
+    functions.
     """
 
     def __init__(self, env: VecEnv | None) -> None:
@@ -48,8 +54,8 @@ def _read_environments(pickled: bytes) -> _Environments:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Takes Stable-Baselines3's wrappers, too: they hold parts of their class that no pickle takes, and
-    VecNormalize would leave out what it is around."""
+    """Takes Stable-Baselines3's wrappers, too: they hold parts of their class that no pickle takes,
+    and VecNormalize would leave out what it is around."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, VecEnvWrapper):

@@ -1,10 +1,13 @@
-"""Training in several processes, on one machine or many: each has its share of the environments, all take the same updates.
+"""Training in several processes, on one machine or many: each has its share of the environments,
+all take the same updates.
 
-The processes are those of PyTorch's default process group (``torch.distributed``), which ``torchrun`` and :func:`join` make.
-Without one there is one process, and every function here gives back what it is given.
+The processes are those of PyTorch's default process group (``torch.distributed``), which
+``torchrun`` and :func:`join` make. Without one there is one process, and every function here gives
+back what it is given.
 
-Every process has as many environments as every other. So the gradient of the whole is the mean of the processes' gradients, and so
-are the moments of returns and advantages; with these in common, every process goes on with the same parameters.
+Every process has as many environments as every other. So the gradient of the whole is the mean of
+the processes' gradients, and so are the moments of returns and advantages; with these in common,
+every process goes on with the same parameters.
 """
 
 import atexit
@@ -25,10 +28,12 @@ class LostProcessError(RuntimeError):
 
 
 def join(device: str) -> None:
-    """Form the group that ``torchrun`` started this process for; nothing happens where it was started in another way.
+    """Form the group that ``torchrun`` started this process for; nothing happens where it was
+    started in another way.
 
     Args:
-        device: ``"cpu"``, ``"cuda"`` or ``"auto"``. Each process of a machine has a GPU of its own: ``"cuda"`` means that one.
+        device: ``"cpu"``, ``"cuda"`` or ``"auto"``. Each process of a machine has a GPU of its own:
+            ``"cuda"`` means that one.
 
     Raises:
         ValueError: if the machine has fewer GPUs than processes.
@@ -39,11 +44,14 @@ def join(device: str) -> None:
     if device != "cpu" and torch.cuda.is_available():
         local, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         if local > gpus:
-            raise ValueError(f"{local} processes need a GPU each, but this machine has {gpus}: torchrun --nproc-per-node {gpus}")
+            raise ValueError(
+                f"{local} processes need a GPU each, but this machine has {gpus}: torchrun "
+                f"--nproc-per-node {gpus}"
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    # Imported later, as optimizers do, it would keep the group as a default argument: the group's threads would outlive the
-    # interpreter, and abort the process when they let go of a tensor.
+    # Imported later, as optimizers do, it would keep the group as a default argument: the group's
+    # threads would outlive the interpreter, and abort the process when they let go of a tensor.
     importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group(backend)
     atexit.register(dist.destroy_process_group)
@@ -71,7 +79,11 @@ def is_first() -> bool:
 
 def launcher() -> str:
     """The command that starts as many processes on this machine, before the name of a script."""
-    return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
+    return (
+        f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}"
+        if "TORCHELASTIC_RUN_ID" in os.environ
+        else "python"
+    )
 
 
 def share(total: int, what: str) -> int:
@@ -98,7 +110,10 @@ def mean(tensor: Tensor) -> Tensor:
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace tensors by their means over all processes, in one exchange."""
     if is_joined():
-        means = torch.split(mean(torch.cat([tensor.flatten() for tensor in tensors])), [tensor.numel() for tensor in tensors])
+        means = torch.split(
+            mean(torch.cat([tensor.flatten() for tensor in tensors])),
+            [tensor.numel() for tensor in tensors],
+        )
         for tensor, new in zip(tensors, means, strict=True):
             tensor.copy_(new.view_as(tensor))
 
@@ -142,7 +157,8 @@ def begin_alike(module: nn.Module, **settings: Any) -> None:
     for name, value in settings.items():
         if value != first[name]:
             raise ValueError(
-                f"process {rank()} begins with {name} {value}, and process 0 with {first[name]}: they must be the same"
+                f"process {rank()} begins with {name} {value}, and process 0 with {first[name]}: "
+                "they must be the same"
             )
     for tensor in module.state_dict().values():
         _together(lambda tensor=tensor: dist.broadcast(tensor, 0))  # type: ignore[misc]
@@ -154,5 +170,6 @@ def _together(exchange: Callable[[], Any]) -> None:
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LostProcessError(
-            f"process {rank()} of {world_size()} has lost another one, whose own message says why ({reason})"
+            f"process {rank()} of {world_size()} has lost another one, whose own message says why "
+            f"({reason})"
         ) from error

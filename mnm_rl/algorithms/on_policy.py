@@ -1,4 +1,5 @@
-"""What all on-policy algorithms for recurrent policies share; one file an algorithm holds the rest."""
+"""What all on-policy algorithms for recurrent policies share; one file an algorithm holds the
+rest."""
 
 import io
 import json
@@ -31,7 +32,11 @@ from torch.nn.utils import parameters_to_vector
 
 from mnm_rl._version import __version__
 from mnm_rl.algorithms import distributed
-from mnm_rl.algorithms.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer, RolloutSequence
+from mnm_rl.algorithms.buffers import (
+    RecurrentDictRolloutBuffer,
+    RecurrentRolloutBuffer,
+    RolloutSequence,
+)
 from mnm_rl.algorithms.checks import (
     NotFiniteError,
     OtherSpacesError,
@@ -54,18 +59,22 @@ from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
 
 class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
-    """What on-policy algorithms for policies with a recurrent core share: all but the constructor and ``train``.
+    """What on-policy algorithms for policies with a recurrent core share: all but the constructor
+    and ``train``.
 
-    One rollout of ``n_steps`` in every environment is one sequence for backpropagation through time, from the recurrent state
-    that the rollout started with; advantages are GAE (Schulman et al. 2016).
+    One rollout of ``n_steps`` in every environment is one sequence for backpropagation through
+    time, from the recurrent state that the rollout started with; advantages are GAE (Schulman et
+    al. 2016).
 
-    A subclass has every hyperparameter as an argument of its constructor and as an attribute of the same name, which is what
-    :meth:`export` writes. Its ``train`` reads ``self.rollout_buffer.sequence()``, whole or in minibatches, and updates with
+    A subclass has every hyperparameter as an argument of its constructor and as an attribute of the
+    same name, which is what :meth:`export` writes. Its ``train`` reads
+    ``self.rollout_buffer.sequence()``, whole or in minibatches, and updates with
     :meth:`_gradient_step`.
 
     Args:
         policy: the name of one of ``policy_aliases``, or a policy class.
-        env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3 ``VecEnv``.
+        env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3
+            ``VecEnv``.
         n_steps: rollout length per environment, and the length of backpropagation through time.
         normalize_advantage: scale the advantages to mean 0 and standard deviation 1.
         meta_coef: weight of the meta-loss.
@@ -106,7 +115,10 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         if not hasattr(env, "observation_space"):
-            raise TypeError(f"env must be an environment of Gymnasium or Stable-Baselines3, or an id, not a {type(env).__name__}")
+            raise TypeError(
+                "env must be an environment of Gymnasium or Stable-Baselines3, or an id, not a "
+                f"{type(env).__name__}"
+            )
         env = flattened(env)
         if isinstance(env, VectorEnv):
             env = GymnasiumVecEnv(env)
@@ -119,15 +131,23 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         lower = {name.lower(): name for name in self.policy_aliases}
         near = [lower[name] for name in get_close_matches(policy_name.lower(), lower, n=1)]
         meant = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"there is no policy {policy_name!r}{meant} There are {', '.join(self.policy_aliases)}, and classes")
+        raise ValueError(
+            f"there is no policy {policy_name!r}{meant} There are "
+            f"{', '.join(self.policy_aliases)}, and classes"
+        )
 
     def _setup_model(self) -> None:
         if not issubclass(self.policy_class, RecurrentActorCriticPolicy):
             names = ", ".join(self.policy_aliases)
             other = f"{self.policy_class.__module__}.{self.policy_class.__qualname__}"
-            raise ValueError(f"{type(self).__name__} needs a recurrent policy of mnm_rl ({names}, or your own), not {other}")
+            raise ValueError(
+                f"{type(self).__name__} needs a recurrent policy of mnm_rl ({names}, or your "
+                f"own), not {other}"
+            )
         is_dict = isinstance(self.observation_space, spaces.Dict)
-        self.rollout_buffer_class = RecurrentDictRolloutBuffer if is_dict else RecurrentRolloutBuffer
+        self.rollout_buffer_class = (
+            RecurrentDictRolloutBuffer if is_dict else RecurrentRolloutBuffer
+        )
         if self.verbose >= 1:
             announce_aloud()
         written_by = getattr(self, "mnm_rl_version", __version__)  # load has set it
@@ -137,7 +157,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self.mnm_rl_version = __version__  # goes into the file that save writes
 
     def _excluded_save_params(self) -> list[str]:
-        # A loaded model begins with new episodes: their observations go with the recurrent state, which is large.
+        # A loaded model begins with new episodes: their observations go with the recurrent state,
+        # which is large.
         new_episodes = ["_moment", "_last_obs", "_last_episode_starts"]
         return [*super()._excluded_save_params(), *new_episodes, "rollout_buffer_class"]
 
@@ -149,12 +170,13 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         device: torch.device | str = "auto",
         **kwargs: Any,
     ) -> Self:
-        """Load what ``save`` wrote. **This runs code from the file**, as every pickle does: for files from strangers, see
-        :meth:`from_pretrained`.
+        """Load what ``save`` wrote. **This runs code from the file**, as every pickle does: for
+        files from strangers, see :meth:`from_pretrained`.
 
         Args:
             path: the file.
-            env: environments to go on training in, of the same spaces; their number may differ. Training begins new episodes.
+            env: environments to go on training in, of the same spaces; their number may differ.
+                Training begins new episodes.
             device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
             kwargs: the other arguments of Stable-Baselines3's ``load``, and attributes to change.
 
@@ -172,11 +194,14 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             saved = _saved_attributes(path)
             if (library := _other_library(saved)) is not None:
                 raise ValueError(
-                    f"{library} saved it, whose networks have other parts: load it there, or train a model here, where arguments "
+                    f"{library} saved it, whose networks have other parts: load it there, or "
+                    "train a model here, where arguments "
                     "and policies of the same names mean the same"
                 )
             if env is not None:
-                both = json.dumps({name: saved[name] for name in ("observation_space", "action_space")})
+                both = json.dumps(
+                    {name: saved[name] for name in ("observation_space", "action_space")}
+                )
                 check_same_spaces(env, **json_to_data(both, kwargs.get("custom_objects")))
             of_0_1_0 = "mnm_rl_version" not in saved
             if of_0_1_0:
@@ -199,11 +224,14 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             version = saved.get("mnm_rl_version", "0.1.0, or another library")
             told = not saved or version == __version__ or _other_library(saved) is not None
             by = "" if told else f" (saved by version {version})"
-            raise ValueError(f"{path} is not a model that mnm_rl {__version__} can load: {reason}{by}") from error
+            raise ValueError(
+                f"{path} is not a model that mnm_rl {__version__} can load: {reason}{by}"
+            ) from error
 
     @property
     def _last_state(self) -> State | None:
-        """The recurrent state that ``_last_obs`` is seen in, at any moment; None for that of new episodes."""
+        """The recurrent state that ``_last_obs`` is seen in, at any moment; None for that of new
+        episodes."""
         return None if self._moment is None else self._moment.state()
 
     @_last_state.setter
@@ -211,15 +239,17 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self._moment = None if state is None else _Moment(state)
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """Seed everything random; of several processes that share the training, each in its own way, as if all environments were
-        numbered through."""
+        """Seed everything random; of several processes that share the training, each in its own
+        way, as if all environments were numbered through."""
         before = distributed.rank() * (0 if self.env is None else self.env.num_envs)
         super().set_random_seed(seed if seed is None or before == 0 else (seed + before) % 2**32)
 
     def begin_episodes(self, seed: int) -> None:
-        """Seed every random generator as :meth:`set_random_seed` does, and begin new episodes in all environments.
+        """Seed every random generator as :meth:`set_random_seed` does, and begin new episodes in
+        all environments.
 
-        What follows depends on the seed and on what ``save`` keeps alone, where the environments depend on their seeds alone.
+        What follows depends on the seed and on what ``save`` keeps alone, where the environments
+        depend on their seeds alone.
         """
         assert self.env is not None, "there are no environments"
         self.set_random_seed(seed)
@@ -230,8 +260,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self._last_state = None
 
     def save(self, path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> None:
-        """Save the model, arguments as for every Stable-Baselines3 algorithm, with what was logged since the last row: the figures
-        of an update are written with the next rollout's."""
+        """Save the model, arguments as for every Stable-Baselines3 algorithm, with what was logged
+        since the last row: the figures of an update are written with the next rollout's."""
         if "_logger" in vars(self):
             self._unlogged = dict(self.logger.name_to_value), dict(self.logger.name_to_excluded)
         try:
@@ -240,15 +270,20 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             self._unlogged = None
 
     def record_unlogged(self) -> None:
-        """Log again, in a model that was loaded, what had been logged but not written when it was saved."""
+        """Log again, in a model that was loaded, what had been logged but not written when it was
+        saved."""
         values, excluded = self._unlogged or ({}, {})
         for name, value in values.items():
             self.logger.record(name, value, tuple(excluded[name]))
         self._unlogged = None
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """Write the log; ``time/iterations`` counts all rollouts, also those before the model was loaded."""
-        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs * distributed.world_size()))
+        """Write the log; ``time/iterations`` counts all rollouts, also those before the model was
+        loaded."""
+        super().dump_logs(
+            iteration
+            and self.num_timesteps // (self.n_steps * self.n_envs * distributed.world_size())
+        )
 
     def predict(
         self,
@@ -265,7 +300,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         with failures_named(self.env, f"at step {self.num_timesteps:,}", note=False):
             total_timesteps, callback = super()._setup_learn(*args, **kwargs)
-        distributed.begin_alike(self.policy, n_envs=self.n_envs, n_steps=self.n_steps, num_timesteps=self.num_timesteps)
+        distributed.begin_alike(
+            self.policy, n_envs=self.n_envs, n_steps=self.n_steps, num_timesteps=self.num_timesteps
+        )
         _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
         assert self.env is not None, "there are no environments"
         self._masking = heeds(self.env, self._asked_masking)
@@ -274,20 +311,29 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         return total_timesteps, callback
 
     def _masks_now(self, env: VecEnv) -> Tensor | None:
-        """The action masks of all environments, ``[B, width]``; None if there are none, or they are not heeded."""
+        """The action masks of all environments, ``[B, width]``; None if there are none, or they are
+        not heeded."""
         if not self._masking:
             return None
         with failures_named(env, f"at step {self.num_timesteps:,}"):
             return torch.as_tensor(action_masks(env, self.action_space), device=self.device)
 
-    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
-        """Collect ``n_rollout_steps`` steps of every environment; the recurrent state goes on from the last rollout.
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """Collect ``n_rollout_steps`` steps of every environment; the recurrent state goes on from
+        the last rollout.
 
         Returns:
             False if a callback stopped the training.
 
         Raises:
-            TrainingDivergedError: if the environment gives a reward or an observation that is NaN or infinite.
+            TrainingDivergedError: if the environment gives a reward or an observation that is NaN
+                or infinite.
         """
         assert self._last_obs is not None, "No previous observation was provided"
         callback.on_rollout_start()  # which may begin new episodes
@@ -305,13 +351,19 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         try:
             for n_steps in range(n_rollout_steps):
                 self._last_obs, self._last_episode_starts, self._moment = now
-                if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                if (
+                    self.use_sde
+                    and self.sde_sample_freq > 0
+                    and n_steps % self.sde_sample_freq == 0
+                ):
                     self._reset_noise()
                 masks = self._masks_now(env)
                 with torch.no_grad(), self._divergence_named():
                     obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
                     starts = self._episode_starts_tensor()
-                    actions_tensor, values, log_probs = self.policy.step(obs_tensor, trace, starts, as_built, masks)
+                    actions_tensor, values, log_probs = self.policy.step(
+                        obs_tensor, trace, starts, as_built, masks
+                    )
                 actions = actions_tensor.cpu().numpy()
 
                 clipped_actions = actions
@@ -319,7 +371,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                     if self.policy.squash_output:
                         clipped_actions = self.policy.unscale_action(clipped_actions)
                     else:
-                        clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
+                        clipped_actions = np.clip(
+                            actions, self.action_space.low, self.action_space.high
+                        )
 
                 with failures_named(env, f"at step {self.num_timesteps:,}"):
                     new_obs, rewards, dones, infos = env.step(clipped_actions)
@@ -330,7 +384,13 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 done = dones.nonzero()[0].tolist()
                 for i in done:
                     if (final := infos[i].get("terminal_observation")) is not None:
-                        _check_observation(_batch_of_one(final), self.observation_space, self.num_timesteps, "final observation", i)
+                        _check_observation(
+                            _batch_of_one(final),
+                            self.observation_space,
+                            self.num_timesteps,
+                            "final observation",
+                            i,
+                        )
 
                 callback.update_locals(locals())
                 if not callback.on_step():
@@ -345,7 +405,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                     self._leave_out_resets(rewards, values, done, infos)
                 self.rollout_buffer.add(
                     cast(Any, self._last_obs),
-                    actions.reshape(-1, 1) if isinstance(self.action_space, spaces.Discrete) else actions,
+                    actions.reshape(-1, 1)
+                    if isinstance(self.action_space, spaces.Discrete)
+                    else actions,
                     rewards,
                     cast(Any, self._last_episode_starts),
                     values,
@@ -359,7 +421,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
 
         state = self._last_state
         with torch.no_grad():
-            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), state, self._episode_starts_tensor())  # type: ignore[arg-type]
+            obs: Any = obs_as_tensor(new_obs, self.device)  # type: ignore[arg-type]
+            values = self.policy.predict_values(obs, state, self._episode_starts_tensor())
             for i, info in enumerate(infos):
                 if info.get("reset_follows") and not info["TimeLimit.truncated"]:
                     values[i] = 0
@@ -385,10 +448,14 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         return torch.as_tensor(self._last_episode_starts, device=self.device, dtype=torch.bool)
 
     def _bootstrap_truncated(
-        self, rewards: NDArray[np.float32], done: list[int], infos: list[dict[str, Any]], trace: Trace[Any]
+        self,
+        rewards: NDArray[np.float32],
+        done: list[int],
+        infos: list[dict[str, Any]],
+        trace: Trace[Any],
     ) -> NDArray[np.float32]:
-        """Add the discounted value of the final observation, seen in the state that the episode ended in, where an
-        episode was cut short rather than ended."""
+        """Add the discounted value of the final observation, seen in the state that the episode
+        ended in, where an episode was cut short rather than ended."""
         cut = [
             i
             for i in done
@@ -399,18 +466,27 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         if not cut:
             return rewards
         final = [infos[i]["terminal_observation"] for i in cut]
-        stacked = {key: np.stack([o[key] for o in final]) for key in final[0]} if isinstance(final[0], dict) else np.stack(final)
+        stacked = (
+            {key: np.stack([o[key] for o in final]) for key in final[0]}
+            if isinstance(final[0], dict)
+            else np.stack(final)
+        )
         with torch.no_grad():
             obs, _ = self.policy.obs_to_tensor(stacked)
             starts = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
-            values = self.policy.predict_values(obs, trace.state(torch.tensor(cut, device=self.device)), starts)
+            values = self.policy.predict_values(
+                obs, trace.state(torch.tensor(cut, device=self.device)), starts
+            )
         rewards = rewards.astype(np.float32)  # SubprocVecEnv hands on integers as they are
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
         return rewards
 
-    def _leave_out_resets(self, rewards: NDArray[Any], values: Tensor, done: list[int], infos: list[dict[str, Any]]) -> None:
-        """Where an environment only reset (see :class:`GymnasiumVecEnv`), let the episode end in the step before, with the value of
-        the final observation, which the policy saw in this one, if it was cut short, and with none if not."""
+    def _leave_out_resets(
+        self, rewards: NDArray[Any], values: Tensor, done: list[int], infos: list[dict[str, Any]]
+    ) -> None:
+        """Where an environment only reset (see :class:`GymnasiumVecEnv`), let the episode end in
+        the step before, with the value of the final observation, which the policy saw in this one,
+        if it was cut short, and with none if not."""
         resets = [i for i in done if infos[i].get("reset_step")]
         for i in resets:  # this step's own advantage is 0
             if infos[i]["TimeLimit.truncated"]:
@@ -421,8 +497,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             self.rollout_buffer.mark_resets(resets)
 
     def _evaluate(self, rollout: RolloutSequence) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values, log-probabilities, entropies and meta-loss of the steps to learn from, with gradient, ``[T, B]`` or ``[n]``, see
-        ``evaluate_actions``; an entropy that has no closed form is estimated by the action that was taken."""
+        """Values, log-probabilities, entropies and meta-loss of the steps to learn from, with
+        gradient, ``[T, B]`` or ``[n]``, see ``evaluate_actions``; an entropy that has no closed
+        form is estimated by the action that was taken."""
         actions = rollout.actions
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().squeeze(-1)
@@ -439,10 +516,16 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             self._is_first_evaluation = False
             self.policy.compare(rollout.log_prob, log_prob)
         values, log_prob, meta_loss = map(rollout.to_learn, (values, log_prob, meta_loss))
-        return values, log_prob, -log_prob if entropy is None else rollout.to_learn(entropy), meta_loss
+        return (
+            values,
+            log_prob,
+            -log_prob if entropy is None else rollout.to_learn(entropy),
+            meta_loss,
+        )
 
     def _begin_update(self) -> RolloutSequence:
-        """The rollout to learn from, after the learning rate and the scale of the values have been brought up to date."""
+        """The rollout to learn from, after the learning rate and the scale of the values have been
+        brought up to date."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         rollout = self.rollout_buffer.sequence()
@@ -451,20 +534,24 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         return rollout
 
     def _scaled(self, advantages: Tensor) -> Tensor:
-        """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage`` (one alone stays as it is), or else in
-        units of the standard deviation of the returns, where the policy normalizes these (Hessel et al. 2019)."""
+        """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage`` (one
+        alone stays as it is), or else in units of the standard deviation of the returns, where the
+        policy normalizes these (Hessel et al. 2019)."""
         if not self.normalize_advantage or advantages.numel() * distributed.world_size() == 1:
             return advantages / self.policy.return_std
         mean, std = distributed.mean_and_std(advantages)
         return (advantages - mean) / (std + 1e-8)
 
     def _value_loss(self, returns: Tensor, values: Tensor) -> Tensor:
-        """Mean squared error, in units of the standard deviation of the returns where the policy normalizes these."""
+        """Mean squared error, in units of the standard deviation of the returns where the policy
+        normalizes these."""
         std = self.policy.return_std
-        return F.mse_loss(returns / std, values / std)  # not divided later: squares of what is large overflow
+        # not divided later: squares of what is large overflow
+        return F.mse_loss(returns / std, values / std)
 
     def _loss(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of ``policy_loss``, ``value_loss``, ``entropy_loss`` and ``meta_loss``."""
+        """The weighted sum of ``policy_loss``, ``value_loss``, ``entropy_loss`` and
+        ``meta_loss``."""
         return (
             losses["policy_loss"]
             + self.ent_coef * losses["entropy_loss"]
@@ -482,34 +569,48 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             The norm of the gradient, before it was clipped.
 
         Raises:
-            TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
-                they were.
+            TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or
+                infinite; the parameters are left as they were.
         """
         loss = self._loss(losses)
         if not math.isfinite(loss.item()):
-            name, value = next(((n, v) for n, v in losses.items() if not v.isfinite()), ("the loss", loss))
-            raise TrainingDivergedError(f"{name} became {value.item()} at step {self.num_timesteps:,}")
+            name, value = next(
+                ((n, v) for n, v in losses.items() if not v.isfinite()), ("the loss", loss)
+            )
+            raise TrainingDivergedError(
+                f"{name} became {value.item()} at step {self.num_timesteps:,}"
+            )
         parameters = list(self.policy.parameters())
         self.policy.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         distributed.average([p.grad for p in parameters if p.grad is not None])
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         if not math.isfinite(grad_norm.item()):
-            raise TrainingDivergedError(f"the gradient norm became {grad_norm.item()} at step {self.num_timesteps:,}")
+            raise TrainingDivergedError(
+                f"the gradient norm became {grad_norm.item()} at step {self.num_timesteps:,}"
+            )
         with torch.no_grad():
             before = parameters_to_vector(parameters)
             self.policy.optimizer.step()
             if not parameters_to_vector(parameters).isfinite().all():
-                for p, good in zip(parameters, torch.split(before, [p.numel() for p in parameters]), strict=True):
+                for p, good in zip(
+                    parameters, torch.split(before, [p.numel() for p in parameters]), strict=True
+                ):
                     p.copy_(good.view_as(p))
-                raise TrainingDivergedError(f"the parameters became NaN or infinite at step {self.num_timesteps:,}")
+                raise TrainingDivergedError(
+                    f"the parameters became NaN or infinite at step {self.num_timesteps:,}"
+                )
         return grad_norm
 
     def _log_update(self, scalars: dict[str, Tensor]) -> None:
-        """Log ``train/<name>`` for these scalars, the core's diagnostics, and what every algorithm has."""
+        """Log ``train/<name>`` for these scalars, the core's diagnostics, and what every algorithm
+        has."""
         buffer = self.rollout_buffer
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        self.logger.record(
+            "train/explained_variance",
+            explained_variance(buffer.values.flatten(), buffer.returns.flatten()),
+        )
         for name, value in scalars.items():
             self.logger.record(f"train/{name}", value.item())
         for name, value in self.policy.core.diagnostics.items():
@@ -530,8 +631,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         progress_bar: bool = False,
         use_masking: bool | None = None,
     ) -> Self:
-        """Train for ``total_timesteps`` environment steps; arguments as for every Stable-Baselines3 algorithm, whose
-        logs are named after the class.
+        """Train for ``total_timesteps`` environment steps; arguments as for every Stable-Baselines3
+        algorithm, whose logs are named after the class.
 
         Args:
             total_timesteps: of all environments together.
@@ -540,8 +641,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             tb_log_name: of this training in TensorBoard.
             reset_num_timesteps: count from 0, in new episodes.
             progress_bar: show one.
-            use_masking: heed the action masks of the environments (:mod:`mnm_rl.masks`): None where they have them, True to
-                insist on them, False for never.
+            use_masking: heed the action masks of the environments (:mod:`mnm_rl.masks`): None where
+                they have them, True to insist on them, False for never.
 
         Raises:
             TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
@@ -551,7 +652,9 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         if progress_bar:
             announce_aloud()
         name = tb_log_name or type(self).__name__
-        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+        return super().learn(
+            total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar
+        )
 
 
 def _does_nothing(callback: BaseCallback) -> bool:
@@ -562,13 +665,19 @@ def _does_nothing(callback: BaseCallback) -> bool:
 
 
 class _Moment:
-    """The recurrent state at a moment: after some steps of a trace, or a state itself. A copy of it is the latter."""
+    """The recurrent state at a moment: after some steps of a trace, or a state itself. A copy of it
+    is the latter."""
 
     def __init__(self, origin: Trace[Any] | State, steps: int = 0) -> None:
         self._origin, self._steps = origin, steps
 
     def state(self) -> State:
-        return cast(State, self._origin.state_after(self._steps) if isinstance(self._origin, Trace) else self._origin)
+        return cast(
+            State,
+            self._origin.state_after(self._steps)
+            if isinstance(self._origin, Trace)
+            else self._origin,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Moment, (self.state(),)
@@ -581,7 +690,11 @@ def _batch_of_one(observation: Any) -> Any:
 
 
 def _check_observation(
-    observations: Any, space: spaces.Space[Any], step: int, what: str = "observation", first_env: int = 0
+    observations: Any,
+    space: spaces.Space[Any],
+    step: int,
+    what: str = "observation",
+    first_env: int = 0,
 ) -> None:
     """Check a batch of observations; the first is that of ``first_env``."""
     if isinstance(space, spaces.Dict):
@@ -590,12 +703,17 @@ def _check_observation(
         return
     _check_finite(observations, what, step, first_env)
     if (row := outside(observations, space)) is not None:
-        raise ValueError(f"the {what} of environment {first_env + row} is outside of {space} at step {step:,}: {observations[row]}")
+        raise ValueError(
+            f"the {what} of environment {first_env + row} is outside of {space} at step {step:,}: "
+            f"{observations[row]}"
+        )
 
 
 def _check_finite(array: NDArray[Any], what: str, step: int, first_env: int = 0) -> None:
     if (row := not_finite(array)) is not None:
-        raise TrainingDivergedError(f"the {what} of environment {first_env + row} is NaN or infinite at step {step:,}")
+        raise TrainingDivergedError(
+            f"the {what} of environment {first_env + row} is NaN or infinite at step {step:,}"
+        )
 
 
 def _saved_attributes(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
@@ -612,14 +730,20 @@ def _saved_attributes(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
 
 
 def _other_library(saved: dict[str, Any]) -> str | None:
-    """Which of the libraries whose files look like ours has saved these attributes, or None if that was this one."""
+    """Which of the libraries whose files look like ours has saved these attributes, or None if that
+    was this one."""
     policy_class = saved.get("policy_class")
-    library = str(policy_class.get("__module__")).split(".")[0] if isinstance(policy_class, dict) else None
+    library = (
+        str(policy_class.get("__module__")).split(".")[0]
+        if isinstance(policy_class, dict)
+        else None
+    )
     return library if library in ("stable_baselines3", "sb3_contrib") else None
 
 
 def _find_classes_of_version_0_1_0() -> None:
-    """Let the pickles of version 0.1.0, which did not yet write its version, find the classes that have moved since."""
+    """Let the pickles of version 0.1.0, which did not yet write its version, find the classes that
+    have moved since."""
     moved = {
         "mnm_rl.a2c.policies": "mnm_rl.algorithms.policies",
         "mnm_rl.a2c.buffers": "mnm_rl.algorithms.buffers",

@@ -27,9 +27,12 @@ class _Step(nn.Module):
         state = policy.actor_core.initial_state(1)
         self.like = state
         self.carried = [i for i, part in enumerate(state) if part.numel() > 0]
-        self.as_built = policy.predicts_as_built  # asked before PyTorch's exporter puts methods of its own in place
+        # asked before PyTorch's exporter puts methods of its own in place
+        self.as_built = policy.predicts_as_built
 
-    def forward(self, observation: Any, episode_start: Tensor, *carried: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, observation: Any, episode_start: Tensor, *carried: Tensor
+    ) -> tuple[Tensor, ...]:
         policy, B = self.policy, episode_start.shape[0]
         parts = [part.new_zeros(B, *part.shape[1:]) for part in self.like]
         for i, part in zip(self.carried, carried, strict=True):
@@ -44,7 +47,11 @@ class _Step(nn.Module):
         if isinstance(space, spaces.Box):
             low, high = (torch.from_numpy(bound).to(action) for bound in (space.low, space.high))
             action = action.reshape(-1, *space.shape)
-            action = low + 0.5 * (action + 1) * (high - low) if policy.squash_output else action.clamp(low, high)
+            action = (
+                low + 0.5 * (action + 1) * (high - low)
+                if policy.squash_output
+                else action.clamp(low, high)
+            )
         return action, _parameters(distribution), *(state[i] for i in self.carried)
 
 
@@ -57,7 +64,8 @@ def _parameters(distribution: Any) -> Tensor:
 
 
 def export_onnx(policy: RecurrentActorCriticPolicy, path: str | Path) -> None:
-    """Write one deterministic step of a policy; see :meth:`mnm_rl.RecurrentPPO.export` for inputs and outputs.
+    """Write one deterministic step of a policy; see :meth:`mnm_rl.RecurrentPPO.export` for inputs
+    and outputs.
 
     The policy stays as it is, training mode included, and nothing random is drawn.
 
@@ -70,10 +78,14 @@ def export_onnx(policy: RecurrentActorCriticPolicy, path: str | Path) -> None:
         import onnx
         import onnxscript  # noqa: F401  (PyTorch's exporter needs it)
     except ImportError as error:
-        raise ImportError(f"{error}; ONNX models are written with: pip install 'mnm-rl[onnx]'") from error
+        raise ImportError(
+            f"{error}; ONNX models are written with: pip install 'mnm-rl[onnx]'"
+        ) from error
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a directory, and the ONNX model is one file, such as {path / 'policy.onnx'}")
+        raise IsADirectoryError(
+            f"{path} is a directory, and the ONNX model is one file, such as {path / 'policy.onnx'}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with _left_as_it_is(policy):
         program = _exported(_Step(policy).eval(), policy)
@@ -83,10 +95,14 @@ def export_onnx(policy: RecurrentActorCriticPolicy, path: str | Path) -> None:
         if not given.type.tensor_type.shape.dim[0].dim_param:
             path.unlink()
             raise ValueError(
-                f"the model would take one number of environments only, because of {given.name}: somewhere in the policy or its "
-                "core a size is taken for a constant, as by len(tensor), where tensor.shape[0] would follow the batch"
+                f"the model would take one number of environments only, because of {given.name}: "
+                "somewhere in the policy or its "
+                "core a size is taken for a constant, as by len(tensor), where tensor.shape[0] "
+                "would follow the batch"
             )
-    onnx.helper.set_model_props(model, {"producer": f"mnm_rl {__version__}", "policy": type(policy).__name__})
+    onnx.helper.set_model_props(
+        model, {"producer": f"mnm_rl {__version__}", "policy": type(policy).__name__}
+    )
     onnx.save(model, str(path))
 
 
@@ -94,11 +110,15 @@ def _exported(step: _Step, policy: RecurrentActorCriticPolicy) -> torch.onnx.ONN
     B = 2  # torch.export takes a size of 1 for a constant
     observation, names = _example(policy.observation_space, B, policy.device)
     state = [step.like[i].detach() for i in step.carried]
-    carried = tuple(torch.zeros(B, *part.shape[1:], dtype=part.dtype, device=part.device) for part in state)
+    carried = tuple(
+        torch.zeros(B, *part.shape[1:], dtype=part.dtype, device=part.device) for part in state
+    )
     fields = getattr(step.like, "_fields", None) or [str(i) for i in range(len(step.like))]
     states = [f"state_{fields[i]}" for i in step.carried]
     batch = torch.export.Dim("batch")
-    shapes = {key: {0: batch} for key in observation} if isinstance(observation, dict) else {0: batch}
+    shapes = (
+        {key: {0: batch} for key in observation} if isinstance(observation, dict) else {0: batch}
+    )
     with torch.no_grad(), unchecked_distributions(), _quiet():
         program = torch.onnx.export(
             step,
@@ -119,11 +139,15 @@ def _exported(step: _Step, policy: RecurrentActorCriticPolicy) -> torch.onnx.ONN
 
 @contextmanager
 def _left_as_it_is(policy: RecurrentActorCriticPolicy) -> Iterator[None]:
-    """Whatever a step leaves behind on the policy's modules and on its distribution, such as noise and diagnostics,
-    would be tensors without numbers: put back what was there, training mode included."""
+    """Whatever a step leaves behind on the policy's modules and on its distribution, such as noise
+    and diagnostics, would be tensors without numbers: put back what was there, training mode
+    included."""
     owners = [*policy.modules(), policy.action_dist]
     before = [
-        {name: dict(part) if type(part) is dict and not name.startswith("_") else part for name, part in vars(owner).items()}
+        {
+            name: dict(part) if type(part) is dict and not name.startswith("_") else part
+            for name, part in vars(owner).items()
+        }
         for owner in owners
     ]
     try:
@@ -155,5 +179,7 @@ def _example(space: spaces.Space[Any], B: int, device: torch.device) -> tuple[An
         return torch.as_tensor(np.zeros((B, *(part.shape or ())), part.dtype), device=device)
 
     if isinstance(space, spaces.Dict):
-        return {key: batch(part) for key, part in space.spaces.items()}, [f"observation_{key}" for key in space.spaces]
+        return {key: batch(part) for key, part in space.spaces.items()}, [
+            f"observation_{key}" for key in space.spaces
+        ]
     return batch(space), ["observation"]

@@ -1,4 +1,5 @@
-"""Actor-critic policies around a recurrent core: Stable-Baselines3's feature extractors below it, its heads above."""
+"""Actor-critic policies around a recurrent core: Stable-Baselines3's feature extractors below it,
+its heads above."""
 
 import inspect
 import logging
@@ -34,7 +35,17 @@ from torch import Tensor
 
 from mnm_rl.algorithms.checks import NotFiniteError, not_finite, outside, unchecked_distributions
 from mnm_rl.algorithms.popart import PopArt
-from mnm_rl.cores import GruCore, LstmCore, MinGruCore, MnmCore, NtmCore, PlasticCore, RecurrentCore, RnnCore, SaluCore
+from mnm_rl.cores import (
+    GruCore,
+    LstmCore,
+    MinGruCore,
+    MnmCore,
+    NtmCore,
+    PlasticCore,
+    RecurrentCore,
+    RnnCore,
+    SaluCore,
+)
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
 from mnm_rl.cores.implementations import Plain, Trace, hooked, log_once, parts, recorded
@@ -45,47 +56,58 @@ State = tuple[Tensor, ...]
 CriticCore = Literal["shared", "detached", "own", "none"]
 
 POLICIES: dict[str, type[BasePolicy]] = {}
-"""Every policy by its name: those of this file, and any subclass of :class:`RecurrentActorCriticPolicy` that names its core."""
+"""Every policy by its name: those of this file, and any subclass of
+:class:`RecurrentActorCriticPolicy` that names its core."""
 
 
 class RecurrentActorCriticPolicy(ActorCriticPolicy):
     """Actor and critic on the outputs of one recurrent core.
 
-    Use one of its subclasses, or a core of your own: as ``core_class`` in ``policy_kwargs``, or with a name, in two lines that
-    make ``"MyPolicy"`` known to every algorithm (a later class of the same name takes its place)::
+    Use one of its subclasses, or a core of your own: as ``core_class`` in ``policy_kwargs``, or
+    with a name, in two lines that make ``"MyPolicy"`` known to every algorithm (a later class of
+    the same name takes its place)::
 
         class MyPolicy(RecurrentActorCriticPolicy):
             core_class = MyCore
 
-    Arguments that are not named here go to the core if its constructor takes them; the others are those of Stable-Baselines3's
-    ``ActorCriticPolicy``, with the same meaning. ``net_arch`` comes after the core and is empty by default.
+    Arguments that are not named here go to the core if its constructor takes them; the others are
+    those of Stable-Baselines3's ``ActorCriticPolicy``, with the same meaning. ``net_arch`` comes
+    after the core and is empty by default.
 
     Args:
-        observation_space: any space that Stable-Baselines3 has a features extractor for; the extractor is chosen by
-            the space unless ``features_extractor_class`` is given: Stable-Baselines3's CNN for images (flattened if they are
-            smaller than 36 x 36, which it cannot take), all keys combined for Dict, else flatten.
+        observation_space: any space that Stable-Baselines3 has a features extractor for; the
+            extractor is chosen by the space unless ``features_extractor_class`` is given:
+            Stable-Baselines3's CNN for images (flattened if they are smaller than 36 x 36, which it
+            cannot take), all keys combined for Dict, else flatten.
         action_space: Discrete, Box, MultiDiscrete or MultiBinary.
         lr_schedule: learning rate as a function of the remaining progress (from 1 to 0).
         core_layers: how many cores there are one after the other.
         core_dropout: share of the outputs between two of these layers that is left out in training.
-        critic_core: what the critic has of memory: that of the actor (``"shared"``), the same without its gradient
-            (``"detached"``), one of its own (``"own"``), or ``"none"``.
-        popart: normalize the returns that the critic learns, so that rewards may have any scale (see
-            :class:`mnm_rl.algorithms.popart.PopArt`); None for where the critic's gradient reaches the actor's memory, which is
-            where ``critic_core`` is ``"shared"``, and ``value_net`` is the one that was built here.
-        ortho_init: Stable-Baselines3's initialization, which shrinks the action head a hundredfold, and with it the gradients that
-            reach the memory; off by default, and on for the policies with sb3-contrib's names.
-        core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses that name theirs.
-        core_kwargs: arguments of the core, beside those given by name: for names that ``ActorCriticPolicy`` has, too.
+        critic_core: what the critic has of memory: that of the actor (``"shared"``), the same
+            without its gradient (``"detached"``), one of its own (``"own"``), or ``"none"``.
+        popart: normalize the returns that the critic learns, so that rewards may have any scale
+            (see :class:`mnm_rl.algorithms.popart.PopArt`); None for where the critic's gradient
+            reaches the actor's memory, which is where ``critic_core`` is ``"shared"``, and
+            ``value_net`` is the one that was built here.
+        ortho_init: Stable-Baselines3's initialization, which shrinks the action head a hundredfold,
+            and with it the gradients that reach the memory; off by default, and on for the policies
+            with sb3-contrib's names.
+        core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses
+            that name theirs.
+        core_kwargs: arguments of the core, beside those given by name: for names that
+            ``ActorCriticPolicy`` has, too.
 
     Raises:
-        TypeError: for an argument that neither the policy nor its core takes, and if there is no core, or two.
-        ValueError: if ``share_features_extractor`` is false where actor and critic share one memory: one extractor feeds it.
+        TypeError: for an argument that neither the policy nor its core takes, and if there is no
+            core, or two.
+        ValueError: if ``share_features_extractor`` is false where actor and critic share one
+            memory: one extractor feeds it.
 
-    Stable-Baselines3's methods and modules may be overridden, in a subclass or on the policy itself: ``extract_features``,
-    ``_build_mlp_extractor``, ``action_net``, ``value_net``, ``action_dist``, ``_get_action_dist_from_latent``,
-    ``get_distribution`` and ``predict_values`` act in rollouts, updates and ``predict`` alike; ``forward`` acts in rollouts and in
-    ``predict``, ``evaluate_actions`` in updates, ``_predict`` in ``predict``.
+    Stable-Baselines3's methods and modules may be overridden, in a subclass or on the policy
+    itself: ``extract_features``, ``_build_mlp_extractor``, ``action_net``, ``value_net``,
+    ``action_dist``, ``_get_action_dist_from_latent``, ``get_distribution`` and ``predict_values``
+    act in rollouts, updates and ``predict`` alike; ``forward`` acts in rollouts and in ``predict``,
+    ``evaluate_actions`` in updates, ``_predict`` in ``predict``.
     """
 
     core_class: type[RecurrentCore[Any]]
@@ -116,16 +138,29 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ) -> None:
         if critic_core not in get_args(CriticCore):
-            raise ValueError(f"critic_core must be one of {', '.join(get_args(CriticCore))}, got {critic_core!r}")
+            raise ValueError(
+                f"critic_core must be one of {', '.join(get_args(CriticCore))}, got {critic_core!r}"
+            )
         if core_layers < 1:
             raise ValueError(f"core_layers must be at least 1, got {core_layers}")
-        self.core_layers, self.core_dropout, self.critic_core = core_layers, core_dropout, critic_core
+        self.core_layers, self.core_dropout, self.critic_core = (
+            core_layers,
+            core_dropout,
+            critic_core,
+        )
         self.asked_popart = popart
         if not share_features_extractor and critic_core in ("shared", "detached"):
-            raise ValueError("share_features_extractor=False is not possible: actor and critic share one memory and its input")
+            raise ValueError(
+                "share_features_extractor=False is not possible: actor and critic share one "
+                "memory and its input"
+            )
         name = type(self).__name__
         if (core_class is None) != hasattr(type(self), "core_class"):
-            raise TypeError(f"{name} needs a core_class" if core_class is None else f"{name} has a core_class of its own")
+            raise TypeError(
+                f"{name} needs a core_class"
+                if core_class is None
+                else f"{name} has a core_class of its own"
+            )
         if core_class is not None:
             self.core_class = core_class
         of_the_core, kwargs = _core_kwargs(self.core_class, kwargs, name)
@@ -137,8 +172,12 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
                 features_extractor_class = NatureCNN
             else:
                 features_extractor_class = FlattenExtractor
-        if kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam and kwargs.get("optimizer_kwargs") is None:
-            kwargs["optimizer_kwargs"] = {"eps": 1e-5, "fused": True}  # Stable-Baselines3's, with all parameters in one call
+        if (
+            kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam
+            and kwargs.get("optimizer_kwargs") is None
+        ):
+            # Stable-Baselines3's, with all parameters in one call
+            kwargs["optimizer_kwargs"] = {"eps": 1e-5, "fused": True}
         super().__init__(
             observation_space,
             action_space,
@@ -150,13 +189,16 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             **kwargs,
         )
         if not hasattr(self, "core"):
-            raise TypeError(f"_build of {name} must call super()._build, or _build_cores before anything else: it left no core")
+            raise TypeError(
+                f"_build of {name} must call super()._build, or _build_cores before anything "
+                "else: it left no core"
+            )
 
     @classmethod
     def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """``learning_rate`` and ``target_kl`` of :class:`mnm_rl.RecurrentPPO` with this policy and these arguments, those of
-        ``core_kwargs`` among them, unless they are given; those that were tuned (docs/results.md). A policy of one's own may give
-        one of them alone."""
+        """``learning_rate`` and ``target_kl`` of :class:`mnm_rl.RecurrentPPO` with this policy and
+        these arguments, those of ``core_kwargs`` among them, unless they are given; those that were
+        tuned (docs/results.md). A policy of one's own may give one of them alone."""
         return {"learning_rate": cls.ppo_learning_rate, "target_kl": 0.05}
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -173,7 +215,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
                 self.mlp_extractor.eval().forward_actor(torch.zeros(2, width, device=self.device))
         except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f"mlp_extractor must take the outputs of actor_core, [B, {width}], not features (features_dim is "
+                f"mlp_extractor must take the outputs of actor_core, [B, {width}], not features "
+                "(features_dim is "
                 f"{self.features_dim}): {error}"
             ) from error
         self.mlp_extractor.train(was_training)
@@ -183,13 +226,20 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if self.critic_core in ("shared", "detached"):
             self.core = actor
         else:
-            critic = self._build_core() if self.critic_core == "own" else NoMemory(self.features_dim, actor.output_size)
+            critic = (
+                self._build_core()
+                if self.critic_core == "own"
+                else NoMemory(self.features_dim, actor.output_size)
+            )
             self.core = ActorAndCritic(actor, critic, own_inputs=not self.share_features_extractor)
         self.popart = PopArt()
 
     def _build_mlp_extractor(self) -> None:
-        """Make ``mlp_extractor``, what comes after the core: it gets the outputs of ``actor_core``, ``[B, output_size]``."""
-        self.mlp_extractor = MlpExtractor(self.actor_core.output_size, self.net_arch, self.activation_fn, self.device)
+        """Make ``mlp_extractor``, what comes after the core: it gets the outputs of ``actor_core``,
+        ``[B, output_size]``."""
+        self.mlp_extractor = MlpExtractor(
+            self.actor_core.output_size, self.net_arch, self.activation_fn, self.device
+        )
 
     def _build_core(self) -> RecurrentCore[Any]:
         layers = [self.core_class(self.features_dim, **self.core_kwargs)]
@@ -204,51 +254,65 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters() | {
-            name: getattr(self, name) for name in ("share_features_extractor", "core_layers", "core_dropout", "critic_core")
+            name: getattr(self, name)
+            for name in ("share_features_extractor", "core_layers", "core_dropout", "critic_core")
         }
         data["popart"] = self.asked_popart
         own = {} if hasattr(type(self), "core_class") else {"core_class": self.core_class}
         return data | own | {"core_kwargs": self.core_kwargs}
 
     def __getstate__(self) -> dict[str, Any]:
-        # The distribution that was asked for last holds a graph, which cannot be copied; the noise of exploration is kept.
+        # The distribution that was asked for last holds a graph, which cannot be copied; the noise
+        # of exploration is kept.
         dist = copy(self.action_dist)
         for name, part in vars(dist).items():
             setattr(dist, name, part.detach() if isinstance(part, Tensor) else part)
-        vars(dist).update({name: None for name in ("distribution", "weights_dist") if name in vars(dist)})
+        vars(dist).update(
+            {name: None for name in ("distribution", "weights_dist") if name in vars(dist)}
+        )
         return self.__dict__ | {"action_dist": dist}
 
     def initial_state(self, n_envs: int) -> State:
-        """The recurrent state of ``n_envs`` environments at the start of an episode, without gradient."""
+        """The recurrent state of ``n_envs`` environments at the start of an episode, without
+        gradient."""
         with torch.no_grad():
             return cast(State, self.core.initial_state(n_envs))
 
     def trace(self, state: State, steps: int) -> Trace[Any]:
         """Go on from a state by :meth:`step`, so many times at most."""
-        return self.core.trace(state, steps) if self.acts_as_built else Trace(Plain(self.core), state)
+        return (
+            self.core.trace(state, steps) if self.acts_as_built else Trace(Plain(self.core), state)
+        )
 
     def _own(self, *methods: str) -> bool:
-        """Whether these methods are the library's own, and overridden neither in a class nor on this policy."""
+        """Whether these methods are the library's own, and overridden neither in a class nor on
+        this policy."""
         own, kind = self.__dict__, type(self)
-        for name in methods:  # noqa: SIM110  (at every step: all(...) takes twice as long)
+        # A loop, since this runs at every step: all(...) takes twice as long.
+        for name in methods:
             if name in own or getattr(kind, name) is not _METHODS[name]:
                 return False
         return True
 
     @property
     def acts_as_built(self) -> bool:
-        """Whether a step of a rollout gives what :meth:`forward` would give, without calling it: nobody would notice."""
-        return self._own("__call__", "forward", "get_distribution", "predict_values") and not (hooked(self) or hooked(self.core))
+        """Whether a step of a rollout gives what :meth:`forward` would give, without calling it:
+        nobody would notice."""
+        return self._own("__call__", "forward", "get_distribution", "predict_values") and not (
+            hooked(self) or hooked(self.core)
+        )
 
     @property
     def predicts_as_built(self) -> bool:
-        """Whether the actions of ``predict`` are those of :meth:`get_distribution`, overridden or not."""
+        """Whether the actions of ``predict`` are those of :meth:`get_distribution`, overridden or
+        not."""
         of_distribution = not self._own("get_distribution") or self._own("__call__", "forward")
         return self._own("_predict") and of_distribution
 
     @property
     def _is_plain_categorical(self) -> bool:
-        """Whether actions are drawn from the softmax of ``action_net``'s outputs, and nothing else has a say in it."""
+        """Whether actions are drawn from the softmax of ``action_net``'s outputs, and nothing else
+        has a say in it."""
         dist = self.action_dist
         return (
             type(dist) is CategoricalDistribution
@@ -258,12 +322,17 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         )
 
     def _features(self, obs: PyTorchObs, *batch: int, actor_only: bool = False) -> Tensor:
-        """What the core sees of observations ``[*batch, ...]``: ``[*batch, F]``, of actor and critic if each has its extractor."""
-        rows: PyTorchObs  # in the shapes of the space: the buffer gives Discrete observations one dimension more
+        """What the core sees of observations ``[*batch, ...]``: ``[*batch, F]``, of actor and
+        critic if each has its extractor."""
+        # in the shapes of the space: the buffer gives Discrete observations one dimension more
+        rows: PyTorchObs
         if isinstance(self.observation_space, spaces.Dict):
             assert isinstance(obs, dict)
             parts = self.observation_space.spaces
-            rows = {key: o.reshape(-1, *cast(tuple[int, ...], parts[key].shape)) for key, o in obs.items()}
+            rows = {
+                key: o.reshape(-1, *cast(tuple[int, ...], parts[key].shape))
+                for key, o in obs.items()
+            }
         else:
             assert isinstance(obs, Tensor)
             rows = obs.reshape(-1, *cast(tuple[int, ...], self.observation_space.shape))
@@ -276,7 +345,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             features = features[0] if actor_only else torch.cat(features, dim=-1)
         return cast(Tensor, features).view(*batch, -1)
 
-    def _one_step(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
+    def _one_step(
+        self, obs: PyTorchObs, state: State, episode_starts: Tensor
+    ) -> tuple[Tensor, State]:
         features = self._features(obs, 1, episode_starts.shape[0])
         outputs, state, _ = self.core(features, state, episode_starts.unsqueeze(0))
         return outputs[0], state
@@ -289,19 +360,29 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         deterministic: bool = False,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """One step: actions ``[B, *action_shape]``, values ``[B, 1]``, log-probabilities ``[B]`` and the new state.
+        """One step: actions ``[B, *action_shape]``, values ``[B, 1]``, log-probabilities ``[B]``
+        and the new state.
 
-        ``action_masks [B, width]`` bool is false where an action must not be taken (:mod:`mnm_rl.masks`); None where all may.
+        ``action_masks [B, width]`` bool is false where an action must not be taken
+        (:mod:`mnm_rl.masks`); None where all may.
         """
         latent, new_state = self._one_step(obs, state, episode_starts)
         if self._own("get_distribution", "predict_values"):
             return *self._act(latent, deterministic, action_masks), new_state
         distribution, _ = self.get_distribution(
-            obs, self._of_actor(state), episode_starts, **_given(self.get_distribution, action_masks)
+            obs,
+            self._of_actor(state),
+            episode_starts,
+            **_given(self.get_distribution, action_masks),
         )
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
-        return self._shaped(actions), self.predict_values(obs, state, episode_starts), log_prob, new_state
+        return (
+            self._shaped(actions),
+            self.predict_values(obs, state, episode_starts),
+            log_prob,
+            new_state,
+        )
 
     def step(
         self,
@@ -335,13 +416,24 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def _returned(self, method: str, results: Any, n: int, what: str) -> Any:
         """What an overridden method returned, if these are so many things."""
         if not isinstance(results, tuple) or len(results) != n:
-            got = f"{len(results)} things" if isinstance(results, tuple) else f"a {type(results).__name__}"
-            raise TypeError(f"{method} of {type(self).__name__} must return {what}, it returned {got}")
+            got = (
+                f"{len(results)} things"
+                if isinstance(results, tuple)
+                else f"a {type(results).__name__}"
+            )
+            raise TypeError(
+                f"{method} of {type(self).__name__} must return {what}, it returned {got}"
+            )
         return results
 
     def _of_actor(self, state: State) -> State:
         """The actor's part of the state."""
-        return cast(State, self.core.parts(cast(Any, state))[0] if isinstance(self.core, ActorAndCritic) else state)
+        return cast(
+            State,
+            self.core.parts(cast(Any, state))[0]
+            if isinstance(self.core, ActorAndCritic)
+            else state,
+        )
 
     def _latents(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """What actor and critic make of the core's outputs ``[B, D]``."""
@@ -355,7 +447,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def _act(
         self, latent: Tensor, deterministic: bool = False, action_masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions ``[B, *action_shape]``, values ``[B, 1]`` and log-probabilities ``[B]`` of the core's outputs ``[B, D]``."""
+        """Actions ``[B, *action_shape]``, values ``[B, 1]`` and log-probabilities ``[B]`` of the
+        core's outputs ``[B, D]``."""
         latent_pi, latent_vf = self._latents(latent)
         if self._is_plain_categorical:
             logits = self._logits(latent_pi, action_masks)
@@ -378,30 +471,44 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     @property
     def return_std(self) -> Tensor:
-        """The standard deviation of the returns where the critic learns normalized ones, else 1; a scalar."""
-        return self.popart.std if self.popart.normalizes(self.value_net) else torch.ones_like(self.popart.std)
+        """The standard deviation of the returns where the critic learns normalized ones, else 1; a
+        scalar."""
+        return (
+            self.popart.std
+            if self.popart.normalizes(self.value_net)
+            else torch.ones_like(self.popart.std)
+        )
 
     def take_in_returns(self, returns: Tensor) -> None:
-        """Follow the scale of the returns with the value head, where it is normalized; the values do not change.
+        """Follow the scale of the returns with the value head, where it is normalized; the values
+        do not change.
 
         Raises:
-            ValueError: if ``popart=True`` was asked for, and ``value_net`` is another than the one that was built here.
+            ValueError: if ``popart=True`` was asked for, and ``value_net`` is another than the one
+                that was built here.
         """
         if self.normalizes_returns:
             self.popart.update(returns, self.value_net)
         elif self.asked_popart:
             raise ValueError(
-                f"popart=True rescales the linear layer that the policy has as its value_net, and cannot do so with the "
-                f"{type(self.value_net).__name__} that was put in its place: leave out popart, or set it to False"
+                "popart=True rescales the linear layer that the policy has as its value_net, and "
+                "cannot do so with the "
+                f"{type(self.value_net).__name__} that was put in its place: leave out popart, or "
+                "set it to False"
             )
 
     def _action_parameters(self, latent_pi: Tensor) -> Tensor:
-        """Logits or means of the action distributions, ``[B, ...]``; torch would refuse those that are not finite."""
+        """Logits or means of the action distributions, ``[B, ...]``; torch would refuse those that
+        are not finite."""
         parameters = self.action_net(latent_pi)
-        # A sum takes a fraction of isfinite's time at every step, and misses nothing; it may be too large where no part is.
-        # What is recorded has no numbers to look at.
+        # A sum takes a fraction of isfinite's time at every step, and misses nothing; it may be too
+        # large where no part is. What is recorded has no numbers to look at.
         known = not recorded() and isinstance(parameters, Tensor)
-        if known and not math.isfinite(parameters.detach().sum()) and not parameters.isfinite().all():
+        if (
+            known
+            and not math.isfinite(parameters.detach().sum())
+            and not parameters.isfinite().all()
+        ):
             raise NotFiniteError("the policy's outputs became NaN or infinite")
         return cast(Tensor, parameters)
 
@@ -411,28 +518,44 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     def _distribution(self, latent_pi: Tensor, action_masks: Tensor | None) -> Distribution:
         distribution = self._get_action_dist_from_latent(latent_pi)
-        return distribution if action_masks is None else mask_distribution(distribution, action_masks)
+        return (
+            distribution if action_masks is None else mask_distribution(distribution, action_masks)
+        )
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
         parameters, dist = [self._action_parameters(latent_pi)], self.action_dist
         if isinstance(dist, DiagGaussianDistribution | StateDependentNoiseDistribution):
             self._check_spread()
-            parameters += [self.log_std, latent_pi] if isinstance(dist, StateDependentNoiseDistribution) else [self.log_std]
-        elif not isinstance(dist, CategoricalDistribution | MultiCategoricalDistribution | BernoulliDistribution):
+            parameters += (
+                [self.log_std, latent_pi]
+                if isinstance(dist, StateDependentNoiseDistribution)
+                else [self.log_std]
+            )
+        elif not isinstance(
+            dist, CategoricalDistribution | MultiCategoricalDistribution | BernoulliDistribution
+        ):
             raise ValueError(
-                f"the distribution {type(dist).__name__} is none of Stable-Baselines3's: override _get_action_dist_from_latent, "
+                f"the distribution {type(dist).__name__} is none of Stable-Baselines3's: override "
+                "_get_action_dist_from_latent, "
                 "which makes it from the actor's latents"
             )
         return _unchecked(dist, *parameters) if recorded() else dist.proba_distribution(*parameters)
 
     def _check_spread(self) -> None:
         dist = self.action_dist
-        std = dist.get_std(self.log_std) if isinstance(dist, StateDependentNoiseDistribution) else self.log_std.exp()
+        std = (
+            dist.get_std(self.log_std)
+            if isinstance(dist, StateDependentNoiseDistribution)
+            else self.log_std.exp()
+        )
         if not recorded() and not (std.isfinite() & (std > 0)).all():
-            raise NotFiniteError("the standard deviation of the policy's actions became zero or infinite")
+            raise NotFiniteError(
+                "the standard deviation of the policy's actions became zero or infinite"
+            )
 
     def reset_noise(self, n_envs: int = 1) -> None:
-        """Draw the matrices of state-dependent exploration anew, one for each of ``n_envs`` environments."""
+        """Draw the matrices of state-dependent exploration anew, one for each of ``n_envs``
+        environments."""
         if self.use_sde:
             self._check_spread()
         super().reset_noise(n_envs)
@@ -443,13 +566,20 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return cast(Tensor, self.value_net(self._latents(latent)[1]))
 
     def get_distribution(  # type: ignore[override]
-        self, obs: PyTorchObs, state: State, episode_starts: Tensor, action_masks: Tensor | None = None
+        self,
+        obs: PyTorchObs,
+        state: State,
+        episode_starts: Tensor,
+        action_masks: Tensor | None = None,
     ) -> tuple[Distribution, State]:
-        """The action distribution for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and the new state."""
+        """The action distribution for observations ``[B, ...]`` seen in ``state``, that of
+        ``actor_core``, and the new state."""
         latent_pi, state = self._actor_latent(obs, state, episode_starts)
         return self._distribution(latent_pi, action_masks), state
 
-    def _actor_latent(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> tuple[Tensor, State]:
+    def _actor_latent(
+        self, obs: PyTorchObs, state: State, episode_starts: Tensor
+    ) -> tuple[Tensor, State]:
         features = self._features(obs, 1, episode_starts.shape[0], actor_only=True)
         latent, state, _ = self.actor_core(features, state, episode_starts.unsqueeze(0))
         return self.mlp_extractor.forward_actor(latent[0]), state
@@ -474,7 +604,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             action_masks: those of the rollout, ``[T, B, width]`` bool; None where there were none.
 
         Returns:
-            values, log-probabilities, entropies (None where the distribution has no closed form) and meta-loss, ``[T, B]``.
+            values, log-probabilities, entropies (None where the distribution has no closed form)
+            and meta-loss, ``[T, B]``.
         """
         features = self._features(obs, *episode_starts.shape)
         if trace is None:
@@ -482,12 +613,21 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         else:
             outputs, meta_loss = trace.replay(features, episode_starts)
         latent_pi, latent_vf = self._latents(outputs.flatten(0, 1))
-        taken, masks = actions.flatten(0, 1), None if action_masks is None else action_masks.flatten(0, 1)
+        taken, masks = (
+            actions.flatten(0, 1),
+            None if action_masks is None else action_masks.flatten(0, 1),
+        )
         entropy: Tensor | None
         if not self._own("get_distribution", "predict_values"):
-            values, log_prob, entropy = self._asked(obs, actions, state, episode_starts, action_masks)
+            values, log_prob, entropy = self._asked(
+                obs, actions, state, episode_starts, action_masks
+            )
         elif self._is_plain_categorical:
-            values, log_probs = self.value_net(latent_vf), self._logits(latent_pi, masks).log_softmax(dim=1)  # as in _act
+            # as in _act
+            values, log_probs = (
+                self.value_net(latent_vf),
+                self._logits(latent_pi, masks).log_softmax(dim=1),
+            )
             log_prob = log_probs.gather(1, taken.long().unsqueeze(1))
             entropy = -(log_probs.exp() * log_probs).sum(dim=1)
         else:
@@ -512,38 +652,57 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         masks = _given(self.evaluate_actions, action_masks)
         given = self.evaluate_actions(obs, actions, state, episode_starts, **masks)
         results = self._returned("evaluate_actions", given, 4, what)
-        return tuple(result if result is None else result.view(episode_starts.shape) for result in results)  # type: ignore[return-value]
+        return tuple(
+            result if result is None else result.view(episode_starts.shape) for result in results
+        )  # type: ignore[return-value]
 
     def compare(self, in_rollout: Tensor, in_update: Tensor) -> None:
-        """Log a warning, once, where an overridden method acts in rollouts or in updates alone: log-probabilities of the same
-        actions by the same weights."""
+        """Log a warning, once, where an overridden method acts in rollouts or in updates alone:
+        log-probabilities of the same actions by the same weights."""
         if self._own("forward") == self._own("evaluate_actions"):
             return
         difference = (in_rollout.flatten() - in_update.detach().flatten()).abs().max().item()
         if not difference < 0.01:
-            one, other = ("forward", "evaluate_actions") if self._own("evaluate_actions") else ("evaluate_actions", "forward")
+            one, other = (
+                ("forward", "evaluate_actions")
+                if self._own("evaluate_actions")
+                else ("evaluate_actions", "forward")
+            )
             log_once(
-                f"{one} of {type(self).__name__} is overridden, and {other} is not: they give the same actions log-probabilities "
-                f"that differ by up to {difference:.2g}, and the policy learns from the one of what the other did",
+                f"{one} of {type(self).__name__} is overridden, and {other} is not: they give the "
+                "same actions log-probabilities "
+                f"that differ by up to {difference:.2g}, and the policy learns from the one of "
+                "what the other did",
                 logging.WARNING,
             )
 
     def _asked(
-        self, obs: PyTorchObs, actions: Tensor, state: State, episode_starts: Tensor, action_masks: Tensor | None
+        self,
+        obs: PyTorchObs,
+        actions: Tensor,
+        state: State,
+        episode_starts: Tensor,
+        action_masks: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Values, log-probabilities and entropies of :meth:`evaluate_actions`, ``[T B]``, from what :meth:`predict_values` and
-        :meth:`get_distribution` say of each step."""
+        """Values, log-probabilities and entropies of :meth:`evaluate_actions`, ``[T B]``, from what
+        :meth:`predict_values` and :meth:`get_distribution` say of each step."""
         values, log_probs, entropies = [], [], []
         for t, starts in enumerate(episode_starts):
             now = {key: part[t] for key, part in obs.items()} if isinstance(obs, dict) else obs[t]
             masks = None if action_masks is None else action_masks[t]
-            distribution, _ = self.get_distribution(now, self._of_actor(state), starts, **_given(self.get_distribution, masks))
+            distribution, _ = self.get_distribution(
+                now, self._of_actor(state), starts, **_given(self.get_distribution, masks)
+            )
             log_probs.append(distribution.log_prob(actions[t]))
             entropies.append(distribution.entropy())
             values.append(self.predict_values(now, state, starts).flatten())
             _, state = self._one_step(now, state, starts)
         known = [entropy for entropy in entropies if entropy is not None]
-        return torch.cat(values), torch.cat(log_probs), torch.cat(known) if len(known) == len(entropies) else None
+        return (
+            torch.cat(values),
+            torch.cat(log_probs),
+            torch.cat(known) if len(known) == len(entropies) else None,
+        )
 
     def _predict(  # type: ignore[override]
         self,
@@ -553,23 +712,30 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         deterministic: bool = False,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """Actions for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and its new state."""
+        """Actions for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and its
+        new state."""
         if not self._own("get_distribution"):
             distribution, state = self.get_distribution(
                 observation, state, episode_starts, **_given(self.get_distribution, action_masks)
             )
             return distribution.get_actions(deterministic=deterministic), state
         if not self._own("__call__", "forward"):
-            if isinstance(self.core, ActorAndCritic):  # the critic's part, which predict does not carry, has no say in actions
-                whole = self.initial_state(episode_starts.shape[0])  # len would be a constant in a record
+            # the critic's part, which predict does not carry, has no say in actions
+            if isinstance(self.core, ActorAndCritic):
+                # len would be a constant in a record
+                whole = self.initial_state(episode_starts.shape[0])
                 state = make_state(whole, (*state, *whole[len(state) :]))
             asked = {"deterministic": True} if deterministic else {}
-            actions, *_, state = self(observation, state, episode_starts, **asked, **_given(self.forward, action_masks))
+            actions, *_, state = self(
+                observation, state, episode_starts, **asked, **_given(self.forward, action_masks)
+            )
             return actions, self._of_actor(state)
         latent_pi, state = self._actor_latent(observation, state, episode_starts)
         if self._is_plain_categorical:
             return _chosen(self._logits(latent_pi, action_masks), deterministic), state
-        return self._distribution(latent_pi, action_masks).get_actions(deterministic=deterministic), state
+        return self._distribution(latent_pi, action_masks).get_actions(
+            deterministic=deterministic
+        ), state
 
     def predict(
         self,
@@ -583,50 +749,83 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
         Args:
             observation: one observation, or a batch of B.
-            state: what the previous call returned, or None at the start. The batch size may differ from training.
-            episode_start: ``[B]`` bool; where true, that environment's state is reset before the step.
+            state: what the previous call returned, or None at the start. The batch size may differ
+                from training.
+            episode_start: ``[B]`` bool; where true, that environment's state is reset before the
+                step.
             deterministic: take the most likely action instead of a sample.
-            action_masks: which actions may be taken, ``[width]`` or ``[B, width]`` bool (:mod:`mnm_rl.masks`); None for all.
+            action_masks: which actions may be taken, ``[width]`` or ``[B, width]`` bool
+                (:mod:`mnm_rl.masks`); None for all.
 
         Returns:
-            actions (without batch dimension if the observation had none), and the state: a tuple of arrays, batch first.
+            actions (without batch dimension if the observation had none), and the state: a tuple of
+            arrays, batch first.
 
         Raises:
-            ValueError: if the observation is not in the observation space (values beyond the bounds of a Box are let pass), if
-                ``state``, ``episode_start`` or ``action_masks`` do not fit it, if a mask allows no action, or
-                if what the policy makes of them is NaN or infinite.
+            ValueError: if the observation is not in the observation space (values beyond the bounds
+                of a Box are let pass), if ``state``, ``episode_start`` or ``action_masks`` do not
+                fit it, if a mask allows no action, or if what the policy makes of them is NaN or
+                infinite.
         """
         if any(part.training for part in parts(self)):
             self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(self._checked_observation(observation))
         any_obs = next(iter(obs.values())) if isinstance(obs, dict) else obs
         B = len(any_obs)
-        starts = np.zeros(B, dtype=bool) if episode_start is None else np.asarray(episode_start, dtype=bool).reshape(-1)
+        starts = (
+            np.zeros(B, dtype=bool)
+            if episode_start is None
+            else np.asarray(episode_start, dtype=bool).reshape(-1)
+        )
         if len(starts) != B:
-            raise ValueError(f"episode_start must have one entry for each of the {B} observations, got {len(starts)}")
+            raise ValueError(
+                f"episode_start must have one entry for each of the {B} observations, got "
+                f"{len(starts)}"
+            )
         masks = None
         if action_masks is not None:
             masks = torch.from_numpy(checked(action_masks, self.action_space, B)).to(any_obs.device)
         with torch.no_grad():
             starts_tensor = torch.from_numpy(starts).to(any_obs.device)
             state_now, given = self._checked_state(state, B), _given(self._predict, masks)
-            actions, new_state = self._predict(obs, state_now, starts_tensor, deterministic, **given)
+            actions, new_state = self._predict(
+                obs, state_now, starts_tensor, deterministic, **given
+            )
         shape = cast(tuple[int, ...], self.action_space.shape)
         out: NDArray[Any] = actions.cpu().numpy().reshape((-1, *shape))
         if isinstance(self.action_space, spaces.Box):
-            out = self.unscale_action(out) if self.squash_output else np.clip(out, self.action_space.low, self.action_space.high)
+            out = (
+                self.unscale_action(out)
+                if self.squash_output
+                else np.clip(out, self.action_space.low, self.action_space.high)
+            )
         return out if vectorized else out.squeeze(axis=0), tuple(s.cpu().numpy() for s in new_state)
 
     def _checked_observation(self, observation: Any) -> Any:
         space = self.observation_space
-        if isinstance(observation, dict) != isinstance(space, spaces.Dict) or isinstance(observation, tuple):
-            pair = " (reset gives an observation and an info)" if isinstance(observation, tuple) else ""
-            raise ValueError(f"the observation must be in {space}, got a {type(observation).__name__}{pair}")
+        if isinstance(observation, dict) != isinstance(space, spaces.Dict) or isinstance(
+            observation, tuple
+        ):
+            pair = (
+                " (reset gives an observation and an info)"
+                if isinstance(observation, tuple)
+                else ""
+            )
+            raise ValueError(
+                f"the observation must be in {space}, got a {type(observation).__name__}{pair}"
+            )
         if isinstance(space, spaces.Dict) and observation.keys() != space.spaces.keys():
-            raise ValueError(f"the observation must have the keys {sorted(space.spaces)}, got {sorted(observation)}")
+            raise ValueError(
+                f"the observation must have the keys {sorted(space.spaces)}, got "
+                f"{sorted(observation)}"
+            )
         parts = space.spaces if isinstance(space, spaces.Dict) else {None: space}
         for key, part in parts.items():
-            array, what = (observation, "the observation") if key is None else (observation[key], f"the observation {key!r}")
+            array, what = (
+                (observation, "the observation")
+                if key is None
+                else (observation[key], f"the observation {key!r}")
+            )
             array = np.asarray(array)
             if array.dtype.kind not in "biuf":
                 raise ValueError(f"{what} must be in {part}, got {array.dtype}")
@@ -642,35 +841,57 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             with torch.no_grad():
                 return cast(State, core.initial_state(n_envs))
         like = self._state_like()
-        arrays = [np.asarray(part) for part in (state if isinstance(state, tuple | list) else [state])]
+        arrays = [
+            np.asarray(part) for part in (state if isinstance(state, tuple | list) else [state])
+        ]
         wanted = [(n_envs, *part.shape[1:]) for part in like]
-        if [array.shape for array in arrays] != wanted or any(array.dtype.kind != "f" for array in arrays):
+        if [array.shape for array in arrays] != wanted or any(
+            array.dtype.kind != "f" for array in arrays
+        ):
             got = ", ".join(f"{array.dtype} {list(array.shape)}" for array in arrays)
             raise ValueError(
-                f"state must be what predict returned for {n_envs} environments (float arrays of the shapes "
+                f"state must be what predict returned for {n_envs} environments (float arrays of "
+                "the shapes "
                 f"{', '.join(str(list(shape)) for shape in wanted)}) or None, got {got}"
             )
         if any(not_finite(array) is not None for array in arrays):
             raise ValueError("state holds a NaN or an infinity")
         parts = (torch.from_numpy(array) for array in arrays)
-        return make_state(like, (p if p.dtype == s.dtype and s.is_cpu else p.to(s) for p, s in zip(parts, like, strict=True)))
+        return make_state(
+            like,
+            (
+                p if p.dtype == s.dtype and s.is_cpu else p.to(s)
+                for p, s in zip(parts, like, strict=True)
+            ),
+        )
 
     def _state_like(self) -> State:
-        """A state of no environments, made anew only if the actor's core or its numbers are of another kind than before."""
+        """A state of no environments, made anew only if the actor's core or its numbers are of
+        another kind than before."""
         core = self.actor_core
         first = next(core.parameters(), None)
         kind = (core,) if first is None else (core, first.dtype, first.device)
         if self._last_like is None or self._last_like[0] != kind:
             with torch.no_grad():
                 one = core.initial_state(1)
-            self._last_like = kind, make_state(one, (part.new_empty((0, *part.shape[1:])) for part in one))
+            self._last_like = (
+                kind,
+                make_state(one, (part.new_empty((0, *part.shape[1:])) for part in one)),
+            )
         return self._last_like[1]
 
 
 _METHODS = {
     name: getattr(RecurrentActorCriticPolicy, name)
     for name in (
-        *("__call__", "forward", "evaluate_actions", "get_distribution", "predict_values", "_predict"),
+        *(
+            "__call__",
+            "forward",
+            "evaluate_actions",
+            "get_distribution",
+            "predict_values",
+            "_predict",
+        ),
         *("_get_action_dist_from_latent", "extract_features"),
     )
 }
@@ -689,7 +910,8 @@ def _given(method: Any, action_masks: Tensor | None) -> dict[str, Any]:
         return {}
     if not _takes_masks(getattr(method, "__func__", method)):
         raise TypeError(
-            f"{method.__qualname__} must take the argument action_masks=None to act with action masks, as the method "
+            f"{method.__qualname__} must take the argument action_masks=None to act with action "
+            "masks, as the method "
             "that it overrides does; use_masking=False ignores masks"
         )
     return {"action_masks": action_masks}
@@ -702,12 +924,18 @@ def _takes_masks(function: Any) -> bool:
 
 
 def _chosen(logits: Tensor, deterministic: bool) -> Tensor:
-    """Actions ``[B]`` of logits ``[B, n]``: what torch's Categorical gives, which takes most of its time for checks."""
-    return logits.argmax(dim=1) if deterministic else torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
+    """Actions ``[B]`` of logits ``[B, n]``: what torch's Categorical gives, which takes most of its
+    time for checks."""
+    return (
+        logits.argmax(dim=1)
+        if deterministic
+        else torch.multinomial(logits.softmax(dim=1), 1).squeeze(1)
+    )
 
 
 def _unchecked(dist: Distribution, *parameters: Tensor) -> Distribution:
-    """The distribution with these parameters, for a record: without checks of the numbers, which it has not."""
+    """The distribution with these parameters, for a record: without checks of the numbers, which it
+    has not."""
     with unchecked_distributions():
         dist = dist.proba_distribution(*parameters)
     of_torch: Any = dist.distribution
@@ -735,7 +963,8 @@ POLICIES["RecurrentActorCriticPolicy"] = RecurrentActorCriticPolicy
 
 
 class MnmPolicy(RecurrentActorCriticPolicy):
-    """Policy with a metalearned neural memory; it takes the arguments of :class:`mnm_rl.MnmCore` and of the base class."""
+    """Policy with a metalearned neural memory; it takes the arguments of :class:`mnm_rl.MnmCore`
+    and of the base class."""
 
     core_class = MnmCore
 
@@ -748,46 +977,53 @@ class MnmPolicy(RecurrentActorCriticPolicy):
 
 
 class PlasticPolicy(RecurrentActorCriticPolicy):
-    """Policy with differentiable plasticity; it takes the arguments of :class:`mnm_rl.PlasticCore` and of the base class."""
+    """Policy with differentiable plasticity; it takes the arguments of :class:`mnm_rl.PlasticCore`
+    and of the base class."""
 
     core_class = PlasticCore
 
 
 class LstmPolicy(RecurrentActorCriticPolicy):
-    """Policy with an LSTM; it takes the arguments of :class:`mnm_rl.LstmCore` and of the base class."""
+    """Policy with an LSTM; it takes the arguments of :class:`mnm_rl.LstmCore` and of the base
+    class."""
 
     core_class = LstmCore
     ppo_learning_rate = 4e-3
 
 
 class GruPolicy(RecurrentActorCriticPolicy):
-    """Policy with a GRU; it takes the arguments of :class:`mnm_rl.GruCore` and of the base class."""
+    """Policy with a GRU; it takes the arguments of :class:`mnm_rl.GruCore` and of the base
+    class."""
 
     core_class = GruCore
     ppo_learning_rate = 4e-3
 
 
 class MinGruPolicy(RecurrentActorCriticPolicy):
-    """Policy with a minGRU; it takes the arguments of :class:`mnm_rl.MinGruCore` and of the base class."""
+    """Policy with a minGRU; it takes the arguments of :class:`mnm_rl.MinGruCore` and of the base
+    class."""
 
     core_class = MinGruCore
     ppo_learning_rate = 4e-3
 
 
 class RnnPolicy(RecurrentActorCriticPolicy):
-    """Policy with a vanilla RNN; it takes the arguments of :class:`mnm_rl.RnnCore` and of the base class."""
+    """Policy with a vanilla RNN; it takes the arguments of :class:`mnm_rl.RnnCore` and of the base
+    class."""
 
     core_class = RnnCore
 
 
 class SaluPolicy(RecurrentActorCriticPolicy):
-    """Policy with a soft-attention look-up; it takes the arguments of :class:`mnm_rl.SaluCore` and of the base class."""
+    """Policy with a soft-attention look-up; it takes the arguments of :class:`mnm_rl.SaluCore` and
+    of the base class."""
 
     core_class = SaluCore
 
 
 class NtmPolicy(RecurrentActorCriticPolicy):
-    """Policy with a Neural Turing Machine; it takes the arguments of :class:`mnm_rl.NtmCore` and of the base class."""
+    """Policy with a Neural Turing Machine; it takes the arguments of :class:`mnm_rl.NtmCore` and of
+    the base class."""
 
     core_class = NtmCore
 
@@ -799,7 +1035,8 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
         observation_space: as for the base class, and so are the arguments that are not named here.
         action_space: the same.
         lr_schedule: the same.
-        net_arch: layers after the LSTM, for actor and critic each; by default ``[64, 64]``, and none after a CNN.
+        net_arch: layers after the LSTM, for actor and critic each; by default ``[64, 64]``, and
+            none after a CNN.
         lstm_hidden_size: width of the LSTM.
         n_lstm_layers: how many of them there are one after the other.
         shared_lstm: the critic uses the actor's, without training it.
@@ -838,8 +1075,12 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
         ortho_init: bool = True,
         **kwargs: Any,
     ) -> None:
-        assert not (shared_lstm and enable_critic_lstm), "the critic's LSTM is either shared, or its own, or there is none"
-        assert share_features_extractor or not shared_lstm, "a shared LSTM needs a shared features extractor"
+        assert not (shared_lstm and enable_critic_lstm), (
+            "the critic's LSTM is either shared, or its own, or there is none"
+        )
+        assert share_features_extractor or not shared_lstm, (
+            "a shared LSTM needs a shared features extractor"
+        )
         if unknown := (lstm_kwargs or {}).keys() - {"dropout"}:
             raise TypeError(f"lstm_kwargs may hold dropout, not {', '.join(sorted(unknown))}")
         self._given = dict(
@@ -886,11 +1127,14 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
         deterministic: bool = False,
         action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """As for every policy, but for the state: h and c of the actor's LSTM, both ``[n_lstm_layers, B, lstm_hidden_size]``."""
+        """As for every policy, but for the state: h and c of the actor's LSTM, both
+        ``[n_lstm_layers, B, lstm_hidden_size]``."""
         if state is not None:
             h, c = state
             state = tuple(part for layer in zip(h, c, strict=True) for part in layer)
-        actions, state = super().predict(observation, state, episode_start, deterministic, action_masks)
+        actions, state = super().predict(
+            observation, state, episode_start, deterministic, action_masks
+        )
         assert state is not None
         return actions, (np.stack(state[0::2]), np.stack(state[1::2]))
 
@@ -909,14 +1153,22 @@ class MultiInputLstmPolicy(MlpLstmPolicy):
     default_extractor = _CombinedExtractor
 
 
-def _core_kwargs(core: type[Any], kwargs: dict[str, Any], policy: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part arguments into those of the core and those of Stable-Baselines3's policy, which takes what both know."""
+def _core_kwargs(
+    core: type[Any], kwargs: dict[str, Any], policy: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part arguments into those of the core and those of Stable-Baselines3's policy, which takes
+    what both know."""
     parameters = list(inspect.signature(core).parameters.values())[1:]  # the first is input_size
-    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    names = [
+        parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD
+    ]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     of_policy = kwargs.keys() & inspect.signature(ActorCriticPolicy).parameters
     for name in kwargs:
         if name not in of_policy and name not in names and not takes_any:
-            raise TypeError(f"{policy} got an unexpected argument {name!r}; its core takes {', '.join(names) or 'none'}")
+            raise TypeError(
+                f"{policy} got an unexpected argument {name!r}; its core takes "
+                f"{', '.join(names) or 'none'}"
+            )
     of_core = {name: value for name, value in kwargs.items() if name not in of_policy}
     return of_core, {name: value for name, value in kwargs.items() if name in of_policy}

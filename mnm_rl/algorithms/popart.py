@@ -1,4 +1,5 @@
-"""Values of any scale: the critic learns returns of mean 0 and standard deviation 1, whatever the rewards are."""
+"""Values of any scale: the critic learns returns of mean 0 and standard deviation 1, whatever the
+rewards are."""
 
 from typing import Any
 
@@ -9,11 +10,13 @@ from mnm_rl.algorithms import distributed
 
 
 class PopArt(nn.Module):
-    """Mean and standard deviation of the returns so far, and the change of the value head when they change.
+    """Mean and standard deviation of the returns so far, and the change of the value head when they
+    change.
 
-    PopArt (van Hasselt et al. 2016, "Learning values across many orders of magnitude"): values are ``std * head + mean``. When the
-    statistics move, the head is rescaled so that its values stay what they were. Before the first :meth:`update`, mean is 0 and
-    standard deviation 1, so that without updates the head's outputs are the values.
+    PopArt (van Hasselt et al. 2016, "Learning values across many orders of magnitude"): values are
+    ``std * head + mean``. When the statistics move, the head is rescaled so that its values stay
+    what they were. Before the first :meth:`update`, mean is 0 and standard deviation 1, so that
+    without updates the head's outputs are the values.
 
     Attributes:
         mean: of the returns, a scalar.
@@ -21,14 +24,16 @@ class PopArt(nn.Module):
     """
 
     rate = 3e-4
-    """Share of one return in the new statistics, the paper's: returns are forgotten after some 3,000 others."""
+    """Share of one return in the new statistics, the paper's: returns are forgotten after some
+    3,000 others."""
     least_std = 1e-4
     """The paper's bound, for returns that are all alike."""
 
     mean: Tensor
     std: Tensor
     moments: Tensor
-    """Weighted sums of the returns, their squares and the weights, float64; the last goes from 0 to 1."""
+    """Weighted sums of the returns, their squares and the weights, float64; the last goes from 0 to
+    1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,11 +46,13 @@ class PopArt(nn.Module):
         return outputs * self.std + self.mean
 
     def normalize(self, head: nn.Linear) -> None:
-        """Let a linear layer give values from now on: whoever calls it need not know that it is normalized."""
+        """Let a linear layer give values from now on: whoever calls it need not know that it is
+        normalized."""
         head.register_forward_hook(self._to_values)
 
     def normalizes(self, head: nn.Module) -> bool:
-        """Whether this is the layer that gives normalized values, and nothing else has a say in them."""
+        """Whether this is the layer that gives normalized values, and nothing else has a say in
+        them."""
         return type(head) is nn.Linear and [*head._forward_hooks.values()] == [self._to_values]
 
     def _to_values(self, head: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
@@ -55,12 +62,14 @@ class PopArt(nn.Module):
     def update(self, returns: Tensor, head: nn.Linear) -> None:
         """Take in more returns (any shape), and rescale the head so that its values do not change.
 
-        Of several processes that share the training, each takes in the returns of all. Returns that are not finite are left for
-        the loss to name.
+        Of several processes that share the training, each takes in the returns of all. Returns that
+        are not finite are left for the loss to name.
         """
         returns = returns.double()
         one = torch.ones_like(returns.mean())
-        new = distributed.mean(torch.stack([returns.mean(), returns.square().mean(), one, one * returns.numel()]))
+        new = distributed.mean(
+            torch.stack([returns.mean(), returns.square().mean(), one, one * returns.numel()])
+        )
         if not new.isfinite().all():
             return
         count = new[3].item() * distributed.world_size()
@@ -72,8 +81,14 @@ class PopArt(nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(std)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: object) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *arguments: object
+    ) -> None:
         # Weights of version 0.1.0 have no statistics: theirs are mean 0 and standard deviation 1.
-        for name, value in PopArt().state_dict().items() if not any(key.startswith(prefix) for key in state_dict) else ():
+        for name, value in (
+            PopArt().state_dict().items()
+            if not any(key.startswith(prefix) for key in state_dict)
+            else ()
+        ):
             state_dict[prefix + name] = value
         super()._load_from_state_dict(state_dict, prefix, *arguments)

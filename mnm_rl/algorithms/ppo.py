@@ -21,38 +21,46 @@ from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
 class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     """Proximal policy optimization (PPO, Schulman et al. 2017) for policies with a recurrent core.
 
-    Arguments are named as in sb3-contrib's ``RecurrentPPO``, and have its defaults but for two: ``learning_rate`` and ``target_kl``
-    are those of the policy, which are sb3-contrib's only with its names of policies. ``meta_coef`` is new. The loss is
+    Arguments are named as in sb3-contrib's ``RecurrentPPO``, and have its defaults but for two:
+    ``learning_rate`` and ``target_kl`` are those of the policy, which are sb3-contrib's only with
+    its names of policies. ``meta_coef`` is new. The loss is
 
         L = L_clip + vf_coef * L_value - ent_coef * entropy + meta_coef * mean(l_t),
 
-    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores that have none.
+    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores
+    that have none.
 
-    A minibatch is ``batch_size`` steps in whole sequences of some environments, for backpropagation through time: choose a multiple
-    of ``n_steps``. With any other size, sequences are cut, and go on from the recurrent state that the rollout had there.
+    A minibatch is ``batch_size`` steps in whole sequences of some environments, for backpropagation
+    through time: choose a multiple of ``n_steps``. With any other size, sequences are cut, and go
+    on from the recurrent state that the rollout had there.
 
     Args:
-        policy: ``"MnmPolicy"``, ``"LstmPolicy"`` or another of ``policy_aliases``, or a policy class.
-        env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3 ``VecEnv``.
-        learning_rate: a number, or a function of the remaining progress (from 1 to 0); ``"auto"`` for that which was tuned for the
-            policy (see its ``ppo_defaults``).
+        policy: ``"MnmPolicy"``, ``"LstmPolicy"`` or another of ``policy_aliases``, or a policy
+            class.
+        env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3
+            ``VecEnv``.
+        learning_rate: a number, or a function of the remaining progress (from 1 to 0); ``"auto"``
+            for that which was tuned for the policy (see its ``ppo_defaults``).
         n_steps: rollout length per environment, and the length of backpropagation through time.
-        batch_size: steps in a minibatch (of all processes, where several share the training), or None for the whole rollout.
+        batch_size: steps in a minibatch (of all processes, where several share the training), or
+            None for the whole rollout.
         n_epochs: how many times an update goes through the rollout.
         gamma: discount factor.
         gae_lambda: bias against variance of the advantages.
-        clip_range: change of an action's probability beyond which there is no gradient: a number, or a function of the remaining
-            progress.
-        clip_range_vf: the same for a change of the value; None for no bound. It is in the units of the rewards, or of
-            the standard deviation of the returns where the policy normalizes these.
+        clip_range: change of an action's probability beyond which there is no gradient: a number,
+            or a function of the remaining progress.
+        clip_range_vf: the same for a change of the value; None for no bound. It is in the units of
+            the rewards, or of the standard deviation of the returns where the policy normalizes
+            these.
         normalize_advantage: scale the advantages of a minibatch to mean 0 and standard deviation 1.
         ent_coef: weight of the entropy bonus.
         vf_coef: weight of the value loss.
         max_grad_norm: gradient norm above which gradients are scaled down.
         use_sde: generalized state-dependent exploration, for Box actions.
         sde_sample_freq: steps between new exploration matrices; -1 for once a rollout.
-        target_kl: an update ends before the minibatch whose estimated divergence from the policy of the rollout is more than 1.5
-            times this; None for never, ``"auto"`` for what the policy has (0.05; None with sb3-contrib's names).
+        target_kl: an update ends before the minibatch whose estimated divergence from the policy of
+            the rollout is more than 1.5 times this; None for never, ``"auto"`` for what the policy
+            has (0.05; None with sb3-contrib's names).
         stats_window_size: episodes that the logged means are taken over.
         tensorboard_log: directory of the TensorBoard logs.
         policy_kwargs: arguments of the policy, such as ``{"write_rule": "g", "hidden_size": 64}``.
@@ -63,8 +71,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
 
     Raises:
         ValueError: if the environment's spaces cannot be used, or an argument is out of range.
-        TrainingDivergedError: from ``learn``, when a reward, observation, output, loss, gradient or parameter is NaN or
-            infinite.
+        TrainingDivergedError: from ``learn``, when a reward, observation, output, loss, gradient or
+            parameter is NaN or infinite.
     """
 
     def __init__(
@@ -142,16 +150,24 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
                 raise ValueError(f"target_kl must be a number, None or 'auto', got {target_kl!r}")
         super()._setup_model()
 
-    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int) -> bool:
-        self.rollout_buffer.batch_size = self.batch_size and distributed.share(self.batch_size, "the steps of a minibatch")
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        self.rollout_buffer.batch_size = self.batch_size and distributed.share(
+            self.batch_size, "the steps of a minibatch"
+        )
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
         """``n_epochs`` times through the rollout, one gradient step for each minibatch.
 
         Raises:
-            TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or infinite; the parameters are left as
-                they were.
+            TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or
+                infinite; the parameters are left as they were.
         """
         rollout = self._begin_update()
         clip_range = self._now(self.clip_range)
@@ -163,22 +179,30 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             for minibatch in rollout.minibatches(self.rollout_buffer.batch_size):
                 losses, changes = self._losses_and_changes(minibatch, clip_range, clip_range_vf)
                 if self.target_kl is not None:
-                    changes["approx_kl"] = distributed.mean(changes["approx_kl"])  # all stop together
+                    # all stop together
+                    changes["approx_kl"] = distributed.mean(changes["approx_kl"])
                 approx_kl.append(changes["approx_kl"])
                 updates.append({name: value.detach() for name, value in (losses | changes).items()})
                 too_far = self.target_kl is not None and approx_kl[-1].item() > 1.5 * self.target_kl
                 if too_far:
                     if self.verbose >= 1:
-                        print(f"Early stopping at step {epoch} due to reaching max kl: {approx_kl[-1].item():.2f}")
+                        print(
+                            f"Early stopping at step {epoch} due to reaching max kl: "
+                            f"{approx_kl[-1].item():.2f}"
+                        )
                     break
                 updates[-1]["grad_norm"] = self._gradient_step(losses)
             self._n_updates += 1
             if too_far:
                 break
 
-        means = {name: torch.stack([u[name] for u in updates if name in u]).mean() for name in updates[0]}
+        means = {
+            name: torch.stack([u[name] for u in updates if name in u]).mean() for name in updates[0]
+        }
         means["policy_gradient_loss"] = means.pop("policy_loss")
-        self._log_update(means | {"approx_kl": torch.stack(approx_kl).mean(), "loss": self._loss(updates[-1])})
+        self._log_update(
+            means | {"approx_kl": torch.stack(approx_kl).mean(), "loss": self._loss(updates[-1])}
+        )
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
@@ -189,13 +213,18 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     def _losses_and_changes(
         self, minibatch: list[RolloutSequence], clip_range: float, clip_range_vf: float | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The losses of a minibatch, and how far the policy has gone from that of the rollout: scalars by name."""
-        values, log_prob, entropy, meta_loss = map(_joined, zip(*map(self._evaluate, minibatch), strict=True))
+        """The losses of a minibatch, and how far the policy has gone from that of the rollout:
+        scalars by name."""
+        values, log_prob, entropy, meta_loss = map(
+            _joined, zip(*map(self._evaluate, minibatch), strict=True)
+        )
         old_values, old_log_prob = (
-            _joined(part.to_learn(getattr(part, name)) for part in minibatch) for name in ("values", "log_prob")
+            _joined(part.to_learn(getattr(part, name)) for part in minibatch)
+            for name in ("values", "log_prob")
         )
         advantages, returns = (
-            _joined(part.to_learn(getattr(part, name)) for part in minibatch) for name in ("advantages", "returns")
+            _joined(part.to_learn(getattr(part, name)) for part in minibatch)
+            for name in ("advantages", "returns")
         )
         advantages = self._scaled(advantages)
         log_ratio = log_prob - old_log_prob
@@ -204,14 +233,17 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             clip_range_vf *= self.policy.return_std.item()
             values = old_values + (values - old_values).clamp(-clip_range_vf, clip_range_vf)
         losses = {
-            "policy_loss": -torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)).mean(),
+            "policy_loss": -torch.min(
+                advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+            ).mean(),
             "value_loss": self._value_loss(returns, values),
             "entropy_loss": -entropy.mean(),
             "meta_loss": meta_loss.mean(),
         }
         with torch.no_grad():
             changes = {
-                "approx_kl": (ratio - 1 - log_ratio).mean(),  # http://joschu.net/blog/kl-approx.html
+                # http://joschu.net/blog/kl-approx.html
+                "approx_kl": (ratio - 1 - log_ratio).mean(),
                 "clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(),
             }
         return losses, changes
@@ -227,7 +259,15 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         use_masking: bool | None = None,
     ) -> Self:
         """As :meth:`RecurrentOnPolicyAlgorithm.learn`, with a row of the log for every rollout."""
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar, use_masking)
+        return super().learn(
+            total_timesteps,
+            callback,
+            log_interval,
+            tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
+            use_masking,
+        )
 
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:

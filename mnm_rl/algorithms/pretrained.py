@@ -1,8 +1,10 @@
-"""Models as weights and a description, for exchange: reading them executes no code, whoever wrote them.
+"""Models as weights and a description, for exchange: reading them executes no code, whoever wrote
+them.
 
-A directory holds ``model.safetensors``, the parameters of the policy, and ``config.json``: the policy, its arguments, those of the
-algorithm, and the spaces. Classes are written as names and read from a list of PyTorch's and Stable-Baselines3's; a policy is
-known by its name (:data:`mnm_rl.algorithms.policies.POLICIES`).
+A directory holds ``model.safetensors``, the parameters of the policy, and ``config.json``: the
+policy, its arguments, those of the algorithm, and the spaces. Classes are written as names and read
+from a list of PyTorch's and Stable-Baselines3's; a policy is known by its name
+(:data:`mnm_rl.algorithms.policies.POLICIES`).
 """
 
 import inspect
@@ -55,38 +57,64 @@ _CLASSES: dict[str, type[Any]] = {
 }
 _NAMES = {value: name for name, value in reversed(_CLASSES.items())}
 _TAGS = ({"class"}, {"float"}, {"linear_schedule"})
-"""The keys of what stands for a value that JSON does not have: a class, an infinity or NaN, and a learning rate that falls."""
+"""The keys of what stands for a value that JSON does not have: a class, an infinity or NaN, and a
+learning rate that falls."""
 
-# The arguments of every algorithm that an export writes apart, or that are not the model's but the machine's or the session's.
+# The arguments of every algorithm that an export writes apart, or that are not the model's but the
+# machine's or the session's.
 _NOT_OF_THE_MODEL = {
-    *("self", "policy", "env", "policy_kwargs", "stats_window_size", "tensorboard_log", "verbose", "device", "_init_setup_model")
+    *(
+        "self",
+        "policy",
+        "env",
+        "policy_kwargs",
+        "stats_window_size",
+        "tensorboard_log",
+        "verbose",
+        "device",
+        "_init_setup_model",
+    )
 }
 
 
 _LARGE = 2**22
-"""Numbers that are little memory, whatever the weights are: those of an image of 2048 x 2048, or 16 MB of weights."""
+"""Numbers that are little memory, whatever the weights are: those of an image of 2048 x 2048, or 16
+MB of weights."""
 
 
 class ExportableAlgorithm(OnPolicyAlgorithm):
     """An algorithm whose models can be exchanged as weights and a description.
 
-    A subclass has every hyperparameter as an argument of its constructor, and keeps it as an attribute of the same name.
+    A subclass has every hyperparameter as an argument of its constructor, and keeps it as an
+    attribute of the same name.
     """
 
-    def __init__(self, policy: Any, env: GymEnv | str | None, *, device: torch.device | str = "auto", **arguments: Any) -> None:
+    def __init__(
+        self,
+        policy: Any,
+        env: GymEnv | str | None,
+        *,
+        device: torch.device | str = "auto",
+        **arguments: Any,
+    ) -> None:
         super().__init__(policy, made(env, arguments.get("verbose", 0)), device=device, **arguments)
         if device == "auto" and self.device.type != "cpu":
             _announce_gpu(str(self.device), aloud=self.verbose >= 1)
 
     @classmethod
     def hyperparameters(cls) -> list[str]:
-        """The arguments of the constructor that make the model what it is: all but where and how it runs."""
+        """The arguments of the constructor that make the model what it is: all but where and how it
+        runs."""
         names: list[str] = []
         for base in cls.__mro__[: cls.__mro__.index(ExportableAlgorithm)]:
             if "__init__" not in vars(base):
                 continue
             parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-            names += [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+            names += [
+                parameter.name
+                for parameter in parameters
+                if parameter.kind is not parameter.VAR_KEYWORD
+            ]
             if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
                 break  # what a constructor passes on as **kwargs are its base class's arguments
         return [name for name in names if name not in _NOT_OF_THE_MODEL]
@@ -98,25 +126,31 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         vars(self).update(state_of_copy(state))
         self._vec_normalize_env = unwrap_vec_normalize(self.env) if self.env is not None else None
 
-    def export(self, path: str | Path, format: Literal["safetensors", "onnx"] = "safetensors") -> None:
+    def export(
+        self, path: str | Path, format: Literal["safetensors", "onnx"] = "safetensors"
+    ) -> None:
         """Write the policy for use elsewhere, without the optimizer's state.
 
-        ``"safetensors"`` is for :meth:`from_pretrained`: the parameters and a description of the model. It keeps no code:
-        arguments that JSON cannot hold (a learning rate schedule, a features extractor or a core of your own) are named in the file
-        and have to be given again.
+        ``"safetensors"`` is for :meth:`from_pretrained`: the parameters and a description of the
+        model. It keeps no code: arguments that JSON cannot hold (a learning rate schedule, a
+        features extractor or a core of your own) are named in the file and have to be given again.
 
-        ``"onnx"`` is for ONNX Runtime: one step of B environments, without PyTorch and without this library. Inputs are
-        ``observation [B, ...]``, as in the policy's observation space (of a Dict one for each key, ``observation_KEY``; images
-        channels first), ``episode_start [B]`` bool, and the state, ``state_NAME [B, ...]``; any numbers do where an episode starts.
-        Outputs are ``action [B, ...]``, the likeliest and within the bounds of a Box, ``logits`` of choices side by side or the
-        ``action_mean`` of a Gaussian, and the new state in the order of the inputs.
+        ``"onnx"`` is for ONNX Runtime: one step of B environments, without PyTorch and without this
+        library. Inputs are ``observation [B, ...]``, as in the policy's observation space (of a
+        Dict one for each key, ``observation_KEY``; images channels first), ``episode_start [B]``
+        bool, and the state, ``state_NAME [B, ...]``; any numbers do where an episode starts.
+        Outputs are ``action [B, ...]``, the likeliest and within the bounds of a Box, ``logits`` of
+        choices side by side or the ``action_mean`` of a Gaussian, and the new state in the order of
+        the inputs.
 
         Args:
-            path: a directory for ``config.json`` and ``model.safetensors``, made if missing; or the file of the ONNX model.
+            path: a directory for ``config.json`` and ``model.safetensors``, made if missing; or the
+                file of the ONNX model.
             format: ``"safetensors"`` or ``"onnx"``.
 
         Raises:
-            ValueError: if the format is another, or the policy is not one of ``policy_aliases``, which ONNX does not need.
+            ValueError: if the format is another, or the policy is not one of ``policy_aliases``,
+                which ONNX does not need.
             ImportError: for ONNX without the packages of the extra ``onnx``.
         """
         if format == "onnx":
@@ -128,7 +162,8 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         aliases = {policy: alias for alias, policy in self.policy_aliases.items()}
         if self.policy_class not in aliases:
             raise ValueError(
-                f"only the policies {', '.join(self.policy_aliases)} can be exported; save() keeps {self.policy_class.__name__}"
+                f"only the policies {', '.join(self.policy_aliases)} can be exported; save() "
+                f"keeps {self.policy_class.__name__}"
             )
         policy_kwargs, not_kept = _describable(self.policy_kwargs)
         # What a model does not keep, such as the choice of an optimizer, is in its policy_kwargs.
@@ -157,58 +192,91 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
         **arguments: Any,
     ) -> Self:
-        """Read what :meth:`export` wrote. No code from the files is run: safe for files from strangers.
+        """Read what :meth:`export` wrote. No code from the files is run: safe for files from
+        strangers.
 
         Args:
-            directory: what was given to :meth:`export`, or the name of a model that comes with the package, such as
-                ``"mnm/Maze-v0:mnm-p"`` (:func:`mnm_rl.trained.trained_models`).
+            directory: what was given to :meth:`export`, or the name of a model that comes with the
+                package, such as ``"mnm/Maze-v0:mnm-p"`` (:func:`mnm_rl.trained.trained_models`).
             env: environments to go on training in, of the same spaces.
-            arguments: arguments of the constructor to give anew; ``policy_kwargs`` are added to the model's.
+            arguments: arguments of the constructor to give anew; ``policy_kwargs`` are added to the
+                model's.
 
-        Nothing is built before the shapes that the description asks for are those of the weights: what it takes of time and memory
-        depends on the size of the files alone.
+        Nothing is built before the shapes that the description asks for are those of the weights:
+        what it takes of time and memory depends on the size of the files alone.
 
         Raises:
             FileNotFoundError: if one of the files is missing, or there is no model of that name.
             OtherSpacesError: if the model's spaces are not those of ``env``; a ValueError.
-            ValueError: if they cannot be read, are of another version or algorithm, or leave out an argument that is not given
-                again.
+            ValueError: if they cannot be read, are of another version or algorithm, or leave out an
+                argument that is not given again.
         """
         directory = find_model(directory)
         if not (directory / "config.json").is_file():
-            raise FileNotFoundError(f"{directory} holds no exported model: there is no config.json in it")
+            raise FileNotFoundError(
+                f"{directory} holds no exported model: there is no config.json in it"
+            )
         shapes = _shapes(directory / "model.safetensors")
         n_weights = sum(map(math.prod, shapes.values()))
-        unreadable = (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError, OverflowError)
+        unreadable = (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            AssertionError,
+            RecursionError,
+            OverflowError,
+        )
         try:
             config = json.loads((directory / "config.json").read_text())
             if not isinstance(config, dict) or "format" not in config:
                 raise ValueError("it does not say its format")
             if config["format"] != FORMAT:
                 raise ValueError(
-                    f"it is of format {config['format']!r}, written by mnm_rl {config.get('mnm_rl')}; "
+                    f"it is of format {config['format']!r}, written by mnm_rl "
+                    f"{config.get('mnm_rl')}; "
                     f"this is mnm_rl {__version__}, which reads format {FORMAT}"
                 )
-            exporter = str(config.get("algorithm_class", "RecurrentA2C"))  # the only one in version 0.1.0, which did not say
+            # the only one in version 0.1.0, which did not say
+            exporter = str(config.get("algorithm_class", "RecurrentA2C"))
             if exporter not in (base.__name__ for base in cls.__mro__):
-                raise ValueError(f"it was exported by {exporter}, not {cls.__name__}; read it with {exporter}.from_pretrained")
+                raise ValueError(
+                    f"it was exported by {exporter}, not {cls.__name__}; read it with "
+                    f"{exporter}.from_pretrained"
+                )
             policy = str(config["policy"])
             if not isinstance(config["not_kept"], list):
                 raise ValueError(f"not_kept must be a list of names, got {config['not_kept']!r}")
             not_kept = {str(name) for name in config["not_kept"]}
-            own = {name: f"{name} ({config['policy_kwargs'][name]['class']})" for name in not_kept & config["policy_kwargs"].keys()}
-            policy_kwargs: dict[str, Any] = {"optimizer_class": torch.optim.Adam}  # Stable-Baselines3's
-            policy_kwargs |= {key: _read(value) for key, value in config["policy_kwargs"].items() if key not in own}
+            own = {
+                name: f"{name} ({config['policy_kwargs'][name]['class']})"
+                for name in not_kept & config["policy_kwargs"].keys()
+            }
+            # Stable-Baselines3's
+            policy_kwargs: dict[str, Any] = {"optimizer_class": torch.optim.Adam}
+            policy_kwargs |= {
+                key: _read(value)
+                for key, value in config["policy_kwargs"].items()
+                if key not in own
+            }
             algorithm = {key: _read(value) for key, value in config["algorithm"].items()}
-            if not issubclass(policy_kwargs.get("optimizer_class", torch.optim.Adam), torch.optim.Optimizer):
+            if not issubclass(
+                policy_kwargs.get("optimizer_class", torch.optim.Adam), torch.optim.Optimizer
+            ):
                 raise ValueError(f"{policy_kwargs['optimizer_class'].__name__} is no optimizer")
             _check_counts(policy_kwargs, len(shapes), n_weights)
             _check_counts(policy_kwargs.get("core_kwargs") or {}, len(shapes), n_weights)
             most = max(_LARGE, n_weights)
-            observation_space, action_space = (_read_space(config[key], most) for key in ("observation_space", "action_space"))
+            observation_space, action_space = (
+                _read_space(config[key], most) for key in ("observation_space", "action_space")
+            )
             num_timesteps = int(config["num_timesteps"])
-            if policy not in cls.policy_aliases or (unknown := algorithm.keys() - set(cls.hyperparameters())):
-                what = repr(policy) if policy not in cls.policy_aliases else ", ".join(sorted(unknown))
+            if policy not in cls.policy_aliases or (
+                unknown := algorithm.keys() - set(cls.hyperparameters())
+            ):
+                what = (
+                    repr(policy) if policy not in cls.policy_aliases else ", ".join(sorted(unknown))
+                )
                 raise ValueError(f"mnm_rl {__version__} does not know {what}")
         except unreadable as error:
             message = f"it has no {error}" if isinstance(error, KeyError) else error
@@ -217,33 +285,51 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         given = arguments.pop("policy_kwargs", None) or {}
         if missing := not_kept - given.keys() - arguments.keys():
             names = ", ".join(own.get(name, name) for name in sorted(missing))
-            raise ValueError(f"{names} of the exported model could not be described without code; give them again")
+            raise ValueError(
+                f"{names} of the exported model could not be described without code; give them "
+                "again"
+            )
         if env is not None:
             env = cls._wrap_env(made(env))
             check_same_spaces(env, observation_space, action_space)
         try:
             check_spaces(observation_space, action_space)
             written_by = str(config.get("mnm_rl"))
-            policy_kwargs = policy_kwargs_of(written_by, cls.policy_aliases[policy], policy_kwargs | given)
+            policy_kwargs = policy_kwargs_of(
+                written_by, cls.policy_aliases[policy], policy_kwargs | given
+            )
             arguments = algorithm | arguments | {"policy_kwargs": policy_kwargs}
             model = cls(policy, cast(Any, env), **arguments, _init_setup_model=False)
             if env is None:
-                model.observation_space, model.action_space, model.n_envs = observation_space, action_space, 1
+                model.observation_space, model.action_space, model.n_envs = (
+                    observation_space,
+                    action_space,
+                    1,
+                )
             wanted = _wanted_shapes(model, may_fail=bool(not_kept))
             if (misfit := _misfit(shapes, wanted)) is not None:
-                raise _DoesNotFit(f"{directory / 'model.safetensors'} does not fit config.json or is damaged: {misfit}")
+                raise _DoesNotFit(
+                    f"{directory / 'model.safetensors'} does not fit config.json or is damaged: "
+                    f"{misfit}"
+                )
             model._setup_model()
         except _DoesNotFit:
             raise
         except (*unreadable, RuntimeError, MemoryError) as error:
-            raise ValueError(f"{directory / 'config.json'} describes a model that cannot be built: {error}") from error
+            raise ValueError(
+                f"{directory / 'config.json'} describes a model that cannot be built: {error}"
+            ) from error
         model.num_timesteps = num_timesteps
         try:
             load_model(model.policy, directory / "model.safetensors")
         except (SafetensorError, RuntimeError, MemoryError) as error:
-            raise ValueError(f"{directory / 'model.safetensors'} does not fit config.json or is damaged: {error}") from error
+            raise ValueError(
+                f"{directory / 'model.safetensors'} does not fit config.json or is damaged: {error}"
+            ) from error
         if not torch.isfinite(torch.nn.utils.parameters_to_vector(model.policy.parameters())).all():
-            raise ValueError(f"{directory / 'model.safetensors'} holds weights that are NaN or infinite")
+            raise ValueError(
+                f"{directory / 'model.safetensors'} holds weights that are NaN or infinite"
+            )
         return model
 
 
@@ -251,7 +337,8 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
 def _announce_gpu(device: str, aloud: bool) -> None:
     """Say, once a process, what the choice of a GPU may cost: the user has not made it."""
     message = (
-        f"device='auto' has picked {device}: small recurrent models with few environments are faster on the CPU, "
+        f"device='auto' has picked {device}: small recurrent models with few environments are "
+        "faster on the CPU, "
         "some of them ten times; set device='cpu' to use it"
     )
     log_once(message)
@@ -264,7 +351,8 @@ class _DoesNotFit(ValueError):
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes in the header of a safetensors file: the length of a JSON text in 8 bytes, the text, and then the numbers.
+    """The shapes in the header of a safetensors file: the length of a JSON text in 8 bytes, the
+    text, and then the numbers.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -280,12 +368,23 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
             if length > path.stat().st_size - 8:
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(length))
-        shapes = {name: tuple(map(int, part["shape"])) for name, part in header.items() if name != "__metadata__"}
+        shapes = {
+            name: tuple(map(int, part["shape"]))
+            for name, part in header.items()
+            if name != "__metadata__"
+        }
         if any(n < 0 for shape in shapes.values() for n in shape):
             raise ValueError("it has a shape with a negative number")
         if sum(map(math.prod, shapes.values())) > path.stat().st_size:
             raise ValueError("it is shorter than its header says")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise ValueError(f"{path} does not fit config.json or is damaged: {error}") from error
     return shapes
 
@@ -304,35 +403,50 @@ def _check_counts(arguments: dict[str, Any], n_tensors: int, n_weights: int) -> 
     }.items():
         count = arguments.get(name)
         if isinstance(count, int) and count > most:
-            raise ValueError(f"{name} {count:,} does not fit the weights: {n_weights:,} numbers in {n_tensors} tensors")
+            raise ValueError(
+                f"{name} {count:,} does not fit the weights: {n_weights:,} numbers in {n_tensors} "
+                "tensors"
+            )
 
 
 def _wanted_shapes(model: ExportableAlgorithm, may_fail: bool) -> dict[str, tuple[int, ...]]:
-    """The shapes of a policy's parameters and buffers, found without memory for them; without those that are another's as well.
-    Classes of the user, which may fail without memory, give none."""
+    """The shapes of a policy's parameters and buffers, found without memory for them; without those
+    that are another's as well. Classes of the user, which may fail without memory, give none."""
     arguments = {**model.policy_kwargs, "optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
     try:
         with without_numbers():
             policy = model.policy_class(
-                model.observation_space, model.action_space, lambda _: 0.0, use_sde=model.use_sde, **arguments
+                model.observation_space,
+                model.action_space,
+                lambda _: 0.0,
+                use_sde=model.use_sde,
+                **arguments,
             )
     except Exception:
         if may_fail:
             return {}
         raise
-    unique = {id(tensor): name for name, tensor in reversed(policy.state_dict(keep_vars=True).items())}
-    return {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items() if name in unique.values()}
+    unique = {
+        id(tensor): name for name, tensor in reversed(policy.state_dict(keep_vars=True).items())
+    }
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in policy.state_dict().items()
+        if name in unique.values()
+    }
 
 
 @contextmanager
 def without_numbers() -> Iterator[None]:
-    """Tensors made here have shapes, but neither memory nor numbers, and nothing that is random outside is drawn."""
+    """Tensors made here have shapes, but neither memory nor numbers, and nothing that is random
+    outside is drawn."""
     with unchecked_distributions(), torch.device("meta"), torch.random.fork_rng(devices=[]):
         yield
 
 
 def _misfit(shapes: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str | None:
-    """What in the wanted shapes is not in the file, None if all is; what is small may be missing, as in older versions."""
+    """What in the wanted shapes is not in the file, None if all is; what is small may be missing,
+    as in older versions."""
     for name, shape in wanted.items():
         if name in shapes and shapes[name] != shape:
             return f"{name} should be {list(shape)}, and is {list(shapes[name])}"
@@ -342,7 +456,8 @@ def _misfit(shapes: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...
 
 
 def _describable(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values that JSON can hold, classes as names; and the names of those that have to be given again, such as own classes."""
+    """The values that JSON can hold, classes as names; and the names of those that have to be given
+    again, such as own classes."""
     described, others = {}, []
     for name, value in values.items():
         try:
@@ -361,7 +476,11 @@ def _describe(value: Any) -> Any:
         return {"float": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value) and value.keys() not in _TAGS:
+    if (
+        isinstance(value, dict)
+        and all(isinstance(key, str) for key in value)
+        and value.keys() not in _TAGS
+    ):
         return {key: _describe(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_describe(part) for part in value]
@@ -389,21 +508,34 @@ def _read(value: Any) -> Any:
 
 def _describe_space(space: spaces.Space[Any]) -> dict[str, Any]:
     if isinstance(space, spaces.Dict):
-        return {"kind": "Dict", "spaces": {key: _describe_space(part) for key, part in space.spaces.items()}}
+        return {
+            "kind": "Dict",
+            "spaces": {key: _describe_space(part) for key, part in space.spaces.items()},
+        }
     if isinstance(space, spaces.Box):
         low, high = _describe_bound(space.low), _describe_bound(space.high)
-        return {"kind": "Box", "shape": list(space.shape), "dtype": str(space.dtype), "low": low, "high": high}
+        return {
+            "kind": "Box",
+            "shape": list(space.shape),
+            "dtype": str(space.dtype),
+            "low": low,
+            "high": high,
+        }
     if isinstance(space, spaces.Discrete):
         return {"kind": "Discrete", "n": int(space.n)} | _describe_dtype(space)
     if isinstance(space, spaces.MultiDiscrete):
         of_each = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
         return {"kind": "MultiDiscrete"} | of_each | _describe_dtype(space)
     assert isinstance(space, spaces.MultiBinary)
-    return {"kind": "MultiBinary", "n": space.n if isinstance(space.n, int) else [int(n) for n in space.n]}
+    return {
+        "kind": "MultiBinary",
+        "n": space.n if isinstance(space.n, int) else [int(n) for n in space.n],
+    }
 
 
 def _describe_dtype(space: spaces.Space[Any]) -> dict[str, str]:
-    """The type of the numbers, where it is not the usual one; older versions of Gymnasium have no other for Discrete."""
+    """The type of the numbers, where it is not the usual one; older versions of Gymnasium have no
+    other for Discrete."""
     return {} if space.dtype == np.int64 else {"dtype": str(space.dtype)}
 
 
@@ -416,7 +548,10 @@ def _describe_bound(bound: NDArray[Any]) -> Any:
 def _read_space(space: dict[str, Any], most: int) -> spaces.Space[Any]:
     """A space of at most so many numbers."""
     if space["kind"] == "Dict":
-        return spaces.Dict([(key, _read_space(part, most)) for key, part in space["spaces"].items()])  # a dict would be sorted
+        # a dict would be sorted
+        return spaces.Dict(
+            [(key, _read_space(part, most)) for key, part in space["spaces"].items()]
+        )
     if space["kind"] in ("Box", "MultiBinary"):
         n = math.prod(np.atleast_1d(space["shape" if space["kind"] == "Box" else "n"]).tolist())
         if not 0 <= n <= most:
@@ -427,13 +562,20 @@ def _read_space(space: dict[str, Any], most: int) -> spaces.Space[Any]:
     of_type = {"dtype": dtype.type} if "dtype" in space else {}
     if space["kind"] == "Box":
         shape = tuple(space["shape"])
-        low, high = (np.array(space[bound], dtype=object).astype(dtype) for bound in ("low", "high"))
-        low, high = (np.full(shape, bound) if bound.ndim == 0 else bound.reshape(shape) for bound in (low, high))
+        low, high = (
+            np.array(space[bound], dtype=object).astype(dtype) for bound in ("low", "high")
+        )
+        low, high = (
+            np.full(shape, bound) if bound.ndim == 0 else bound.reshape(shape)
+            for bound in (low, high)
+        )
         return spaces.Box(low, high, shape, dtype.type)
     if space["kind"] == "Discrete":
         return spaces.Discrete(space["n"], **of_type)
     if space["kind"] == "MultiDiscrete":
-        return spaces.MultiDiscrete(np.array(space["nvec"]), start=np.array(space["start"]), **of_type)
+        return spaces.MultiDiscrete(
+            np.array(space["nvec"]), start=np.array(space["start"]), **of_type
+        )
     if space["kind"] == "MultiBinary":
         return spaces.MultiBinary(space["n"])
     raise ValueError(f"there is no space {space['kind']!r}")

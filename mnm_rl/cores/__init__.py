@@ -1,4 +1,5 @@
-"""Recurrent cores behind one interface: their equations in plain PyTorch. No Stable-Baselines3 and no kernel in here."""
+"""Recurrent cores behind one interface: their equations in plain PyTorch. No Stable-Baselines3 and
+no kernel in here."""
 
 from mnm_rl.cores.core import RecurrentCore
 from mnm_rl.cores.gru import GruCore, GruState

@@ -12,7 +12,8 @@ from mnm_rl.cores.core import RecurrentCore
 from mnm_rl.cores.implementations import PathName, Plain, Trace, hooked, recorded
 
 Run = Callable[[int, Tensor], tuple[Tensor, Tensor]]
-"""Runs the core of this number on inputs ``[..., F]``: outputs ``[..., output_size]`` and meta-loss."""
+"""Runs the core of this number on inputs ``[..., F]``: outputs ``[..., output_size]`` and
+meta-loss."""
 
 
 class States(tuple[Tensor, ...]):
@@ -28,7 +29,8 @@ class States(tuple[Tensor, ...]):
 
 
 class CompositeCore(RecurrentCore[States]):
-    """Several cores, each run by its own implementation; :meth:`wire` says what goes from which to which.
+    """Several cores, each run by its own implementation; :meth:`wire` says what goes from which to
+    which.
 
     Args:
         cores: the cores.
@@ -48,16 +50,23 @@ class CompositeCore(RecurrentCore[States]):
 
     def parts(self, state: States) -> list[Any]:
         """The states of the cores."""
-        return [kind(*state[start:stop]) for kind, (start, stop) in zip(self._kinds, self._cuts, strict=True)]
+        return [
+            kind(*state[start:stop])
+            for kind, (start, stop) in zip(self._kinds, self._cuts, strict=True)
+        ]
 
     def initial_state(self, batch_size: int) -> States:
         return States(*chain.from_iterable(core.initial_state(batch_size) for core in self._all()))
 
     def step(self, x: Tensor, state: States) -> tuple[Tensor, States, Tensor]:
-        outputs, state, meta_loss = self(x.unsqueeze(0), state, torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device))
+        outputs, state, meta_loss = self(
+            x.unsqueeze(0), state, torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device)
+        )
         return outputs[0], state, meta_loss[0]
 
-    def forward(self, inputs: Tensor, state: States, episode_starts: Tensor) -> tuple[Tensor, States, Tensor]:
+    def forward(
+        self, inputs: Tensor, state: States, episode_starts: Tensor
+    ) -> tuple[Tensor, States, Tensor]:
         cores, before, after = self._all(), self.parts(state), []
 
         def run(k: int, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +111,9 @@ class CompositeTrace(Trace[States]):
     def __init__(self, core: CompositeCore, state: States, steps: int) -> None:
         super().__init__(Plain(core), state)
         self.core = core
-        self.traces = [part.trace(its, steps) for part, its in zip(core._all(), core.parts(state), strict=True)]
+        self.traces = [
+            part.trace(its, steps) for part, its in zip(core._all(), core.parts(state), strict=True)
+        ]
 
     def state(self, rows: Tensor | None = None) -> States:
         return States(*chain.from_iterable(trace.state(rows) for trace in self.traces))
@@ -122,10 +133,14 @@ class CompositeTrace(Trace[States]):
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
         self.t += 1
-        return self.core.wire(lambda k, x: (self.traces[k].step(x, episode_starts), x.new_zeros(x.shape[0])), x)[0]
+        return self.core.wire(
+            lambda k, x: (self.traces[k].step(x, episode_starts), x.new_zeros(x.shape[0])), x
+        )[0]
 
     def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:
-        outputs, meta_loss = self.core.wire(lambda k, x: self.traces[k].replay(x, episode_starts), inputs)
+        outputs, meta_loss = self.core.wire(
+            lambda k, x: self.traces[k].replay(x, episode_starts), inputs
+        )
         self.core.diagnostics = self.core._all()[0].diagnostics
         return outputs, meta_loss
 
@@ -159,7 +174,9 @@ class ActorAndCritic(CompositeCore):
         own_inputs: whether each has its own half of the inputs, or both have all.
     """
 
-    def __init__(self, actor: RecurrentCore[Any], critic: RecurrentCore[Any], own_inputs: bool) -> None:
+    def __init__(
+        self, actor: RecurrentCore[Any], critic: RecurrentCore[Any], own_inputs: bool
+    ) -> None:
         super().__init__([actor, critic], actor.output_size + critic.output_size)
         self.own_inputs = own_inputs
 
@@ -195,7 +212,9 @@ class NoMemory(RecurrentCore[NoState]):
     def step(self, x: Tensor, state: NoState) -> tuple[Tensor, NoState, Tensor]:
         return self.linear(x), state, x.new_zeros(x.shape[0])
 
-    def scan(self, inputs: Tensor, state: NoState, episode_starts: Tensor) -> tuple[Tensor, NoState, Tensor]:
+    def scan(
+        self, inputs: Tensor, state: NoState, episode_starts: Tensor
+    ) -> tuple[Tensor, NoState, Tensor]:
         return self.linear(inputs), state, inputs.new_zeros(inputs.shape[:2])
 
     def why_not(self, path: str) -> str | None:

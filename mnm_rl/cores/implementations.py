@@ -1,7 +1,9 @@
-"""How the implementations of a core are found: registered by the class of the core, looked up when it runs.
+"""How the implementations of a core are found: registered by the class of the core, looked up when
+it runs.
 
-The equations of a core are its ``step`` and ``scan``. What computes the same in another way is an :class:`Implementation`, which
-says itself whether it serves a core as it is. A core without one, a subclass included, runs its own equations.
+The equations of a core are its ``step`` and ``scan``. What computes the same in another way is an
+:class:`Implementation`, which says itself whether it serves a core as it is. A core without one, a
+subclass included, runs its own equations.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Implementation(ABC, Generic[StateT]):
 
     Attributes:
         name: what :attr:`RecurrentCore.path` calls it.
-        calls_modules: whether it runs the modules of the core themselves, so that they may be of any class.
+        calls_modules: whether it runs the modules of the core themselves, so that they may be of
+            any class.
         core: the core.
         situation: that of the core (see :func:`situation`) when it was last found to serve.
     """
@@ -46,7 +49,9 @@ class Implementation(ABC, Generic[StateT]):
         return None
 
     @abstractmethod
-    def sequence(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
+    def sequence(
+        self, inputs: Tensor, state: StateT, episode_starts: Tensor
+    ) -> tuple[Tensor, StateT, Tensor]:
         """What the core's ``forward`` gives."""
 
     def trace(self, state: StateT, steps: int) -> Trace[StateT]:
@@ -55,9 +60,11 @@ class Implementation(ABC, Generic[StateT]):
 
 
 class Trace(Generic[StateT]):
-    """Steps of a core that were run one by one without gradient, from which their gradient can be had later.
+    """Steps of a core that were run one by one without gradient, from which their gradient can be
+    had later.
 
-    This one keeps nothing but where it began, and runs the steps again; faster ones keep what the gradient needs.
+    This one keeps nothing but where it began, and runs the steps again; faster ones keep what the
+    gradient needs.
 
     Attributes:
         initial_state: the state before the first step.
@@ -71,25 +78,41 @@ class Trace(Generic[StateT]):
         self._state = self._before = initial_state
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _resumed, (self.implementation, self.initial_state, self.state_after(max(self.t - 1, 0)), self.state(), self.t)
+        return _resumed, (
+            self.implementation,
+            self.initial_state,
+            self.state_after(max(self.t - 1, 0)),
+            self.state(),
+            self.t,
+        )
 
     def state(self, rows: Tensor | None = None) -> StateT:
-        """The state after the last step, of all environments or of those in ``rows``; a value, which later steps do not change."""
-        return self._state if rows is None else type(self._state)(*(tensor[rows] for tensor in self._state))
+        """The state after the last step, of all environments or of those in ``rows``; a value,
+        which later steps do not change."""
+        return (
+            self._state
+            if rows is None
+            else type(self._state)(*(tensor[rows] for tensor in self._state))
+        )
 
     def state_after(self, steps: int) -> StateT:
-        """The state after so many steps: all of them, or all but the last, which may have been interrupted."""
+        """The state after so many steps: all of them, or all but the last, which may have been
+        interrupted."""
         return self._before if steps == self.t - 1 else self.state()
 
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
-        """One step: inputs ``[B, F]`` and episode starts ``[B]`` to outputs ``[B, output_size]``."""
-        outputs, state, _ = self.implementation.core(x.unsqueeze(0), self._state, episode_starts.unsqueeze(0))
+        """One step: inputs ``[B, F]`` and episode starts ``[B]`` to outputs ``[B,
+        output_size]``."""
+        outputs, state, _ = self.implementation.core(
+            x.unsqueeze(0), self._state, episode_starts.unsqueeze(0)
+        )
         self.go_to(state)
         return cast(Tensor, outputs[0])
 
     def look(self) -> None:
-        """Look for changes of the core to the last bit, after code of others has run; a step sees those that PyTorch counts."""
+        """Look for changes of the core to the last bit, after code of others has run; a step sees
+        those that PyTorch counts."""
 
     def go_to(self, state: StateT) -> None:
         """Take a step that was made elsewhere, and led to this state."""
@@ -109,8 +132,15 @@ class Trace(Generic[StateT]):
         return outputs, meta_loss
 
 
-def _resumed(implementation: Implementation[StateT], initial_state: StateT, before: StateT, state: StateT, t: int) -> Trace[StateT]:
-    """A copy of a trace of any kind: it goes on from the same state, and runs all steps again for their gradient."""
+def _resumed(
+    implementation: Implementation[StateT],
+    initial_state: StateT,
+    before: StateT,
+    state: StateT,
+    t: int,
+) -> Trace[StateT]:
+    """A copy of a trace of any kind: it goes on from the same state, and runs all steps again for
+    their gradient."""
     trace = Trace(implementation, initial_state)
     trace._before, trace._state, trace.t = before, state, t
     return trace
@@ -121,7 +151,9 @@ class Plain(Implementation[StateT]):
 
     name = "plain"
 
-    def sequence(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
+    def sequence(
+        self, inputs: Tensor, state: StateT, episode_starts: Tensor
+    ) -> tuple[Tensor, StateT, Tensor]:
         outputs, state, meta_loss = self.core.scan(inputs, state, episode_starts)
         return outputs, state, meta_loss
 
@@ -131,16 +163,21 @@ _registered: dict[type[Any], dict[str, Callable[[], type[Implementation[Any]]]]]
 
 _EQUATIONS = "__call__", "forward", "initial_state", "step", "scan", "reset"
 _equations: dict[type[Any], dict[str, Any]] = {}
-"""These methods of the classes that have implementations, as they were when these were made known."""
+"""These methods of the classes that have implementations, as they were when these were made
+known."""
 
 
-def register(core_class: type[nn.Module], name: str, load: Callable[[], type[Implementation[Any]]]) -> None:
-    """Make an implementation known to all cores of exactly this class; those registered first are preferred.
+def register(
+    core_class: type[nn.Module], name: str, load: Callable[[], type[Implementation[Any]]]
+) -> None:
+    """Make an implementation known to all cores of exactly this class; those registered first are
+    preferred.
 
     Args:
         core_class: the class.
         name: the implementation's name.
-        load: gives it; called when it is first needed. If it raises ImportError, its message is the reason why it is not to be had.
+        load: gives it; called when it is first needed. If it raises ImportError, its message is the
+            reason why it is not to be had.
     """
     _registered.setdefault(core_class, {})[name] = load
     _equations.setdefault(core_class, {key: getattr(core_class, key) for key in _EQUATIONS})
@@ -179,15 +216,19 @@ def tensors(module: nn.Module) -> list[Tensor]:
 
 @cache
 def _methods(kind: type[nn.Module]) -> frozenset[str]:
-    """The names of the methods that a class adds to those of PyTorch's modules, and of ``forward`` and ``__call__``."""
-    return frozenset(name for name in dir(kind) if callable(getattr(kind, name)) and name not in _OF_EVERY_MODULE)
+    """The names of the methods that a class adds to those of PyTorch's modules, and of ``forward``
+    and ``__call__``."""
+    return frozenset(
+        name for name in dir(kind) if callable(getattr(kind, name)) and name not in _OF_EVERY_MODULE
+    )
 
 
 _OF_EVERY_MODULE = {*vars(nn.Module), *vars(object)} - {"forward", "__call__"}
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether a call of this module runs more than its ``forward``, or another one than that of its class."""
+    """Whether a call of this module runs more than its ``forward``, or another one than that of its
+    class."""
     return bool(_hooked(module) or torch_module._has_any_global_hook())  # type: ignore[no-untyped-call]
 
 
@@ -206,9 +247,12 @@ _KNOWN = {nn.Linear, nn.LSTMCell, nn.GRUCell}
 
 
 def changed(core: nn.Module, other_modules: bool = False) -> str | None:
-    """What of a core's equations has been replaced from outside, in words, or None: other implementations would not see it, but
-    perhaps ``other_modules`` than the library's."""
-    if any(getattr(type(core), name) is not method for name, method in _equations.get(type(core), {}).items()):
+    """What of a core's equations has been replaced from outside, in words, or None: other
+    implementations would not see it, but perhaps ``other_modules`` than the library's."""
+    if any(
+        getattr(type(core), name) is not method
+        for name, method in _equations.get(type(core), {}).items()
+    ):
         return f"a method of {type(core).__name__} was replaced"
     if torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return "a hook hangs on all modules"
@@ -222,8 +266,9 @@ def changed(core: nn.Module, other_modules: bool = False) -> str | None:
 
 
 def situation(core: nn.Module) -> list[Any]:
-    """All that implementations look at beside the numbers in the tensors: where two are equal, they serve or refuse alike, and
-    have read the same settings. It takes a fraction of the time of asking them."""
+    """All that implementations look at beside the numbers in the tensors: where two are equal, they
+    serve or refuse alike, and have read the same settings. It takes a fraction of the time of
+    asking them."""
     found: list[Any] = [torch_module._has_any_global_hook()]  # type: ignore[no-untyped-call]
     found += [getattr(type(core), name) for name in _equations.get(type(core), ())]
     for part in parts(core):
@@ -249,11 +294,12 @@ def _loads(core_class: type[Any], name: str) -> bool:
 
 
 def recorded() -> bool:
-    """Whether PyTorch records what runs: ``torch.jit.trace``, ``torch.onnx.export``, ``torch.export``,
-    ``torch.compile``, ``make_fx``, a transform of ``torch.func``, or a mode that sees every operation.
+    """Whether PyTorch records what runs: ``torch.jit.trace``, ``torch.onnx.export``,
+    ``torch.export``, ``torch.compile``, ``make_fx``, a transform of ``torch.func``, or a mode that
+    sees every operation.
 
-    The kernels are no operations of PyTorch, and neither is a look at a number in a tensor: in the record,
-    both would be constants.
+    The kernels are no operations of PyTorch, and neither is a look at a number in a tensor: in the
+    record, both would be constants.
     """
     return (
         torch.compiler.is_compiling()
@@ -269,8 +315,8 @@ def has_kernels(core: Any) -> bool:
 
 
 def chosen(core: Any) -> Implementation[Any]:
-    """The implementation that a core's ``path`` asks for, which keeps its caches from call to call; while
-    PyTorch records what runs, the equations.
+    """The implementation that a core's ``path`` asks for, which keeps its caches from call to call;
+    while PyTorch records what runs, the equations.
 
     Raises:
         RuntimeError: if there is none.
@@ -279,7 +325,13 @@ def chosen(core: Any) -> Implementation[Any]:
     if recorded():
         return running.setdefault("plain", Plain(core))
     now = situation(core)
-    names = [*_registered.get(type(core), {})] if core.path == "auto" else [core.path] if core.path != "plain" else []
+    names = (
+        [*_registered.get(type(core), {})]
+        if core.path == "auto"
+        else [core.path]
+        if core.path != "plain"
+        else []
+    )
     reason = None
     for name in names:
         if name in running and running[name].situation == now and _loads(type(core), name):

@@ -17,7 +17,8 @@ class LstmState(NamedTuple):
 
 
 class LstmCore(CellCore[LstmState]):
-    """One-layer LSTM (Hochreiter and Schmidhuber 1997); arguments as for :class:`~mnm_rl.cores.cell.CellCore`."""
+    """One-layer LSTM (Hochreiter and Schmidhuber 1997); arguments as for
+    :class:`~mnm_rl.cores.cell.CellCore`."""
 
     cell_class = nn.LSTMCell
 

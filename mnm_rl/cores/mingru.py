@@ -49,7 +49,9 @@ class MinGruCore(RecurrentCore[MinGruState]):
         h = torch.addcmul(added, kept, state.h)
         return h, MinGruState(h), x.new_zeros(x.shape[0])
 
-    def scan(self, inputs: Tensor, state: MinGruState, episode_starts: Tensor) -> tuple[Tensor, MinGruState, Tensor]:
+    def scan(
+        self, inputs: Tensor, state: MinGruState, episode_starts: Tensor
+    ) -> tuple[Tensor, MinGruState, Tensor]:
         kept, added = (part.unbind(0) for part in self._gates(inputs))
         outputs = []
         for t0, t1, reset in segments(episode_starts):

@@ -1,4 +1,5 @@
-"""Metalearned neural memory: a gated controller around a neural memory (Munkhdalai et al. 2019, section 3)."""
+"""Metalearned neural memory: a gated controller around a neural memory (Munkhdalai et al. 2019,
+section 3)."""
 
 import math
 from typing import Any, Literal, NamedTuple, get_args
@@ -9,7 +10,14 @@ from torch import Tensor, nn
 from mnm_rl.cores.core import RecurrentCore, make_state, segments
 from mnm_rl.cores.implementations import recorded
 from mnm_rl.initialization import Init, orthogonal_blocks_, scaled_inputs_
-from mnm_rl.memory import FeedbackInputs, NeuralMemory, PlainMemory, RunningMemory, WriteRuleName, recall_loss
+from mnm_rl.memory import (
+    FeedbackInputs,
+    NeuralMemory,
+    PlainMemory,
+    RunningMemory,
+    WriteRuleName,
+    recall_loss,
+)
 from mnm_rl.memory.function import write_size
 from mnm_rl.memory.rules import of_one_layer
 
@@ -38,14 +46,16 @@ ReadGateName = Literal["none", "scalar", "vector"]
 
 
 class Variant(NamedTuple):
-    """What controls an MNM, how it writes and reads, and how large its memory is, beside its write rule."""
+    """What controls an MNM, how it writes and reads, and how large its memory is, beside its write
+    rule."""
 
     controller: ControllerName
     """GRU (Cho et al. 2014) or LSTM."""
     bounded: bool
     """Keys have norm one, and ``beta`` is the share of its error that a write removes."""
     read_gate: ReadGateName
-    """What is read passes a gate, ``sigmoid(w . u_t[:D] + g_0)``: none, one number, or one for each of the M that are read."""
+    """What is read passes a gate, ``sigmoid(w . u_t[:D] + g_0)``: none, one number, or one for each
+    of the M that are read."""
     write_bias: float
     """``b_0``, of one head."""
     read_bias: float
@@ -60,46 +70,71 @@ class Variant(NamedTuple):
 
 VariantName = Literal["bounded", "paper"]
 VARIANTS: dict[VariantName, Variant] = {
-    "bounded": Variant("gru", bounded=True, read_gate="scalar", write_bias=0, read_bias=-3, gain=4, layers=2, size=32),
-    "paper": Variant("lstm", bounded=False, read_gate="none", write_bias=0, read_bias=0, gain=4, layers=3, size=None),
+    "bounded": Variant(
+        "gru",
+        bounded=True,
+        read_gate="scalar",
+        write_bias=0,
+        read_bias=-3,
+        gain=4,
+        layers=2,
+        size=32,
+    ),
+    "paper": Variant(
+        "lstm",
+        bounded=False,
+        read_gate="none",
+        write_bias=0,
+        read_bias=0,
+        gain=4,
+        layers=3,
+        size=None,
+    ),
 }
-"""``"bounded"``: a GRU with bounded writes into a small memory and a gated read; ``"paper"``: as in Munkhdalai et al. (2019)."""
+"""``"bounded"``: a GRU with bounded writes into a small memory and a gated read; ``"paper"``: as in
+Munkhdalai et al. (2019)."""
 
 
 UPDATE_BIAS = -2.0
-"""Where the update gate of a GRU controller begins, before its sigmoid: what is bound is then mostly what was just seen."""
+"""Where the update gate of a GRU controller begins, before its sigmoid: what is bound is then
+mostly what was just seen."""
 
 
 RETENTION_BIAS = math.log(0.98 / 0.02)
-"""Where the gate of a gated rule begins, before its sigmoid: a step leaves 98% of the fast weights."""
+"""Where the gate of a gated rule begins, before its sigmoid: a step leaves 98% of the fast
+weights."""
 
 
 class MnmCore(RecurrentCore[MnmState]):
     """Gated controller with a neural memory that it writes, then reads, at every step.
 
-    One step: ``h_t = GRU([x_t; v^r_(t-1)], h_(t-1))`` or that of an LSTM; ``u_t = tanh(A h_t + a)`` gives the write strength
-    ``beta_t = sigmoid(b . u_t[:D] + b_0)``, the gate ``gamma_t = sigmoid(w . u_t[:D] + g_0)``, and H triples
-    ``(k^w, v^w, k^r)`` of width M; write, then read ``v^r_t = gamma_t mean_h f_(theta_t)(k^r_h)``; output
-    ``o_t = C [h_t; v^r_t] + c``. With the gated delta rule, a write leaves the share
-    ``alpha_t = sigmoid(f . u_t[:D] + f_0)`` of the fast weights.
+    One step: ``h_t = GRU([x_t; v^r_(t-1)], h_(t-1))`` or that of an LSTM; ``u_t = tanh(A h_t + a)``
+    gives the write strength ``beta_t = sigmoid(b . u_t[:D] + b_0)``, the gate ``gamma_t = sigmoid(w
+    . u_t[:D] + g_0)``, and H triples ``(k^w, v^w, k^r)`` of width M; write, then read ``v^r_t =
+    gamma_t mean_h f_(theta_t)(k^r_h)``; output ``o_t = C [h_t; v^r_t] + c``. With the gated delta
+    rule, a write leaves the share ``alpha_t = sigmoid(f . u_t[:D] + f_0)`` of the fast weights.
 
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller and of the outputs.
-        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule), or of one layer, ``"delta"`` (delta rule) or
-            ``"gated-delta"`` (the same, gated).
+        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule), or of one layer,
+            ``"delta"`` (delta rule) or ``"gated-delta"`` (the same, gated).
         memory_layers: layers L of the memory; that of the variant if None.
         heads: writes (and reads) H per step.
-        replay: the meta-loss of a step also averages over the last ``replay`` writes of the episode.
+        replay: the meta-loss of a step also averages over the last ``replay`` writes of the
+            episode.
         feedback_inputs: what rule p's feedback maps see, ``"value"`` or ``"key_value"``.
         learn_initial_memory: train ``theta_0``, or keep a fixed random draw.
         writes: write at all; if False, the memory stays ``theta_0``: an ablation.
         memory_size: width M of the memory, of its keys and its values; that of the variant if None.
-        init: ``"scaled"`` (default), with which what a memory does reaches the loss from the first update, or ``"pytorch"``.
-            ``b_0`` is then that of the variant and ``log H``, as a write is divided among the heads.
-        variant: ``"bounded"`` or ``"paper"``, see :data:`VARIANTS`. If None, ``"bounded"`` for rules g and p, and ``"paper"`` for
-            the delta rules, whose writes are bounded as they are: DeltaNet has no gate and the width of its controller.
-        controller: ``"gru"`` or ``"lstm"``, instead of what the variant has; so are the arguments after it, see :class:`Variant`.
+        init: ``"scaled"`` (default), with which what a memory does reaches the loss from the first
+            update, or ``"pytorch"``. ``b_0`` is then that of the variant and ``log H``, as a write
+            is divided among the heads.
+        variant: ``"bounded"`` or ``"paper"``, see :data:`VARIANTS`. If None, ``"bounded"`` for
+            rules g and p, and ``"paper"`` for the delta rules, whose writes are bounded as they
+            are: DeltaNet has no gate and the width of its controller.
+        controller: ``"gru"`` or ``"lstm"``, instead of what the variant has; so are the arguments
+            after it, see :class:`Variant`.
         read_gate: gate of what is read.
         write_bias: where the write strength begins, before its sigmoid.
         read_bias: where the gate begins, before its sigmoid.
@@ -131,26 +166,51 @@ class MnmCore(RecurrentCore[MnmState]):
     ) -> None:
         super().__init__(hidden_size)
         if heads < 1 or replay < 0:
-            raise ValueError(f"a core needs heads >= 1 and replay >= 0, got heads={heads}, replay={replay}")
+            raise ValueError(
+                f"a core needs heads >= 1 and replay >= 0, got heads={heads}, replay={replay}"
+            )
         if variant is None:
             variant = "paper" if of_one_layer(write_rule) else "bounded"
         if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
-        for name, value, names in (("controller", controller, ControllerName), ("read_gate", read_gate, ReadGateName)):
+            raise ValueError(
+                f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}"
+            )
+        for name, value, names in (
+            ("controller", controller, ControllerName),
+            ("read_gate", read_gate, ReadGateName),
+        ):
             if value not in (None, *get_args(names)):
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(names)))}, got {value!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(repr, get_args(names)))}, got {value!r}"
+                )
         given: dict[str, Any] = dict(
-            controller=controller, read_gate=read_gate, write_bias=write_bias, read_bias=read_bias, gain=gain
+            controller=controller,
+            read_gate=read_gate,
+            write_bias=write_bias,
+            read_bias=read_bias,
+            gain=gain,
         )
-        self.variant = VARIANTS[variant]._replace(**{k: v for k, v in given.items() if v is not None})
+        self.variant = VARIANTS[variant]._replace(
+            **{k: v for k, v in given.items() if v is not None}
+        )
         D, M = hidden_size, memory_size
         if M is None:
             M = min(D, self.variant.size or D)
         L = memory_layers
         if L is None:
             L = 1 if of_one_layer(write_rule) else self.variant.layers
-        self.memory = NeuralMemory(M, L, write_rule, feedback_inputs, learn_initial_memory, writes, self.variant.bounded, init)
-        self.memory_size, self.heads, self.replay = M, int(heads), replay  # NumPy's shapes do not take True for 1
+        self.memory = NeuralMemory(
+            M,
+            L,
+            write_rule,
+            feedback_inputs,
+            learn_initial_memory,
+            writes,
+            self.variant.bounded,
+            init,
+        )
+        # NumPy's shapes do not take True for 1
+        self.memory_size, self.heads, self.replay = M, int(heads), replay
         cell = nn.GRUCell if self.variant.controller == "gru" else nn.LSTMCell
         self.controller: nn.GRUCell | nn.LSTMCell = cell(input_size + M, D)
         self.interaction = nn.Linear(D, D + 3 * heads * M)  # A, a
@@ -176,19 +236,28 @@ class MnmCore(RecurrentCore[MnmState]):
 
     def initial_state(self, batch_size: int) -> MnmState:
         theta = torch.stack(self.memory.initial_memory(batch_size), dim=1)
-        h, read = (theta.new_zeros(batch_size, width) for width in (self.hidden_size, self.memory_size))
+        h, read = (
+            theta.new_zeros(batch_size, width) for width in (self.hidden_size, self.memory_size)
+        )
         replay = theta.new_zeros(batch_size, self.replay, self.heads, self.memory_size)
         c = h if isinstance(self.controller, nn.LSTMCell) else h[:, :0]
         return MnmState(h, c, read, theta, replay, replay, replay[:, :, 0, 0])
 
     def step(self, x: Tensor, state: MnmState) -> tuple[Tensor, MnmState, Tensor]:
-        outputs, state, meta_loss = self.scan(x.unsqueeze(0), state, torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device))
+        outputs, state, meta_loss = self.scan(
+            x.unsqueeze(0), state, torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device)
+        )
         return outputs[0], state, meta_loss[0]
 
     def scan(
-        self, inputs: Tensor, state: MnmState, episode_starts: Tensor, running_memory: type[RunningMemory] = PlainMemory
+        self,
+        inputs: Tensor,
+        state: MnmState,
+        episode_starts: Tensor,
+        running_memory: type[RunningMemory] = PlainMemory,
     ) -> tuple[Tensor, MnmState, Tensor]:
-        """What :meth:`forward` gives; ``running_memory`` has the fast weights, apart from the rest of the state until the end."""
+        """What :meth:`forward` gives; ``running_memory`` has the fast weights, apart from the rest
+        of the state until the end."""
         memory = running_memory(self.memory, state.theta)
         state = state._replace(theta=state.theta[:, :0])
         hidden, read, meta_loss, sample = [], [], [], []
@@ -196,7 +265,9 @@ class MnmCore(RecurrentCore[MnmState]):
             if reset:
                 starts = episode_starts[t0]
                 memory.reset(starts)
-                state = make_state(state, (x.masked_fill(starts.view(-1, *[1] * (x.ndim - 1)), 0) for x in state))
+                state = make_state(
+                    state, (x.masked_fill(starts.view(-1, *[1] * (x.ndim - 1)), 0) for x in state)
+                )
             for t in range(t0, t1):
                 state, loss, written = self._write_and_read(inputs[t], state, memory)
                 hidden.append(state.h)
@@ -212,8 +283,11 @@ class MnmCore(RecurrentCore[MnmState]):
             self.diagnostics = memory_diagnostics(written, change, state.theta)
         return outputs, state, torch.stack(meta_loss)
 
-    def _write_and_read(self, x: Tensor, state: MnmState, memory: RunningMemory) -> "tuple[MnmState, Tensor, Written]":
-        """One step: the new state, but for its ``theta``, which stays as it was; the meta-loss ``[B]``; and what was written."""
+    def _write_and_read(
+        self, x: Tensor, state: MnmState, memory: RunningMemory
+    ) -> "tuple[MnmState, Tensor, Written]":
+        """One step: the new state, but for its ``theta``, which stays as it was; the meta-loss
+        ``[B]``; and what was written."""
         B, H, D, M = x.shape[0], self.heads, self.hidden_size, self.memory_size
         seen = torch.cat([x, state.read], dim=-1)
         if isinstance(self.controller, nn.LSTMCell):
@@ -228,7 +302,9 @@ class MnmCore(RecurrentCore[MnmState]):
         k_w, v_w, k_r = u[:, D:].view(B, H, 3, M).unbind(2)
 
         # One pass over theta_t serves the read, the check of the write, and the replayed checks.
-        recalled = memory.write_and_read(k_w, v_w, beta, torch.cat([k_r, k_w, state.replay_keys.flatten(1, 2)], dim=1), alpha)
+        recalled = memory.write_and_read(
+            k_w, v_w, beta, torch.cat([k_r, k_w, state.replay_keys.flatten(1, 2)], dim=1), alpha
+        )
         read, after = recalled[:, :H].mean(dim=1), recalled[:, H : 2 * H]
         if self.read_gate is not None:
             read = torch.sigmoid(self.read_gate(u[:, :D])) * read
@@ -240,8 +316,14 @@ class MnmCore(RecurrentCore[MnmState]):
             replay_keys = torch.cat([replay_keys[:, 1:], k_w.unsqueeze(1)], dim=1)
             replay_values = torch.cat([replay_values[:, 1:], v_w.unsqueeze(1)], dim=1)
             mask = torch.cat([mask[:, 1:], torch.ones_like(mask[:, :1])], dim=1)
-        written = Written(*(x.detach() for x in (memory.last.z[0], v_w, read, memory.last.z[-1], after, beta)))
-        return MnmState(h, c, read, state.theta, replay_keys, replay_values, mask), meta_loss, written
+        written = Written(
+            *(x.detach() for x in (memory.last.z[0], v_w, read, memory.last.z[-1], after, beta))
+        )
+        return (
+            MnmState(h, c, read, state.theta, replay_keys, replay_values, mask),
+            meta_loss,
+            written,
+        )
 
 
 class Written(NamedTuple):
@@ -275,8 +357,9 @@ def memory_diagnostics(written: Written, change: Tensor, theta: Tensor) -> dict[
         theta: fast weights after it, ``[B, L, M, M]``.
 
     Returns:
-        scalars: root mean squares of keys, values and reads, and of what varies of them between steps and environments; the share
-        of its error that a write removes; the size of the last write relative to the fast weights; the mean write strength.
+        scalars: root mean squares of keys, values and reads, and of what varies of them between
+        steps and environments; the share of its error that a write removes; the size of the last
+        write relative to the fast weights; the mean write strength.
     """
     result = {}
     for name, x in (("key", written.keys), ("value", written.values), ("read", written.read)):

@@ -1,4 +1,5 @@
-"""Neural Turing Machine: an LSTM controller with a memory addressed by content and by location (Graves, Wayne, Danihelka 2014)."""
+"""Neural Turing Machine: an LSTM controller with a memory addressed by content and by location
+(Graves, Wayne, Danihelka 2014)."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +14,8 @@ from mnm_rl.initialization import Init, check_init, scaled_inputs_
 SHIFTS = (-1, 0, 1)
 """By how many slots a head can move in a step."""
 EMPTY = 1e-6
-"""What every number in the memory is at the start of an episode: Collier and Beel (2018) found a constant to train best."""
+"""What every number in the memory is at the start of an episode: Collier and Beel (2018) found a
+constant to train best."""
 
 
 class NtmState(NamedTuple):
@@ -28,7 +30,8 @@ class NtmState(NamedTuple):
     memory: Tensor
     """Memory ``M``, one vector a slot, ``[B, S, W]``."""
     weights: Tensor
-    """Where the read head and the write head are, ``w^r`` and ``w^w``: a share of each slot, ``[B, 2, S]``."""
+    """Where the read head and the write head are, ``w^r`` and ``w^w``: a share of each slot, ``[B,
+    2, S]``."""
 
 
 class Heads(NamedTuple):
@@ -39,7 +42,8 @@ class Heads(NamedTuple):
     strength: Tensor
     """How sharply, ``beta > 0``, ``[B, 2, 1]``."""
     gate: Tensor
-    """Share of what was found, the rest being where the head was, ``g`` in (0, 1), ``[B, 2, 1]``."""
+    """Share of what was found, the rest being where the head was, ``g`` in (0, 1), ``[B, 2,
+    1]``."""
     shift: Tensor
     """Distribution over ``SHIFTS``, ``s``, ``[B, 2, 3]``."""
     sharpening: Tensor
@@ -49,32 +53,43 @@ class Heads(NamedTuple):
 class NtmCore(RecurrentCore[NtmState]):
     """LSTM controller with a memory of slots, one head that reads it and one that writes it.
 
-    One step: ``h_t, c_t = LSTM([x_t; r_(t-1)])``; parts of ``A h_t + a`` give ``k = tanh``, ``beta = softplus``, ``g = sigmoid``,
-    ``s = softmax`` and ``gamma = 1 + softplus`` of each head, and the writer's ``e_t = sigmoid`` and ``a_t = tanh``; the heads
-    move, see :func:`address`; read ``r_t = sum_i w^r_t(i) M_(t-1)(i)``; write
-    ``M_t(i) = M_(t-1)(i) * (1 - w^w_t(i) e_t) + w^w_t(i) a_t``; output ``o_t = C [h_t; r_t] + c``.
-    An episode starts with both heads at the first slot of a constant memory.
+    One step: ``h_t, c_t = LSTM([x_t; r_(t-1)])``; parts of ``A h_t + a`` give ``k = tanh``, ``beta
+    = softplus``, ``g = sigmoid``, ``s = softmax`` and ``gamma = 1 + softplus`` of each head, and
+    the writer's ``e_t = sigmoid`` and ``a_t = tanh``; the heads move, see :func:`address`; read
+    ``r_t = sum_i w^r_t(i) M_(t-1)(i)``; write ``M_t(i) = M_(t-1)(i) * (1 - w^w_t(i) e_t) + w^w_t(i)
+    a_t``; output ``o_t = C [h_t; r_t] + c``. An episode starts with both heads at the first slot of
+    a constant memory.
 
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller and of the outputs.
         slots: how many vectors S the memory holds.
         width: width W of each.
-        init: ``"scaled"`` (default), with which the heads are sharp and a write goes to the next slot from the first update, or
-            ``"pytorch"``.
+        init: ``"scaled"`` (default), with which the heads are sharp and a write goes to the next
+            slot from the first update, or ``"pytorch"``.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, input_size: int, hidden_size: int = 100, slots: int = 128, width: int = 20, init: Init = "scaled") -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int = 100,
+        slots: int = 128,
+        width: int = 20,
+        init: Init = "scaled",
+    ) -> None:
         super().__init__(hidden_size)
         check_init(init)
         if slots < 1 or width < 1:
-            raise ValueError(f"a memory needs slots >= 1 and width >= 1, got slots={slots}, width={width}")
+            raise ValueError(
+                f"a memory needs slots >= 1 and width >= 1, got slots={slots}, width={width}"
+            )
         self.slots, self.width = slots, width
         self.controller = nn.LSTMCell(input_size + width, hidden_size)
-        self.parts = [2 * width, 2, 2, 2 * len(SHIFTS), 2, width, width]  # of both heads: k, beta, g, s, gamma; e, a
+        # of both heads: k, beta, g, s, gamma; e, a
+        self.parts = [2 * width, 2, 2, 2 * len(SHIFTS), 2, width, width]
         self.interaction = nn.Linear(hidden_size, sum(self.parts))  # A, a
         self.output = nn.Linear(hidden_size + width, hidden_size)  # C, c
         if init == "scaled":
@@ -88,7 +103,8 @@ class NtmCore(RecurrentCore[NtmState]):
         _, strength, gate, shift, sharpening, _, _ = torch.split(self.interaction.bias, self.parts)
         strength.fill_(math.log(self.slots))  # a slot that matches outweighs all that do not
         gate.copy_(gate.new_tensor([0, -2]))
-        shift.view(2, -1).copy_(shift.new_tensor([[0, 3, 0], [0, 0, 3]]))  # the read head stays, the write head moves on
+        # the read head stays, the write head moves on
+        shift.view(2, -1).copy_(shift.new_tensor([[0, 3, 0], [0, 0, 3]]))
         sharpening.fill_(2)
 
     def initial_state(self, batch_size: int) -> NtmState:
@@ -112,7 +128,11 @@ class NtmCore(RecurrentCore[NtmState]):
         *of_heads, erase, add = torch.split(self.interaction(h), self.parts, dim=-1)
         key, strength, gate, shift, sharpening = (part.view(h.shape[0], 2, -1) for part in of_heads)
         heads = Heads(
-            torch.tanh(key), F.softplus(strength), torch.sigmoid(gate), torch.softmax(shift, dim=-1), 1 + F.softplus(sharpening)
+            torch.tanh(key),
+            F.softplus(strength),
+            torch.sigmoid(gate),
+            torch.softmax(shift, dim=-1),
+            1 + F.softplus(sharpening),
         )
         return heads, torch.sigmoid(erase), torch.tanh(add)
 
@@ -120,8 +140,9 @@ class NtmCore(RecurrentCore[NtmState]):
 def address(memory: Tensor, weights: Tensor, heads: Heads) -> Tensor:
     """Where the heads go (Graves et al. 2014, equations 5 to 9).
 
-    ``w^c = softmax_i(beta cos(k, M(i)))``, by content; ``w^g = g w^c + (1 - g) w_(t-1)``;
-    ``w^s(i) = sum_j w^g(i - j) s(j)``, moved, the last slot being next to the first; ``w = (w^s)^gamma / sum_i w^s(i)^gamma``.
+    ``w^c = softmax_i(beta cos(k, M(i)))``, by content; ``w^g = g w^c + (1 - g) w_(t-1)``; ``w^s(i)
+    = sum_j w^g(i - j) s(j)``, moved, the last slot being next to the first; ``w = (w^s)^gamma /
+    sum_i w^s(i)^gamma``.
 
     Args:
         memory: ``[B, S, W]``.
@@ -144,6 +165,7 @@ def address(memory: Tensor, weights: Tensor, heads: Heads) -> Tensor:
 
 
 def write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
-    """A memory ``[B, S, W]`` after ``erase`` and then ``add``, ``[B, W]``, each at the share ``weights [B, S]`` of the slots."""
+    """A memory ``[B, S, W]`` after ``erase`` and then ``add``, ``[B, W]``, each at the share
+    ``weights [B, S]`` of the slots."""
     change = torch.addcmul(add.unsqueeze(1), erase.unsqueeze(1), memory, value=-1)
     return torch.addcmul(memory, weights.unsqueeze(2), change)

@@ -1,7 +1,8 @@
-"""Differentiable plasticity: an RNN whose recurrent weights change within an episode by a Hebbian rule.
+"""Differentiable plasticity: an RNN whose recurrent weights change within an episode by a Hebbian
+rule.
 
-Miconi, Stanley and Clune (2018) for the rules ``hebb``, ``decay`` and ``oja``; Miconi et al. (2019, Backpropamine) for
-``modulated`` and ``retroactive``.
+Miconi, Stanley and Clune (2018) for the rules ``hebb``, ``decay`` and ``oja``; Miconi et al. (2019,
+Backpropamine) for ``modulated`` and ``retroactive``.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -23,7 +24,8 @@ class PlasticState(NamedTuple):
     hebb: Tensor
     """Hebbian trace, ``[B, D, D]``; row i holds the inputs of neuron i."""
     eligibility: Tensor
-    """Eligibility trace of the ``retroactive`` rule, ``[B, D, D]``; ``[B, 0, 0]`` for the other rules."""
+    """Eligibility trace of the ``retroactive`` rule, ``[B, D, D]``; ``[B, 0, 0]`` for the other
+    rules."""
 
 
 class PlasticCore(RecurrentCore[PlasticState]):
@@ -49,11 +51,19 @@ class PlasticCore(RecurrentCore[PlasticState]):
         ValueError: if ``rule`` is unknown or ``hidden_size`` is not positive.
     """
 
-    def __init__(self, input_size: int, hidden_size: int = 100, rule: PlasticRule = "hebb", init: Init = "scaled") -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int = 100,
+        rule: PlasticRule = "hebb",
+        init: Init = "scaled",
+    ) -> None:
         super().__init__(hidden_size)
         check_init(init)
         if rule not in get_args(PlasticRule):
-            raise ValueError(f"rule must be one of {', '.join(get_args(PlasticRule))}, got {rule!r}")
+            raise ValueError(
+                f"rule must be one of {', '.join(get_args(PlasticRule))}, got {rule!r}"
+            )
         self.rule = rule
         self.input = nn.Linear(input_size, hidden_size)  # U, u
         if init == "scaled":
@@ -70,12 +80,18 @@ class PlasticCore(RecurrentCore[PlasticState]):
         D = self.hidden_size
         traced = D if self.rule == "retroactive" else 0
         return PlasticState(
-            self.w.new_zeros(batch_size, D), self.w.new_zeros(batch_size, D, D), self.w.new_zeros(batch_size, traced, traced)
+            self.w.new_zeros(batch_size, D),
+            self.w.new_zeros(batch_size, D, D),
+            self.w.new_zeros(batch_size, traced, traced),
         )
 
     def step(self, x: Tensor, state: PlasticState) -> tuple[Tensor, PlasticState, Tensor]:
         before, hebb, E = state
-        h = torch.tanh(self.input(x) + before @ self.w.T + ((self.alpha * hebb) @ before.unsqueeze(-1)).squeeze(-1))
+        h = torch.tanh(
+            self.input(x)
+            + before @ self.w.T
+            + ((self.alpha * hebb) @ before.unsqueeze(-1)).squeeze(-1)
+        )
         post, pre = h.unsqueeze(2), before.unsqueeze(1)
         if self.rule == "hebb":
             hebb = torch.clip(torch.baddbmm(hebb, self.eta * post, pre), -1, 1)

@@ -15,8 +15,8 @@ class RnnState(NamedTuple):
 
 
 class RnnCore(CellCore[RnnState]):
-    """Vanilla RNN, ``h_t = tanh(U x_t + u + w h_(t-1))``: the plastic core without plasticity; arguments as for
-    :class:`~mnm_rl.cores.cell.CellCore`."""
+    """Vanilla RNN, ``h_t = tanh(U x_t + u + w h_(t-1))``: the plastic core without plasticity;
+    arguments as for :class:`~mnm_rl.cores.cell.CellCore`."""
 
     cell_class = nn.RNNCell
 

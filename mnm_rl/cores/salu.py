@@ -1,4 +1,5 @@
-"""LSTM with a soft-attention look-up: the memory that Munkhdalai et al. (2019, section 4) compare theirs with, "LSTM+SALU"."""
+"""LSTM with a soft-attention look-up: the memory that Munkhdalai et al. (2019, section 4) compare
+theirs with, "LSTM+SALU"."""
 
 from functools import reduce
 from typing import NamedTuple
@@ -22,7 +23,8 @@ class SaluState(NamedTuple):
     read: Tensor
     """Value looked up, ``r``, ``[B, D]``."""
     keys: Tensor
-    """Keys of the last S steps of the episode, newest last, ``[B, S, D]``; zero where the episode has had fewer."""
+    """Keys of the last S steps of the episode, newest last, ``[B, S, D]``; zero where the episode
+    has had fewer."""
     values: Tensor
     """Values of the same steps, ``[B, S, D]``."""
     kept: Tensor
@@ -30,24 +32,29 @@ class SaluState(NamedTuple):
 
 
 class SaluCore(RecurrentCore[SaluState]):
-    """LSTM controller that keeps a key and a value of every step, and looks up what it kept by soft attention.
+    """LSTM controller that keeps a key and a value of every step, and looks up what it kept by soft
+    attention.
 
-    One step: ``h_t, c_t = LSTM([x_t; r_(t-1)])``; ``(k_t, v_t, q_t) = tanh(A h_t + a)``; the look-up
-    ``r_t = sum_i w_i v_i`` with ``w = softmax_i(q_t . k_i / sqrt D)`` over the S steps i < t before it in the same episode,
-    zero at its first; output ``o_t = C [h_t; r_t] + c``. After S steps, each step forgets the oldest.
+    One step: ``h_t, c_t = LSTM([x_t; r_(t-1)])``; ``(k_t, v_t, q_t) = tanh(A h_t + a)``; the
+    look-up ``r_t = sum_i w_i v_i`` with ``w = softmax_i(q_t . k_i / sqrt D)`` over the S steps i <
+    t before it in the same episode, zero at its first; output ``o_t = C [h_t; r_t] + c``. After S
+    steps, each step forgets the oldest.
 
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller, of keys and values, and of the outputs.
         slots: how many steps S are kept.
-        init: ``"scaled"`` (default), with which keys and values are of a good size and a query is the key of its step, so that a
-            first look-up finds steps like this one; or ``"pytorch"``.
+        init: ``"scaled"`` (default), with which keys and values are of a good size and a query is
+            the key of its step, so that a first look-up finds steps like this one; or
+            ``"pytorch"``.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, input_size: int, hidden_size: int = 100, slots: int = 256, init: Init = "scaled") -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int = 100, slots: int = 256, init: Init = "scaled"
+    ) -> None:
         super().__init__(hidden_size)
         check_init(init)
         if slots < 1:
@@ -69,13 +76,19 @@ class SaluCore(RecurrentCore[SaluState]):
         return SaluState(zeros, zeros, zeros, past, past, zeros[:, 0])
 
     def step(self, x: Tensor, state: SaluState) -> tuple[Tensor, SaluState, Tensor]:
-        outputs, state, meta_loss = self.scan(x.unsqueeze(0), state, torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device))
+        outputs, state, meta_loss = self.scan(
+            x.unsqueeze(0), state, torch.zeros(1, x.shape[0], dtype=torch.bool, device=x.device)
+        )
         return outputs[0], state, meta_loss[0]
 
-    def scan(self, inputs: Tensor, state: SaluState, episode_starts: Tensor) -> tuple[Tensor, SaluState, Tensor]:
+    def scan(
+        self, inputs: Tensor, state: SaluState, episode_starts: Tensor
+    ) -> tuple[Tensor, SaluState, Tensor]:
         running = Running(self, state)
         read = []
-        for x, starts, reset in zip(inputs, episode_starts, some_start(episode_starts), strict=True):
+        for x, starts, reset in zip(
+            inputs, episode_starts, some_start(episode_starts), strict=True
+        ):
             read.append(running.step(x, starts if reset else None))
         outputs: Tensor = self.output(torch.stack(read))
         return outputs, running.state(), inputs.new_zeros(inputs.shape[:2])
@@ -85,7 +98,8 @@ class SaluCore(RecurrentCore[SaluState]):
 
 
 class SaluTrace(Trace[SaluState]):
-    """Goes on step by step with the past as :class:`Running` has it: only who asks for the state waits for a copy of all slots."""
+    """Goes on step by step with the past as :class:`Running` has it: only who asks for the state
+    waits for a copy of all slots."""
 
     def __init__(self, core: SaluCore, state: SaluState) -> None:
         super().__init__(chosen(core), state)
@@ -114,7 +128,9 @@ class SaluTrace(Trace[SaluState]):
             return super().step(x, episode_starts)
         self.t += 1
         self.steps.append((x, episode_starts))
-        outputs: Tensor = self.core.output(self.running.step(x, episode_starts if some_start(episode_starts[None])[0] else None))
+        outputs: Tensor = self.core.output(
+            self.running.step(x, episode_starts if some_start(episode_starts[None])[0] else None)
+        )
         return outputs
 
     def go_to(self, state: SaluState) -> None:
@@ -131,9 +147,12 @@ class Running:
         self.past = Past(*state[3:])
 
     def step(self, x: Tensor, starts: Tensor | None) -> Tensor:
-        """One step: inputs ``[B, F]``, and episode starts ``[B]`` if there are any, to ``[h; r]``, ``[B, 2 D]``."""
+        """One step: inputs ``[B, F]``, and episode starts ``[B]`` if there are any, to ``[h; r]``,
+        ``[B, 2 D]``."""
         if starts is not None:
-            self.h, self.c, self.read = (part.masked_fill(starts.unsqueeze(1), 0) for part in (self.h, self.c, self.read))
+            self.h, self.c, self.read = (
+                part.masked_fill(starts.unsqueeze(1), 0) for part in (self.h, self.c, self.read)
+            )
             self.past.forget(starts)
         self.h, self.c = self.core.controller(torch.cat([x, self.read], dim=-1), (self.h, self.c))
         key, value, query = torch.tanh(self.core.interaction(self.h)).chunk(3, dim=-1)
@@ -146,12 +165,15 @@ class Running:
 
 
 class Past:
-    """Keys and values of the steps before, each ``[B, D]``: those of a state, and those that are appended to it.
+    """Keys and values of the steps before, each ``[B, D]``: those of a state, and those that are
+    appended to it.
 
-    They are kept in runs of steps, ``[B, n, D]``: whenever the last two runs of appended steps are equally long, they become one.
-    So a step is copied some five times in all, not once more with every later step, and the backward pass keeps as few copies.
-    A block, which is a run of the full length or a part of the state, is dropped when no environment looks into it any more. It
-    would add exact zeros: what an environment reads does not depend, to the last bit, on how far back the others look.
+    They are kept in runs of steps, ``[B, n, D]``: whenever the last two runs of appended steps are
+    equally long, they become one. So a step is copied some five times in all, not once more with
+    every later step, and the backward pass keeps as few copies. A block, which is a run of the full
+    length or a part of the state, is dropped when no environment looks into it any more. It would
+    add exact zeros: what an environment reads does not depend, to the last bit, on how far back the
+    others look.
 
     Args:
         keys: the last S keys of each environment, newest last, ``[B, S, D]``.
@@ -163,9 +185,13 @@ class Past:
     """Steps in a run of the full length, a power of two."""
 
     def __init__(self, keys: Tensor, values: Tensor, kept: Tensor) -> None:
-        self.slots = self.end = int(keys.shape[1])  # steps are counted from the oldest slot of the state
-        self.begin = self.slots - kept.long()  # of each environment's episode, or of what is left of it
-        self.blocks = [*zip(*(torch.split(x, self.BLOCK, dim=1) for x in (keys, values)), strict=True)]
+        # steps are counted from the oldest slot of the state
+        self.slots = self.end = int(keys.shape[1])
+        # of each environment's episode, or of what is left of it
+        self.begin = self.slots - kept.long()
+        self.blocks = [
+            *zip(*(torch.split(x, self.BLOCK, dim=1) for x in (keys, values)), strict=True)
+        ]
         self.open: list[tuple[Tensor, Tensor]] = []  # runs that are no blocks yet
         self._drop()
         self.blocks = [(keys, _with_one(values)) for keys, values in self.blocks]
@@ -181,35 +207,47 @@ class Past:
         self.end += 1
         while len(self.open) > 1 and self.open[-1][0].shape[1] == self.open[-2][0].shape[1]:
             older, newer = self.open[-2:]
-            self.open[-2:] = [(torch.cat([older[0], newer[0]], dim=1), torch.cat([older[1], newer[1]], dim=1))]
+            self.open[-2:] = [
+                (torch.cat([older[0], newer[0]], dim=1), torch.cat([older[1], newer[1]], dim=1))
+            ]
         if self.open[0][0].shape[1] == self.BLOCK:
             self.blocks.append(self.open.pop())
             self._drop()
 
     def look_up(self, query: Tensor) -> Tensor:
-        """What soft attention finds with ``query [B, D]``, ``[B, D]``; zero for an environment that has no past."""
+        """What soft attention finds with ``query [B, D]``, ``[B, D]``; zero for an environment that
+        has no past."""
         runs = self._runs()
         query = (query * query.shape[1] ** -0.5).unsqueeze(2)
         scores = torch.cat([torch.bmm(keys, query) for keys, _ in runs], dim=1).squeeze(2)
         scores = scores.masked_fill(self._hidden(scores.shape[1]), -torch.inf)
         top = scores.detach().amax(dim=1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
-        weights = torch.split((scores - top).exp().unsqueeze(1), [keys.shape[1] for keys, _ in runs], dim=2)
-        found = reduce(torch.add, (torch.bmm(w, values) for w, (_, values) in zip(weights, runs, strict=True))).squeeze(1)
-        return found[:, :-1] / found[:, -1:].clamp(min=1)  # the sum of weights, the largest of which is 1 if there is any
+        weights = torch.split(
+            (scores - top).exp().unsqueeze(1), [keys.shape[1] for keys, _ in runs], dim=2
+        )
+        found = reduce(
+            torch.add, (torch.bmm(w, values) for w, (_, values) in zip(weights, runs, strict=True))
+        ).squeeze(1)
+        # the sum of weights, the largest of which is 1 if there is any
+        return found[:, :-1] / found[:, -1:].clamp(min=1)
 
     def window(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The last S keys and values, ``[B, S, D]``, and how many there are, ``[B]``: the arguments of a past like this one."""
+        """The last S keys and values, ``[B, S, D]``, and how many there are, ``[B]``: the arguments
+        of a past like this one."""
         keys, values = (torch.cat(parts, dim=1) for parts in zip(*self._runs(), strict=True))
         hidden = self._hidden(keys.shape[1]).unsqueeze(2)
         to_slots = (0, 0, self.slots - keys.shape[1], 0)  # in front, or if negative, from there
-        keys, values = (F.pad(x.masked_fill(hidden, 0), to_slots) for x in (keys, values[:, :, :-1]))
+        keys, values = (
+            F.pad(x.masked_fill(hidden, 0), to_slots) for x in (keys, values[:, :, :-1])
+        )
         return keys, values, (self.end - self.begin).clamp(max=self.slots).to(keys.dtype)
 
     def _runs(self) -> list[tuple[Tensor, Tensor]]:
         return self.blocks + self.open
 
     def _hidden(self, n: int) -> Tensor:
-        """Which of the last n steps each environment does not see, ``[B, n]``: of another episode, or more than S steps ago."""
+        """Which of the last n steps each environment does not see, ``[B, n]``: of another episode,
+        or more than S steps ago."""
         steps = torch.arange(self.end - n, self.end, device=self.begin.device)
         return steps < self.begin.clamp(min=self.end - self.slots).unsqueeze(1)
 

@@ -1,6 +1,8 @@
-"""Fast implementations of the cores, with the same results: Numba kernels on CPUs, and a reversible scan on any device.
+"""Fast implementations of the cores, with the same results: Numba kernels on CPUs, and a reversible
+scan on any device.
 
-Importing this package makes them known to the cores; what they need is imported when they first run.
+Importing this package makes them known to the cores; what they need is imported when they first
+run.
 """
 
 import logging
@@ -22,7 +24,8 @@ def numba_problem() -> str | None:
         if numba.config.DISABLE_JIT:
             return "Numba's compiler is switched off (NUMBA_DISABLE_JIT)"
         import_module("mnm_rl.fused.simd").check()
-    except Exception as error:  # of any kind: a version that does not fit NumPy's, a machine that LLVM does not know
+    # of any kind: a version that does not fit NumPy's, a machine that LLVM does not know
+    except Exception as error:
         return f"Numba cannot be used here ({type(error).__name__}: {error})"
     return None
 
@@ -30,7 +33,10 @@ def numba_problem() -> str | None:
 def _kernels(module: str) -> type[Implementation[Any]]:
     """The implementation in a module that needs Numba, which takes a second to import."""
     if (problem := numba_problem()) is not None:
-        log_once(f"{problem}: cores run in plain PyTorch, which takes several times as long", logging.WARNING)
+        log_once(
+            f"{problem}: cores run in plain PyTorch, which takes several times as long",
+            logging.WARNING,
+        )
         raise ImportError(problem)
     return import_module(f"mnm_rl.fused.{module}").Fused  # type: ignore[no-any-return]
 

@@ -7,7 +7,8 @@ _printed: set[str] = set()
 
 
 def announce_aloud() -> None:
-    """From now on print it as well: what is logged is seen by those only who have set up logging."""
+    """From now on print it as well: what is logged is seen by those only who have set up
+    logging."""
     global _aloud
     _aloud = True
 

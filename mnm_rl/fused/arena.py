@@ -23,7 +23,8 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 class Arena:
-    """Arrays that were used and are free: to fetch fresh memory from the operating system can take as long as the kernels do.
+    """Arrays that were used and are free: to fetch fresh memory from the operating system can take
+    as long as the kernels do.
 
     What is taken belongs to whoever took it until it is given back.
     """
@@ -37,7 +38,8 @@ class Arena:
         self._lock = Lock()
 
     def take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array whose contents are what was there: of zeros, but for what users of this name have written."""
+        """An array whose contents are what was there: of zeros, but for what users of this name
+        have written."""
         with self._lock:
             while self._given:
                 given, array = self._given.popleft()
@@ -49,7 +51,8 @@ class Arena:
         return zeros(shape, dtype)
 
     def give(self, arrays: list[tuple[str, Array]]) -> None:
-        """Give arrays back. The garbage collector may call this at any moment, even while an array is taken."""
+        """Give arrays back. The garbage collector may call this at any moment, even while an array
+        is taken."""
         self._given.extend(arrays)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 """Compiled kernels on disk, for the next process.
 
-Numba's own cache ends in an error where no directory can be written to, where a file was cut, and where the disk is full. This one
-goes on without: a kernel that cannot be read is compiled, and one that cannot be written is compiled by the next process as well.
+Numba's own cache ends in an error where no directory can be written to, where a file was cut, and
+where the disk is full. This one goes on without: a kernel that cannot be read is compiled, and one
+that cannot be written is compiled by the next process as well.
 """
 
 import functools
@@ -28,8 +29,9 @@ from mnm_rl.cores.implementations import log_once
 
 @functools.cache
 def _made_from() -> bytes:
-    """A digest of what compiled kernels depend on beside their types: any kernel may call any other of this package. It is of
-    contents, not of times, which a copy into an image or a fresh checkout would change."""
+    """A digest of what compiled kernels depend on beside their types: any kernel may call any other
+    of this package. It is of contents, not of times, which a copy into an image or a fresh checkout
+    would change."""
     digest = hashlib.sha256(repr((numba.__version__, llvmlite.__version__, sys.version)).encode())
     sources = [file for file in files(__package__).iterdir() if file.name.endswith((".py", ".pyc"))]
     for file in sorted(sources, key=lambda file: file.name):
@@ -40,10 +42,12 @@ def _made_from() -> bytes:
 
 
 def directories() -> list[Path]:
-    """Where compiled kernels are looked for, and written to: Numba's places up to the first that can be written to. What is in one
-    before it was put there by another user, as when the superuser installs and compiles."""
+    """Where compiled kernels are looked for, and written to: Numba's places up to the first that
+    can be written to. What is in one before it was put there by another user, as when the superuser
+    installs and compiles."""
     package = Path(__file__).absolute().parent
-    own = f"mnm_rl_{hashlib.sha256(os.fsencode(package)).hexdigest()[:16]}"  # another installation has other kernels
+    # another installation has other kernels
+    own = f"mnm_rl_{hashlib.sha256(os.fsencode(package)).hexdigest()[:16]}"
     places = [package / "__pycache__"]
     if numba.config.CACHE_DIR:
         places.insert(0, Path(numba.config.CACHE_DIR) / own)
@@ -62,9 +66,11 @@ def _is_writable(directory: Path) -> bool:
 
 
 class KernelCache(NullCache):
-    """What a kernel's dispatcher asks for compiled code, and gives it to: a file for every kernel, machine and types.
+    """What a kernel's dispatcher asks for compiled code, and gives it to: a file for every kernel,
+    machine and types.
 
-    A file begins with a digest of what it was made from and of the rest of it: another digest, and it is as if it were not there.
+    A file begins with a digest of what it was made from and of the rest of it: another digest, and
+    it is as if it were not there.
     """
 
     written: ClassVar[Path | None] = None
@@ -94,7 +100,8 @@ class KernelCache(NullCache):
         problem: OSError | None = None
         for directory in directories():
             path = directory / self._file(types, result.codegen)
-            part = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # other processes see all of a file or none of it
+            # other processes see all of a file or none of it
+            part = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
             try:
                 directory.mkdir(parents=True, exist_ok=True)
                 part.write_bytes(_digest(content) + content)
@@ -106,7 +113,8 @@ class KernelCache(NullCache):
                 with suppress(OSError):
                     part.unlink()
         log_once(
-            f"compiled kernels cannot be kept, so that every process compiles them again ({problem}); "
+            "compiled kernels cannot be kept, so that every process compiles them again "
+            f"({problem}); "
             "NUMBA_CACHE_DIR can name a directory for them",
             logging.WARNING,
         )

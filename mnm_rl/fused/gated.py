@@ -1,4 +1,5 @@
-"""What LSTM and GRU share: a whole sequence of a gated cell as one differentiable operation, four environments at a time."""
+"""What LSTM and GRU share: a whole sequence of a gated cell as one differentiable operation, four
+environments at a time."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -15,12 +16,14 @@ from mnm_rl.fused.trace import FusedCore, FusedTrace
 
 
 class GatedTrace(FusedTrace[StateT]):
-    """Steps of a core with a PyTorch cell and four blocks of gates, see :class:`~mnm_rl.fused.trace.FusedTrace`.
+    """Steps of a core with a PyTorch cell and four blocks of gates, see
+    :class:`~mnm_rl.fused.trace.FusedTrace`.
 
     Attributes:
         working: the state, changed in place, or the gradient with respect to it: ``[B, P]`` each.
-        keeping: what the forward pass leaves for the backward pass, time first: ``x``, which is ``[x_t; h_(t-1)]``,
-            ``[T, B, F + P]``, ``gates`` ``[T, B, 4P]``, ``out`` ``[T, B, P]``, and ``[T, B, P]`` for whatever else it names.
+        keeping: what the forward pass leaves for the backward pass, time first: ``x``, which is
+            ``[x_t; h_(t-1)]``, ``[T, B, F + P]``, ``gates`` ``[T, B, 4P]``, ``out`` ``[T, B, P]``,
+            and ``[T, B, P]`` for whatever else it names.
         forward_kernel: runs steps of some fours of environments.
         backward_kernel: goes back through it.
         pack_cell: the cell's parameters in the layout of the kernels.
@@ -49,8 +52,13 @@ class GatedTrace(FusedTrace[StateT]):
         self.F = self.core.cell.input_size
         self.now = self.working(*(array(part, (B, P), self.dtype) for part in state))
         widths = dict.fromkeys(self.keeping._fields, P) | {"x": self.F + P, "gates": 4 * P}
-        kept = {name: self.room(name, steps, B, width) for name, width in widths.items() if name != "out"}
-        self.kept = self.keeping(out=zeros((steps, B, P), self.dtype), **kept)  # others may have the outputs
+        kept = {
+            name: self.room(name, steps, B, width)
+            for name, width in widths.items()
+            if name != "out"
+        }
+        # others may have the outputs
+        self.kept = self.keeping(out=zeros((steps, B, P), self.dtype), **kept)
         self.x = self.kept.x
 
     def working_state(self) -> tuple[Tensor, ...]:
@@ -58,7 +66,17 @@ class GatedTrace(FusedTrace[StateT]):
 
     def run_kernels(self, t0: int, t1: int) -> Tensor:
         starts, least = self.episode_starts, 32 // (t1 - t0)
-        run(self.forward_kernel, fours(self.B), t0, t1, starts, self.weights, self.now, self.kept, least=least)
+        run(
+            self.forward_kernel,
+            fours(self.B),
+            t0,
+            t1,
+            starts,
+            self.weights,
+            self.now,
+            self.kept,
+            least=least,
+        )
         return torch.from_numpy(self.kept.out[t0:t1])
 
     def outputs(self, raw: Tensor) -> Tensor:
@@ -73,11 +91,22 @@ class GatedTrace(FusedTrace[StateT]):
         g = self.working(*(array(part, self.now.h.shape, dtype) for part in g_state))
         g_gates = self.room("g_gates", *trace.gates.shape)
         out = array(g_out, trace.out.shape, dtype)
-        run(self.backward_kernel, fours(self.B), self.episode_starts, self.weights, trace, out, g_gates, g)
+        run(
+            self.backward_kernel,
+            fours(self.B),
+            self.episode_starts,
+            self.weights,
+            trace,
+            out,
+            g_gates,
+            g,
+        )
         gates = torch.from_numpy(g_gates).flatten(0, 1)
         weight = gates.T @ torch.from_numpy(trace.x).flatten(0, 1)
         g_inputs = None
         if inputs:
-            g_inputs = (gates @ torch.from_numpy(self.weights.gates[:F]).T).view(*trace.x.shape[:2], F)
+            g_inputs = (gates @ torch.from_numpy(self.weights.gates[:F]).T).view(
+                *trace.x.shape[:2], F
+            )
         state = (torch.from_numpy(row)[:, : self.D] for row in g)
         return g_inputs, *state, *self.unpack_cell(weight, gates.sum(0), self.D, F, 0)

@@ -28,7 +28,9 @@ class Working(NamedTuple):
 
 
 @inlined
-def _forward(first: int, last: int, t0: int, t1: int, starts: Any, weights: Any, state: Any, trace: Any) -> None:
+def _forward(
+    first: int, last: int, t0: int, t1: int, starts: Any, weights: Any, state: Any, trace: Any
+) -> None:
     """Steps t0 to t1 of the fours of environments from first to last."""
     h = state.h
     B, P = h.shape
@@ -49,8 +51,11 @@ def _forward(first: int, last: int, t0: int, t1: int, starts: Any, weights: Any,
 
 
 @inlined
-def _backward(first: int, last: int, starts: Any, weights: Any, trace: Any, g_out: Any, g_gates: Any, g: Any) -> None:
-    """Back through :func:`_forward`; ``g`` (:class:`Working`) is after the last step, and before the first in the end."""
+def _backward(
+    first: int, last: int, starts: Any, weights: Any, trace: Any, g_out: Any, g_gates: Any, g: Any
+) -> None:
+    """Back through :func:`_forward`; ``g`` (:class:`Working`) is after the last step, and before
+    the first in the end."""
     g_h = g.h
     T, B = starts.shape
     P = g_h.shape[1]

@@ -5,11 +5,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnm_rl.fused.padding import CellParameters, CellWeights, gather, gather_inputs, gather_rows, spread, spread_inputs, spread_rows
+from mnm_rl.fused.padding import (
+    CellParameters,
+    CellWeights,
+    gather,
+    gather_inputs,
+    gather_rows,
+    spread,
+    spread_inputs,
+    spread_rows,
+)
 from mnm_rl.fused.simd import inlined, padded, sigmoid_, tanh_
 
 R, Z, N, U = range(4)
-"""Reset, update, new, and what of the new comes from the hidden state, before it is reset; each at ``[k P : (k + 1) P]``."""
+"""Reset, update, new, and what of the new comes from the hidden state, before it is reset; each at
+``[k P : (k + 1) P]``."""
 
 
 @inlined
@@ -27,8 +37,8 @@ def gru_cell(gates: Any, h: Any) -> None:
 
 @inlined
 def gru_cell_backward(gates: Any, h: Any, gh: Any, g: Any) -> None:
-    """Back through :func:`gru_cell`: ``h`` before the step; ``gh``, in: after the step, out: before it, without what goes through
-    the gates; ``g``, with respect to the gates, is filled in."""
+    """Back through :func:`gru_cell`: ``h`` before the step; ``gh``, in: after the step, out: before
+    it, without what goes through the gates; ``g``, with respect to the gates, is filled in."""
     P = h.shape[0]
     one = h.dtype.type(1)
     for k in range(P):
@@ -46,8 +56,14 @@ def pack_gru(parameters: CellParameters, F: int) -> CellWeights:
     weight_ih, weight_hh, bias_ih, bias_hh = parameters
     D = weight_hh.shape[1]
     P = padded(D)
-    from_x, from_v = (torch.cat([part, torch.zeros_like(part[:P])]) for part in spread_inputs(weight_ih, 3, D, F))
-    from_h, b_x, b_h = spread(weight_hh, 3, D, 1, D), spread_rows(bias_ih, 3, D), spread_rows(bias_hh, 3, D)
+    from_x, from_v = (
+        torch.cat([part, torch.zeros_like(part[:P])]) for part in spread_inputs(weight_ih, 3, D, F)
+    )
+    from_h, b_x, b_h = (
+        spread(weight_hh, 3, D, 1, D),
+        spread_rows(bias_ih, 3, D),
+        spread_rows(bias_hh, 3, D),
+    )
     from_h = torch.cat([from_h[: N * P], torch.zeros_like(from_h[:P]), from_h[N * P :]])
     back = torch.cat([from_v, from_h], dim=1)
     gates = torch.cat([from_x, back], dim=1).T.contiguous()
@@ -56,7 +72,8 @@ def pack_gru(parameters: CellParameters, F: int) -> CellWeights:
 
 
 def unpack_gru(weight: Tensor, bias: Tensor, D: int, F: int, M: int) -> CellParameters:
-    """The gradients with respect to PyTorch's parameters, of those with respect to the gates' ``[4P, F + K + P]`` and ``[4P]``."""
+    """The gradients with respect to PyTorch's parameters, of those with respect to the gates'
+    ``[4P, F + K + P]`` and ``[4P]``."""
     P, before = padded(D), F + padded(M)
 
     def of_h(rows: Tensor) -> Tensor:

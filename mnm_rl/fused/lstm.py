@@ -31,7 +31,9 @@ class Working(NamedTuple):
 
 
 @inlined
-def _forward(first: int, last: int, t0: int, t1: int, starts: Any, weights: Any, state: Any, trace: Any) -> None:
+def _forward(
+    first: int, last: int, t0: int, t1: int, starts: Any, weights: Any, state: Any, trace: Any
+) -> None:
     """Steps t0 to t1 of the fours of environments from first to last."""
     h, c = state.h, state.c
     B, P = starts.shape[1], h.shape[1]
@@ -54,8 +56,11 @@ def _forward(first: int, last: int, t0: int, t1: int, starts: Any, weights: Any,
 
 
 @inlined
-def _backward(first: int, last: int, starts: Any, weights: Any, trace: Any, g_out: Any, g_gates: Any, g: Any) -> None:
-    """Back through :func:`_forward`; ``g`` (:class:`Working`) is after the last step, and before the first in the end."""
+def _backward(
+    first: int, last: int, starts: Any, weights: Any, trace: Any, g_out: Any, g_gates: Any, g: Any
+) -> None:
+    """Back through :func:`_forward`; ``g`` (:class:`Working`) is after the last step, and before
+    the first in the end."""
     T, B = starts.shape
     zero = g.h.dtype.type(0)
     for b0 in range(ROWS * first, ROWS * last, ROWS):

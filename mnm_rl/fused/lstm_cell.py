@@ -5,16 +5,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnm_rl.fused.padding import CellParameters, CellWeights, gather, gather_inputs, gather_rows, spread, spread_inputs, spread_rows
+from mnm_rl.fused.padding import (
+    CellParameters,
+    CellWeights,
+    gather,
+    gather_inputs,
+    gather_rows,
+    spread,
+    spread_inputs,
+    spread_rows,
+)
 from mnm_rl.fused.simd import inlined, padded, sigmoid_, tanh_
 
 I, F, N, O = range(4)
-"""The gates in PyTorch's order: input, forget, new cell, output; gate k is at ``[k P : (k + 1) P]``."""
+"""The gates in PyTorch's order: input, forget, new cell, output; gate k is at ``[k P : (k + 1)
+P]``."""
 
 
 @inlined
 def lstm_cell(gates: Any, c: Any, h: Any) -> None:
-    """``gates [4P]`` before and after their nonlinearities, ``c`` before and after the step, ``h`` after it."""
+    """``gates [4P]`` before and after their nonlinearities, ``c`` before and after the step, ``h``
+    after it."""
     P = c.shape[0]
     sigmoid_(gates[I * P : (F + 1) * P])
     tanh_(gates[N * P : (N + 1) * P])
@@ -29,8 +40,8 @@ def lstm_cell(gates: Any, c: Any, h: Any) -> None:
 
 @inlined
 def lstm_cell_backward(gates: Any, c: Any, gh: Any, gc: Any, g: Any) -> None:
-    """Back through :func:`lstm_cell`: ``c`` before the step; ``gc`` with respect to the cell, in: after the step, out: before
-    it; ``g``, with respect to the gates, is filled in."""
+    """Back through :func:`lstm_cell`: ``c`` before the step; ``gc`` with respect to the cell, in:
+    after the step, out: before it; ``g``, with respect to the gates, is filled in."""
     P = c.shape[0]
     one = c.dtype.type(1)
     tanh_c = g[:P]
@@ -38,7 +49,13 @@ def lstm_cell_backward(gates: Any, c: Any, gh: Any, gc: Any, g: Any) -> None:
         tanh_c[k] = gates[F * P + k] * c[k] + gates[I * P + k] * gates[N * P + k]
     tanh_(tanh_c)
     for k in range(P):
-        i, f, n, o, t = gates[I * P + k], gates[F * P + k], gates[N * P + k], gates[O * P + k], tanh_c[k]
+        i, f, n, o, t = (
+            gates[I * P + k],
+            gates[F * P + k],
+            gates[N * P + k],
+            gates[O * P + k],
+            tanh_c[k],
+        )
         gc_k = gc[k] + gh[k] * o * (one - t * t)
         g[I * P + k] = gc_k * n * i * (one - i)
         g[F * P + k] = gc_k * c[k] * f * (one - f)
@@ -58,7 +75,8 @@ def pack_lstm(parameters: CellParameters, F: int) -> CellWeights:
 
 
 def unpack_lstm(weight: Tensor, bias: Tensor, D: int, F: int, M: int) -> CellParameters:
-    """The gradients with respect to PyTorch's parameters, of those with respect to the gates' ``[4P, F + K + P]`` and ``[4P]``."""
+    """The gradients with respect to PyTorch's parameters, of those with respect to the gates'
+    ``[4P, F + K + P]`` and ``[4P]``."""
     before = F + padded(M)
     of_both = gather_rows(bias, 4, D)
     weight_ih = gather_inputs(weight[:, :before], 4, D, F, M)

@@ -1,14 +1,16 @@
 """The step of the neural memory for one environment, forward and backward, as Numba kernels.
 
-The equations are those of :mod:`mnm_rl.memory`, in the same symbols, and the adjoint is that of ``docs/mathematics.md``; the
-rows of every array are padded with zeros to ``K`` numbers (and those of the fast weights to ``R`` rows, a multiple of 4), see
-:mod:`mnm_rl.fused.simd`.
+The equations are those of :mod:`mnm_rl.memory`, in the same symbols, and the adjoint is that of
+``docs/mathematics.md``; the rows of every array are padded with zeros to ``K`` numbers (and those
+of the fast weights to ``R`` rows, a multiple of 4), see :mod:`mnm_rl.fused.simd`.
 
-``theta``: fast weights ``W^1 ... W^L``, ``[L, R, K]``, changed in place. ``G``: the gradient with respect to them, likewise.
-``scales``: the step sizes ``s^1 ... s^L`` of the write, ``scale`` that of a layer. ``strength``: what they are computed of,
-``beta``, or unless writes are ``bounded`` the step size of all layers.
+``theta``: fast weights ``W^1 ... W^L``, ``[L, R, K]``, changed in place. ``G``: the gradient with
+respect to them, likewise. ``scales``: the step sizes ``s^1 ... s^L`` of the write, ``scale`` that
+of a layer. ``strength``: what they are computed of, ``beta``, or unless writes are ``bounded`` the
+step size of all layers.
 
-A write is undone in the backward pass by adding what it subtracted, so no fast weights are kept from the forward pass.
+A write is undone in the backward pass by adding what it subtracted, so no fast weights are kept
+from the forward pass.
 """
 
 from typing import Any, NamedTuple
@@ -32,7 +34,8 @@ from mnm_rl.fused.simd import (
 from mnm_rl.memory.rules import DeltaRule, GradientRule, LocalRule, WriteRule
 
 WRITTEN, READ, CHECKED = 0, 1, 2
-"""The groups of keys: the written keys before the write, the read keys after it, and the written keys after it."""
+"""The groups of keys: the written keys before the write, the read keys after it, and the written
+keys after it."""
 
 GRADIENT, LOCAL, DELTA = 0, 1, 2
 RULES: dict[type[WriteRule], int] = {GradientRule: GRADIENT, LocalRule: LOCAL, DeltaRule: DELTA}
@@ -40,11 +43,12 @@ RULES: dict[type[WriteRule], int] = {GradientRule: GRADIENT, LocalRule: LOCAL, D
 
 
 LEAST_TOTAL = 1e-19
-"""What the step of rule g is divided by is not less: where there is no error, nothing is written."""
+"""What the step of rule g is divided by is not less: where there is no error, nothing is
+written."""
 
 BLOCK = LANES
-"""Rows of a layer that all is done with, as far as the rule allows, before the next: they stay in the nearest cache, and to fetch
-and write back fast weights takes longer than the arithmetic."""
+"""Rows of a layer that all is done with, as far as the rule allows, before the next: they stay in
+the nearest cache, and to fetch and write back fast weights takes longer than the arithmetic."""
 
 
 class Step(NamedTuple):
@@ -61,9 +65,11 @@ class Step(NamedTuple):
 
 
 class Late(NamedTuple):
-    """What the gradient with respect to the fast weights still lacks, of head 0: ``G^l += sum_k g^l_k (x^l_k)^T``.
+    """What the gradient with respect to the fast weights still lacks, of head 0: ``G^l += sum_k
+    g^l_k (x^l_k)^T``.
 
-    It is added in the pass over G that the step before needs anyway: to fetch and write back G once more would take longer.
+    It is added in the pass over G that the step before needs anyway: to fetch and write back G once
+    more would take longer.
     """
 
     g: Any
@@ -105,14 +111,20 @@ def _norm(x: Any) -> Any:
     square = x.dtype.type(0)
     for i in range(x.shape[0]):
         square += x[i] * x[i]
-    return max(np.sqrt(square), x.dtype.type(1e-12))  # the least that PyTorch's normalize divides by
+    # the least that PyTorch's normalize divides by
+    return max(np.sqrt(square), x.dtype.type(1e-12))
 
 
 @inlined
 def _add_outer_product(W: Any, factor: Any, x: Any, y: Any) -> None:
     """``W += factor * x y^T``."""
     for i in range(0, W.shape[0], 4):
-        a, b, c, d = splat(factor * x[i]), splat(factor * x[i + 1]), splat(factor * x[i + 2]), splat(factor * x[i + 3])
+        a, b, c, d = (
+            splat(factor * x[i]),
+            splat(factor * x[i + 1]),
+            splat(factor * x[i + 2]),
+            splat(factor * x[i + 3]),
+        )
         for j in range(0, W.shape[1], LANES):
             v = load(y, j)
             store(W[i], j, fma(a, v, load(W[i], j)))
@@ -123,7 +135,8 @@ def _add_outer_product(W: Any, factor: Any, x: Any, y: Any) -> None:
 
 @inlined
 def write(theta: Any, scales: Any, z: Any, delta: Any) -> None:
-    """``W^l -= s^l * sum_h delta^l_h (z^(l-1)_h)^T`` for every layer: a write whose factors are known."""
+    """``W^l -= s^l * sum_h delta^l_h (z^(l-1)_h)^T`` for every layer: a write whose factors are
+    known."""
     for l in range(theta.shape[0]):
         for h in range(z.shape[1]):
             _add_outer_product(theta[l], -scales[l], delta[h, l], z[WRITTEN, h, l])
@@ -131,11 +144,19 @@ def write(theta: Any, scales: Any, z: Any, delta: Any) -> None:
 
 @inlined
 def _write_and_run(W: Any, i: int, l: int, scale: Any, z: Any, delta: Any) -> None:
-    """Write a block of layer l, the rows W from row i, and run it on the read keys and the written keys."""
+    """Write a block of layer l, the rows W from row i, and run it on the read keys and the written
+    keys."""
     H = z.shape[1]
     for h in range(H - 1):
         _add_outer_product(W, -scale, delta[h, l, i:], z[WRITTEN, h, l])
-    _write_and_run_last(W, scale, delta[H - 1, l, i:], z[:, H - 1, l], z[READ, H - 1, l + 1, i:], z[CHECKED, H - 1, l + 1, i:])
+    _write_and_run_last(
+        W,
+        scale,
+        delta[H - 1, l, i:],
+        z[:, H - 1, l],
+        z[READ, H - 1, l + 1, i:],
+        z[CHECKED, H - 1, l + 1, i:],
+    )
     for h in range(H - 1):
         add_matvec(W, z[READ, h, l], z[READ, h, l + 1, i:])
         add_matvec(W, z[CHECKED, h, l], z[CHECKED, h, l + 1, i:])
@@ -143,15 +164,26 @@ def _write_and_run(W: Any, i: int, l: int, scale: Any, z: Any, delta: Any) -> No
 
 @inlined
 def _write_and_run_last(W: Any, scale: Any, d: Any, x: Any, read: Any, checked: Any) -> None:
-    """The write of the last head, ``W -= scale * d x^T``, and its products, in one pass; x of the three groups, ``[3, K]``."""
+    """The write of the last head, ``W -= scale * d x^T``, and its products, in one pass; x of the
+    three groups, ``[3, K]``."""
     x_w, x_r, x_c = x[WRITTEN], x[READ], x[CHECKED]
     for i in range(0, W.shape[0], 4):
         W0, W1, W2, W3 = W[i], W[i + 1], W[i + 2], W[i + 3]
-        d0, d1, d2, d3 = splat(-scale * d[i]), splat(-scale * d[i + 1]), splat(-scale * d[i + 2]), splat(-scale * d[i + 3])
+        d0, d1, d2, d3 = (
+            splat(-scale * d[i]),
+            splat(-scale * d[i + 1]),
+            splat(-scale * d[i + 2]),
+            splat(-scale * d[i + 3]),
+        )
         r0 = r1 = r2 = r3 = c0 = c1 = c2 = c3 = splat(W.dtype.type(0))
         for j in range(0, W.shape[1], LANES):
             v, v_r, v_c = load(x_w, j), load(x_r, j), load(x_c, j)
-            w0, w1, w2, w3 = fma(d0, v, load(W0, j)), fma(d1, v, load(W1, j)), fma(d2, v, load(W2, j)), fma(d3, v, load(W3, j))
+            w0, w1, w2, w3 = (
+                fma(d0, v, load(W0, j)),
+                fma(d1, v, load(W1, j)),
+                fma(d2, v, load(W2, j)),
+                fma(d3, v, load(W3, j)),
+            )
             store(W0, j, w0)
             store(W1, j, w1)
             store(W2, j, w2)
@@ -164,7 +196,8 @@ def _write_and_run_last(W: Any, scale: Any, d: Any, x: Any, read: Any, checked: 
 
 @inlined
 def _gradient_deltas(theta: Any, h: int, step: Any, values: Any) -> None:
-    """Run head h, and go back to the error signals of rule g; the delta rule is rule g of a single layer."""
+    """Run head h, and go back to the error signals of rule g; the delta rule is rule g of a single
+    layer."""
     z, q, delta = step.z[WRITTEN, h], step.q[h], step.delta[h]
     L, one = theta.shape[0], theta.dtype.type(1)
     for l in range(L):
@@ -182,10 +215,15 @@ def _gradient_deltas(theta: Any, h: int, step: Any, values: Any) -> None:
 
 @inlined
 def _local_deltas(W: Any, i: int, l: int, step: Any, targets: Any) -> None:
-    """Run a block of layer l, the rows W from row i, and take its error signals by rule p, which need no other rows."""
+    """Run a block of layer l, the rows W from row i, and take its error signals by rule p, which
+    need no other rows."""
     z, last = step.z[WRITTEN], l == step.delta.shape[1] - 1
     for h in range(z.shape[0]):
-        row, delta, target = z[h, l + 1, i : i + BLOCK], step.delta[h, l, i : i + BLOCK], targets[h, l, i : i + BLOCK]
+        row, delta, target = (
+            z[h, l + 1, i : i + BLOCK],
+            step.delta[h, l, i : i + BLOCK],
+            targets[h, l, i : i + BLOCK],
+        )
         add_matvec(W, z[h, l], row)
         if not last:
             tanh_(row)
@@ -195,7 +233,8 @@ def _local_deltas(W: Any, i: int, l: int, step: Any, targets: Any) -> None:
 
 @inlined
 def _power(z: Any, l: int) -> Any:
-    """``N = max(H, sum_h |z_h|^2)`` of what goes into layer l; z is of the written keys, ``[H, L + 1, K]``."""
+    """``N = max(H, sum_h |z_h|^2)`` of what goes into layer l; z is of the written keys, ``[H, L +
+    1, K]``."""
     square, least = z.dtype.type(0), z.dtype.type(z.shape[0])
     if l == 0:  # keys have norm one
         return least
@@ -250,8 +289,11 @@ def _share_of_gradient_backward(g_share: Any, step: Any, g: Any) -> None:
 
 
 @inlined
-def write_and_read(theta: Any, rule: int, bounded: bool, strength: Any, values: Any, targets: Any, step: Any) -> None:
-    """One step: ``f_theta`` of the written keys, the write, and ``f_theta`` of the read keys and the written keys after it.
+def write_and_read(
+    theta: Any, rule: int, bounded: bool, strength: Any, values: Any, targets: Any, step: Any
+) -> None:
+    """One step: ``f_theta`` of the written keys, the write, and ``f_theta`` of the read keys and
+    the written keys after it.
 
     Args:
         theta: changed in place.
@@ -290,10 +332,14 @@ def write_and_read(theta: Any, rule: int, bounded: bool, strength: Any, values: 
 
 
 @inlined
-def _read_and_write_backward(W: Any, G: Any, i: int, l: int, rule: int, scale: Any, step: Any, g: Any) -> None:
-    """Back through the reads and the write of a block of layer l, the rows W and G from row i, undoing the write.
+def _read_and_write_backward(
+    W: Any, G: Any, i: int, l: int, rule: int, scale: Any, step: Any, g: Any
+) -> None:
+    """Back through the reads and the write of a block of layer l, the rows W and G from row i,
+    undoing the write.
 
-    What is late is added; ``gz^l`` of the reads is the gradient before tanh here; ``gdelta^l`` is made ``G^l z^(l-1)``.
+    What is late is added; ``gz^l`` of the reads is the gradient before tanh here; ``gdelta^l`` is
+    made ``G^l z^(l-1)``.
     """
     z, gz, late, H = step.z, g.z, g.late, step.z.shape[1]
     if rule != LOCAL and l > 0:
@@ -301,7 +347,13 @@ def _read_and_write_backward(W: Any, G: Any, i: int, l: int, rule: int, scale: A
     for h in range(1, H):
         for group in (READ, CHECKED):
             _run_backward(W, G, gz[group, h, l + 1, i:], z[group, h, l], gz[group, h, l])
-    of_rows = OfRows(step.delta[0, l, i:], gz[READ, 0, l + 1, i:], gz[CHECKED, 0, l + 1, i:], late.g[0, l, i:], g.delta[0, l, i:])
+    of_rows = OfRows(
+        step.delta[0, l, i:],
+        gz[READ, 0, l + 1, i:],
+        gz[CHECKED, 0, l + 1, i:],
+        late.g[0, l, i:],
+        g.delta[0, l, i:],
+    )
     _read_and_write_backward_first(W, G, scale, of_rows, late.x[0, l], z[:, 0, l], gz[:, 0, l])
     for h in range(1, H):
         add_matvec(G, z[WRITTEN, h, l], g.delta[h, l, i:])
@@ -322,13 +374,37 @@ class OfRows(NamedTuple):
 
 
 @inlined
-def _read_and_write_backward_first(W: Any, G: Any, scale: Any, of_rows: Any, late: Any, x: Any, gx: Any) -> None:
-    """The reads and the write of head 0, and what is late, in one pass; x and gx have three groups."""
+def _read_and_write_backward_first(
+    W: Any, G: Any, scale: Any, of_rows: Any, late: Any, x: Any, gx: Any
+) -> None:
+    """The reads and the write of head 0, and what is late, in one pass; x and gx have three
+    groups."""
     d, r, c, p = of_rows.delta, of_rows.read, of_rows.checked, of_rows.late
-    x_w, x_r, x_c, gx_w, gx_r, gx_c = x[WRITTEN], x[READ], x[CHECKED], gx[WRITTEN], gx[READ], gx[CHECKED]
+    x_w, x_r, x_c, gx_w, gx_r, gx_c = (
+        x[WRITTEN],
+        x[READ],
+        x[CHECKED],
+        gx[WRITTEN],
+        gx[READ],
+        gx[CHECKED],
+    )
     for i in range(0, W.shape[0], 4):
-        W0, W1, W2, W3, G0, G1, G2, G3 = W[i], W[i + 1], W[i + 2], W[i + 3], G[i], G[i + 1], G[i + 2], G[i + 3]
-        d0, d1, d2, d3 = splat(-scale * d[i]), splat(-scale * d[i + 1]), splat(-scale * d[i + 2]), splat(-scale * d[i + 3])
+        W0, W1, W2, W3, G0, G1, G2, G3 = (
+            W[i],
+            W[i + 1],
+            W[i + 2],
+            W[i + 3],
+            G[i],
+            G[i + 1],
+            G[i + 2],
+            G[i + 3],
+        )
+        d0, d1, d2, d3 = (
+            splat(-scale * d[i]),
+            splat(-scale * d[i + 1]),
+            splat(-scale * d[i + 2]),
+            splat(-scale * d[i + 3]),
+        )
         r0, r1, r2, r3 = splat(r[i]), splat(r[i + 1]), splat(r[i + 2]), splat(r[i + 3])
         c0, c1, c2, c3 = splat(c[i]), splat(c[i + 1]), splat(c[i + 2]), splat(c[i + 3])
         p0, p1, p2, p3 = splat(p[i]), splat(p[i + 1]), splat(p[i + 2]), splat(p[i + 3])
@@ -360,14 +436,28 @@ def _add_scaled_matvec_transposed(W: Any, scale: Any, x: Any, y: Any) -> None:
     """``y += scale * W^T x``."""
     for i in range(0, W.shape[0], 4):
         W0, W1, W2, W3 = W[i], W[i + 1], W[i + 2], W[i + 3]
-        a, b, c, d = splat(scale * x[i]), splat(scale * x[i + 1]), splat(scale * x[i + 2]), splat(scale * x[i + 3])
+        a, b, c, d = (
+            splat(scale * x[i]),
+            splat(scale * x[i + 1]),
+            splat(scale * x[i + 2]),
+            splat(scale * x[i + 3]),
+        )
         for j in range(0, W.shape[1], LANES):
-            store(y, j, fma(a, load(W0, j), fma(b, load(W1, j), fma(c, load(W2, j), fma(d, load(W3, j), load(y, j))))))
+            store(
+                y,
+                j,
+                fma(
+                    a,
+                    load(W0, j),
+                    fma(b, load(W1, j), fma(c, load(W2, j), fma(d, load(W3, j), load(y, j)))),
+                ),
+            )
 
 
 @inlined
 def _finish_deltas(i: int, l: int, scale: Any, step: Any, g: Any) -> Any:
-    """Make ``gdelta^l`` of a block the gradient, of ``G^l z^(l-1)``; returns the gradient with respect to ``scale``."""
+    """Make ``gdelta^l`` of a block the gradient, of ``G^l z^(l-1)``; returns the gradient with
+    respect to ``scale``."""
     gscale = g.delta.dtype.type(0)
     for h in range(g.delta.shape[0]):
         delta, a = step.delta[h, l, i : i + BLOCK], g.delta[h, l, i : i + BLOCK]
@@ -379,13 +469,31 @@ def _finish_deltas(i: int, l: int, scale: Any, step: Any, g: Any) -> Any:
 
 @inlined
 def _run_backward(W: Any, G: Any, g: Any, x: Any, gx: Any) -> None:
-    """Back through ``W x``, given the gradient g with respect to it: ``gx += W^T g``, ``G += g x^T``."""
+    """Back through ``W x``, given the gradient g with respect to it: ``gx += W^T g``, ``G += g
+    x^T``."""
     for i in range(0, W.shape[0], 4):
-        W0, W1, W2, W3, G0, G1, G2, G3 = W[i], W[i + 1], W[i + 2], W[i + 3], G[i], G[i + 1], G[i + 2], G[i + 3]
+        W0, W1, W2, W3, G0, G1, G2, G3 = (
+            W[i],
+            W[i + 1],
+            W[i + 2],
+            W[i + 3],
+            G[i],
+            G[i + 1],
+            G[i + 2],
+            G[i + 3],
+        )
         a, b, c, d = splat(g[i]), splat(g[i + 1]), splat(g[i + 2]), splat(g[i + 3])
         for j in range(0, W.shape[1], LANES):
             v = load(x, j)
-            store(gx, j, fma(a, load(W0, j), fma(b, load(W1, j), fma(c, load(W2, j), fma(d, load(W3, j), load(gx, j))))))
+            store(
+                gx,
+                j,
+                fma(
+                    a,
+                    load(W0, j),
+                    fma(b, load(W1, j), fma(c, load(W2, j), fma(d, load(W3, j), load(gx, j)))),
+                ),
+            )
             store(G0, j, fma(a, v, load(G0, j)))
             store(G1, j, fma(b, v, load(G1, j)))
             store(G2, j, fma(c, v, load(G2, j)))
@@ -425,7 +533,14 @@ def add_late(G: Any, late: Any) -> None:
 @inlined
 def _gradient_deltas_backward(theta: Any, G: Any, h: int, step: Any, g: Any) -> None:
     """Back through :func:`_gradient_deltas`, to the activations and the fast weights."""
-    z, q, delta, gz, gq, gdelta = step.z[WRITTEN, h], step.q[h], step.delta[h], g.z[WRITTEN, h], g.q[h], g.delta[h]
+    z, q, delta, gz, gq, gdelta = (
+        step.z[WRITTEN, h],
+        step.q[h],
+        step.delta[h],
+        g.z[WRITTEN, h],
+        g.q[h],
+        g.delta[h],
+    )
     L, one, two = theta.shape[0], theta.dtype.type(1), theta.dtype.type(2)
     for l in range(L - 1):  # delta^l = q^l * (1 - z^l^2), q^l = W^(l+1)^T delta^(l+1)
         for i in range(z.shape[1]):
@@ -456,17 +571,21 @@ def _local_deltas_backward(W: Any, G: Any, i: int, l: int, step: Any, g: Any) ->
 
 
 @inlined
-def write_and_read_backward(theta: Any, G: Any, rule: int, bounded: bool, strength: Any, step: Any, g: Any) -> Any:
+def write_and_read_backward(
+    theta: Any, G: Any, rule: int, bounded: bool, strength: Any, step: Any, g: Any
+) -> Any:
     """Back through :func:`write_and_read`.
 
     Args:
         theta: ``theta_t``, made ``theta_(t-1)``.
-        G: the gradient with respect to ``theta_t``, made that with respect to ``theta_(t-1)``, but for what is late.
+        G: the gradient with respect to ``theta_t``, made that with respect to ``theta_(t-1)``, but
+            for what is late.
         rule, bounded, strength, step: as they were.
-        g: a :class:`StepGradient`: ``z`` holds those with respect to the outputs ``z^L`` of the reads, zeros elsewhere, and
-            those with respect to the keys ``z^0`` are filled in; of rules g and delta, ``delta^L`` becomes minus the gradient with
-            respect to the values, of rule p, ``delta`` minus that with respect to the targets; ``q`` is scratch;
-            ``late`` is what G lacks, before and after.
+        g: a :class:`StepGradient`: ``z`` holds those with respect to the outputs ``z^L`` of the
+            reads, zeros elsewhere, and those with respect to the keys ``z^0`` are filled in; of
+            rules g and delta, ``delta^L`` becomes minus the gradient with respect to the values, of
+            rule p, ``delta`` minus that with respect to the targets; ``q`` is scratch; ``late`` is
+            what G lacks, before and after.
 
     Returns:
         The gradient with respect to ``strength``.

@@ -1,8 +1,10 @@
-"""A whole sequence of an MNM core as one differentiable operation, with the same results as :mod:`mnm_rl.cores.mnm`.
+"""A whole sequence of an MNM core as one differentiable operation, with the same results as
+:mod:`mnm_rl.cores.mnm`.
 
-Four environments at a time (:data:`~mnm_rl.fused.simd.ROWS`) go through all time steps, so that their fast weights stay in the
-cache. Kept for the backward pass are vectors only (:class:`Kept`): it undoes the writes one by one, from the last fast weights
-back to the first, and where an episode started in the middle of the sequence, makes those of the episode before by writing again.
+Four environments at a time (:data:`~mnm_rl.fused.simd.ROWS`) go through all time steps, so that
+their fast weights stay in the cache. Kept for the backward pass are vectors only (:class:`Kept`):
+it undoes the writes one by one, from the last fast weights back to the first, and where an episode
+started in the middle of the sequence, makes those of the episode before by writing again.
 """
 
 from typing import Any, NamedTuple
@@ -33,7 +35,18 @@ from mnm_rl.fused.memory import (
 )
 from mnm_rl.fused.padding import array, gather, gather_rows, pad_memory, spread, spread_rows
 from mnm_rl.fused.parallel import run
-from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, fours, inlined, kernel, padded, sigmoid_, tanh_
+from mnm_rl.fused.simd import (
+    ROWS,
+    add_product,
+    copy_,
+    fill_,
+    fours,
+    inlined,
+    kernel,
+    padded,
+    sigmoid_,
+    tanh_,
+)
 from mnm_rl.fused.trace import FusedCore, FusedTrace
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.memory.function import write_size
@@ -61,7 +74,8 @@ class Setting(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The slow weights, padded, transposed for the forward pass (``x M``) and as they are for the backward pass."""
+    """The slow weights, padded, transposed for the forward pass (``x M``) and as they are for the
+    backward pass."""
 
     gates: Array
     """Controller, from ``[x; v^r; h]``: ``[F + K + P, 4P]``."""
@@ -78,7 +92,8 @@ class Weights(NamedTuple):
     """Of the gate; empty if there is none."""
     g_0: Array
     Q: Array
-    """Feedback maps of rule p, ``[K, L K]`` (``[2K, L K]`` for keys and values); empty for the other rules."""
+    """Feedback maps of rule p, ``[K, L K]`` (``[2K, L K]`` for keys and values); empty for the
+    other rules."""
     Q_back: Array
     q: Array
     theta_0: Array
@@ -167,7 +182,8 @@ class Undone(NamedTuple):
 
 @inlined
 def _controller(b0: int, t: int, setting: Any, weights: Any, state: Any, trace: Any) -> None:
-    """``h_t`` from ``[x_t; v^r_(t-1)]``, and ``u_t = tanh(A h_t + a)``, of four environments, the last of them perhaps fewer."""
+    """``h_t`` from ``[x_t; v^r_(t-1)]``, and ``u_t = tanh(A h_t + a)``, of four environments, the
+    last of them perhaps fewer."""
     b1, P, K = min(b0 + ROWS, state.h.shape[0]), state.h.shape[1], state.read.shape[1]
     F = trace.x.shape[2] - K - P
     for b in range(b0, b1):
@@ -189,7 +205,8 @@ def _controller(b0: int, t: int, setting: Any, weights: Any, state: Any, trace: 
 
 @inlined
 def _feedback(b0: int, t: int, setting: Any, weights: Any, u: Any, seen: Any, targets: Any) -> None:
-    """The feedback targets of rule p, ``[ROWS H, L K]``, of what the maps see, ``[ROWS H, K or 2K]``, which is filled in too."""
+    """The feedback targets of rule p, ``[ROWS H, L K]``, of what the maps see, ``[ROWS H, K or
+    2K]``, which is filled in too."""
     P, K, H = weights.A.shape[0], weights.theta_0.shape[2], targets.shape[0] // ROWS
     b1 = min(b0 + ROWS, u.shape[1])
     for b in range(b0, b1):
@@ -214,7 +231,9 @@ def _gate(out: Any, u: Any, w: Any, bias: Any) -> None:
 
 
 @inlined
-def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, targets: Any) -> None:
+def _memory(
+    b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, targets: Any
+) -> None:
     """``beta_t``, the write, ``v^r_t`` and the meta-loss of one environment."""
     P, K, L, H = state.h.shape[1], state.read.shape[1], trace.delta.shape[3], trace.delta.shape[2]
     dtype = trace.x.dtype
@@ -232,7 +251,9 @@ def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, 
         set_key(setting.bounded, z[READ, h, 0], heads[h, READ_KEY])
     strength = dtype.type(setting.step_size) * beta[0]
     step = Step(z, trace.q[t, b], trace.delta[t, b], trace.scales[t, b])
-    write_and_read(state.theta[b], setting.rule, setting.bounded, strength, heads[:, VALUE], targets, step)
+    write_and_read(
+        state.theta[b], setting.rule, setting.bounded, strength, heads[:, VALUE], targets, step
+    )
     fill_(state.read[b], zero)
     loss, share = zero, gate[0] * dtype.type(1 / H)
     for h in range(H):
@@ -244,7 +265,9 @@ def _memory(b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, 
 
 
 @kernel
-def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any, state: Any, trace: Any) -> None:
+def _forward(
+    first: int, last: int, t0: int, t1: int, setting: Any, weights: Any, state: Any, trace: Any
+) -> None:
     """Steps t0 to t1 of the fours of environments from first to last."""
     B, L, _, K = state.theta.shape
     P, H = state.h.shape[1], trace.delta.shape[2]
@@ -256,7 +279,11 @@ def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any
         for t in range(t0, t1):
             for b in range(b0, b1):
                 if setting.starts[t, b]:
-                    state.h[b], state.c[b], state.read[b] = dtype.type(0), dtype.type(0), dtype.type(0)
+                    state.h[b], state.c[b], state.read[b] = (
+                        dtype.type(0),
+                        dtype.type(0),
+                        dtype.type(0),
+                    )
                     state.theta[b] = weights.theta_0
             _controller(b0, t, setting, weights, state, trace)
             if setting.rule == LOCAL:
@@ -270,8 +297,11 @@ def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any
 
 
 @inlined
-def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given: Any, g: Any, gstep: Any) -> None:
-    """Back through :func:`_memory`, to the interaction vector and, in ``gstep.delta``, the feedback targets; undoes the write."""
+def _memory_backward(
+    b: int, t: int, setting: Any, theta: Any, trace: Any, given: Any, g: Any, gstep: Any
+) -> None:
+    """Back through :func:`_memory`, to the interaction vector and, in ``gstep.delta``, the feedback
+    targets; undoes the write."""
     P, K, L, H = g.h.shape[1], g.read.shape[1], trace.delta.shape[3], trace.delta.shape[2]
     dtype = trace.x.dtype
     two, per = dtype.type(2), dtype.type(1 / (H * setting.M))
@@ -292,7 +322,9 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
     beta = trace.beta[t, b]
     step = Step(z, trace.q[t, b], trace.delta[t, b], trace.scales[t, b])
     s, one = dtype.type(setting.step_size), dtype.type(1)
-    g_strength = write_and_read_backward(theta[b], g.theta[b], setting.rule, setting.bounded, s * beta, step, gstep)
+    g_strength = write_and_read_backward(
+        theta[b], g.theta[b], setting.rule, setting.bounded, s * beta, step, gstep
+    )
     g.strength[t, b] = g_strength * s * beta * (one - beta)
     g.gate[t, b] = g_gate * gate * (one - gate)
     for h in range(H):
@@ -306,14 +338,18 @@ def _memory_backward(b: int, t: int, setting: Any, theta: Any, trace: Any, given
 
 
 @inlined
-def _feedback_backward(b0: int, t: int, setting: Any, weights: Any, u: Any, g: Any, g_seen: Any) -> None:
+def _feedback_backward(
+    b0: int, t: int, setting: Any, weights: Any, u: Any, g: Any, g_seen: Any
+) -> None:
     """Back through :func:`_feedback`, to values and keys; ``g_seen`` is scratch."""
     P, K, H = weights.A.shape[0], weights.theta_0.shape[2], g_seen.shape[0] // ROWS
     b1 = min(b0 + ROWS, g.u.shape[1])
     rows = (b1 - b0) * H
     for row in range(rows):
         fill_(g_seen[row], g_seen.dtype.type(0))
-    add_product(g_seen[:rows], g.targets[t, b0:b1].reshape(rows, g.targets.shape[3]), weights.Q_back)
+    add_product(
+        g_seen[:rows], g.targets[t, b0:b1].reshape(rows, g.targets.shape[3]), weights.Q_back
+    )
     for b in range(b0, b1):
         heads, g_heads = u[t, b, P:].reshape(H, 3, K), g.u[t, b, P:].reshape(H, 3, K)
         for h in range(H):
@@ -327,7 +363,9 @@ def _feedback_backward(b0: int, t: int, setting: Any, weights: Any, u: Any, g: A
 
 
 @inlined
-def _controller_backward(b0: int, t: int, setting: Any, weights: Any, trace: Any, given: Any, g: Any, g_before: Any) -> None:
+def _controller_backward(
+    b0: int, t: int, setting: Any, weights: Any, trace: Any, given: Any, g: Any, g_before: Any
+) -> None:
     """Back through :func:`_controller`, to the state before the step; ``g_before`` is scratch."""
     b1, P, K = min(b0 + ROWS, g.h.shape[0]), g.h.shape[1], g.read.shape[1]
     F, dtype = trace.x.shape[2] - K - P, trace.x.dtype
@@ -352,8 +390,11 @@ def _controller_backward(b0: int, t: int, setting: Any, weights: Any, trace: Any
 
 
 @kernel
-def _start_backward(b: int, t: int, setting: Any, weights: Any, undone: Any, trace: Any, g: Any) -> None:
-    """Back through an episode start: to ``theta_0``, and to the fast weights that the episode before ended with."""
+def _start_backward(
+    b: int, t: int, setting: Any, weights: Any, undone: Any, trace: Any, g: Any
+) -> None:
+    """Back through an episode start: to ``theta_0``, and to the fast weights that the episode
+    before ended with."""
     dtype = trace.x.dtype
     zero, starts, theta = dtype.type(0), setting.starts, undone.theta
     g.read[b], g.h[b], g.c[b] = zero, zero, zero
@@ -369,12 +410,18 @@ def _start_backward(b: int, t: int, setting: Any, weights: Any, undone: Any, tra
 
 
 @kernel
-def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, trace: Any, given: Any, g: Any) -> None:
+def _backward(
+    first: int, last: int, setting: Any, weights: Any, undone: Any, trace: Any, given: Any, g: Any
+) -> None:
     """Back through :func:`_forward`; ``g`` (:class:`Gradients`) is filled in."""
     B, L, _, K = undone.theta.shape
     T, P, H = trace.x.shape[0], g.h.shape[1], trace.delta.shape[2]
     dtype = trace.x.dtype
-    gz, gq, gdelta = np.zeros((3, H, L + 1, K), dtype), np.zeros((H, L - 1, K), dtype), np.zeros((H, L, K), dtype)
+    gz, gq, gdelta = (
+        np.zeros((3, H, L + 1, K), dtype),
+        np.zeros((H, L - 1, K), dtype),
+        np.zeros((H, L, K), dtype),
+    )
     g_seen = np.zeros((ROWS * H, weights.Q.shape[0]), dtype)
     g_before = np.zeros((ROWS, K + P), dtype)
     late_g, late_x = np.zeros((ROWS, 2, L, K), dtype), np.zeros((ROWS, 2, L, K), dtype)
@@ -404,8 +451,8 @@ def _backward(first: int, last: int, setting: Any, weights: Any, undone: Any, tr
 
 
 class Parameters(NamedTuple):
-    """The parameters of an MNM core, as it has them. Those of the feedback maps are empty but for rule p, those of the gate
-    if there is none."""
+    """The parameters of an MNM core, as it has them. Those of the feedback maps are empty but for
+    rule p, those of the gate if there is none."""
 
     weight_ih: Tensor
     weight_hh: Tensor
@@ -459,7 +506,15 @@ class MnmTrace(FusedTrace[MnmState]):
         Q = spread(p.Q, len(p.Q) // M, M, p.Q.shape[1] // M, M)
         packed = [A.T, A, a]
         w = spread_rows(p.w[0], 1, D) if len(p.w) else p.w.flatten()
-        packed += [spread_rows(p.b[0], 1, D), p.b_0.clone(), w, p.g_0.clone(), Q.T, Q, spread_rows(p.q, len(p.q) // M, M)]
+        packed += [
+            spread_rows(p.b[0], 1, D),
+            p.b_0.clone(),
+            w,
+            p.g_0.clone(),
+            Q.T,
+            Q,
+            spread_rows(p.q, len(p.q) // M, M),
+        ]
         arrays = [tensor.contiguous().numpy() for tensor in packed]
         return Weights(gates, gates_back, gates_bias, *arrays, theta_0=pad_memory(p.theta_0))  # type: ignore[misc]
 
@@ -515,19 +570,32 @@ class MnmTrace(FusedTrace[MnmState]):
     def _pad_output(self) -> Tensor:
         """``C``, for padded rows ``[h; v^r]``: ``[D, P + K]``."""
         D, M, C = self.D, self.M, self.core.output.weight
-        return torch.cat([nn.functional.pad(C[:, :D], (0, padded(D) - D)), nn.functional.pad(C[:, D:], (0, padded(M) - M))], dim=1)
+        return torch.cat(
+            [
+                nn.functional.pad(C[:, :D], (0, padded(D) - D)),
+                nn.functional.pad(C[:, D:], (0, padded(M) - M)),
+            ],
+            dim=1,
+        )
 
     def outputs(self, raw: Tensor) -> Tensor:
         C = self._pad_output() if torch.is_grad_enabled() else self._padded_output
         return nn.functional.linear(raw, C, self.core.output.bias)
 
     def results(self) -> tuple[Tensor | None, ...]:
-        return torch.from_numpy(self.kept.out), torch.from_numpy(self.kept.meta_loss), *self.working_state()
+        return (
+            torch.from_numpy(self.kept.out),
+            torch.from_numpy(self.kept.meta_loss),
+            *self.working_state(),
+        )
 
     def diagnostics(self) -> dict[str, Tensor]:
         T, H, M, L = len(self.kept.x), self.heads, self.M, self.core.memory.layers
         some = slice((T - 1) % sampled(T), None, sampled(T))
-        u, z, out, beta = (torch.from_numpy(a[some]) for a in (self.kept.u, self.kept.z, self.kept.out, self.kept.beta))
+        u, z, out, beta = (
+            torch.from_numpy(a[some])
+            for a in (self.kept.u, self.kept.z, self.kept.out, self.kept.beta)
+        )
         P = padded(self.D)
         heads, recalled = u[..., P:].reshape(*u.shape[:2], H, 3, padded(M))[..., :M], z[..., L, :M]
         written = Written(
@@ -538,14 +606,23 @@ class MnmTrace(FusedTrace[MnmState]):
             after=recalled[:, :, CHECKED],
             beta=beta,
         )
-        last_z, last_delta = z[-1, :, WRITTEN].unbind(2), torch.from_numpy(self.kept.delta[-1]).unbind(2)
+        last_z, last_delta = (
+            z[-1, :, WRITTEN].unbind(2),
+            torch.from_numpy(self.kept.delta[-1]).unbind(2),
+        )
         change = write_size([*last_z], [*last_delta], torch.from_numpy(self.kept.scales[-1]))
         return memory_diagnostics(written, change, self.working_state()[3])
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         g_out, g_meta_loss, g_h, g_c, g_read, g_theta = given
         weights, trace, D, M, F, H = self.weights, self.kept, self.D, self.M, self.F, self.heads
-        T, B, L, P, K, dtype = *trace.x.shape[:2], len(weights.theta_0), padded(D), padded(M), self.dtype
+        T, B, L, P, K, dtype = (
+            *trace.x.shape[:2],
+            len(weights.theta_0),
+            padded(D),
+            padded(M),
+            self.dtype,
+        )
         g = Gradients(
             gates=self.room("g_gates", *trace.gates.shape),
             u=self.room("g_u", *trace.u.shape),
@@ -558,21 +635,31 @@ class MnmTrace(FusedTrace[MnmState]):
             theta=array(g_theta, self.now.theta.shape, dtype),
             theta_0=zeros((fours(B), *weights.theta_0.shape), dtype),
         )
-        undone = Undone(array(torch.from_numpy(self.now.theta), self.now.theta.shape, dtype), pad_memory(self.initial_state.theta))
-        from_outside = Given(array(g_out, trace.out.shape, dtype), array(g_meta_loss, trace.meta_loss.shape, dtype))
+        undone = Undone(
+            array(torch.from_numpy(self.now.theta), self.now.theta.shape, dtype),
+            pad_memory(self.initial_state.theta),
+        )
+        from_outside = Given(
+            array(g_out, trace.out.shape, dtype), array(g_meta_loss, trace.meta_loss.shape, dtype)
+        )
         run(_backward, fours(B), self.setting, weights, undone, trace, from_outside, g)
 
         # The weights' gradients are a few large products over all steps.
         x, out, u, g_gates, g_u, g_targets = (
-            torch.from_numpy(a).flatten(0, 1) for a in (trace.x, trace.out, trace.u, g.gates, g.u, g.targets)
+            torch.from_numpy(a).flatten(0, 1)
+            for a in (trace.x, trace.out, trace.u, g.gates, g.u, g.targets)
         )
         g_targets = g_targets.flatten(0, 1)
         g_strength, g_gate = (torch.from_numpy(a).flatten() for a in (g.strength, g.gate))
         unpack_cell = unpack_gru if self.setting.gru else unpack_lstm
         weight_ih, weight_hh, bias_ih, bias_hh = unpack_cell(g_gates.T @ x, g_gates.sum(0), D, F, M)
         g_A, g_a = g_u.T @ out[:, :P], g_u.sum(0)
-        n, m = 3 * H, weights.Q.shape[0] // K  # the feedback maps see values, or values and keys; there are none but in rule p
-        values, keys = u[:, P:].reshape(-1, 3, K)[:, VALUE], torch.from_numpy(trace.z[:, :, WRITTEN, :, 0]).reshape(-1, K)
+        # the feedback maps see values, or values and keys; there are none but in rule p
+        n, m = 3 * H, weights.Q.shape[0] // K
+        values, keys = (
+            u[:, P:].reshape(-1, 3, K)[:, VALUE],
+            torch.from_numpy(trace.z[:, :, WRITTEN, :, 0]).reshape(-1, K),
+        )
         seen = torch.cat([values, keys], dim=1)[:, : m * K]
         parameters = Parameters(
             weight_ih=weight_ih,
@@ -589,9 +676,14 @@ class MnmTrace(FusedTrace[MnmState]):
             q=gather_rows(g_targets.sum(0), L if m else 0, M),
             theta_0=torch.from_numpy(g.theta_0).sum(0)[:, :M, :M],
         )
-        g_inputs = (g_gates @ torch.from_numpy(weights.gates[:F]).T).view(T, B, F) if inputs else None
+        g_inputs = (
+            (g_gates @ torch.from_numpy(weights.gates[:F]).T).view(T, B, F) if inputs else None
+        )
         widths = D, self.initial_state.c.shape[1], M
-        state = (torch.from_numpy(row)[:, :width] for row, width in zip((g.h, g.c, g.read), widths, strict=True))
+        state = (
+            torch.from_numpy(row)[:, :width]
+            for row, width in zip((g.h, g.c, g.read), widths, strict=True)
+        )
         return g_inputs, *state, torch.from_numpy(g.theta)[..., :M, :M], *parameters
 
 
@@ -603,7 +695,12 @@ class Fused(FusedCore[MnmState]):
     @classmethod
     def refusal(cls, core: Any) -> str | None:
         if type(core.memory) is not NeuralMemory or type(core.memory.rule) not in RULES:
-            return f"there is no fused path for the memory {type(core.memory).__name__} with {type(core.memory.rule).__name__}"
+            return (
+                f"there is no fused path for the memory {type(core.memory).__name__} with "
+                f"{type(core.memory.rule).__name__}"
+            )
         if core.variant.read_gate == "vector":
             return "there is no fused path for a gate of its own for every number that is read"
-        return super().refusal(core) or ("there is no fused path for replay" if core.replay else None)
+        return super().refusal(core) or (
+            "there is no fused path for replay" if core.replay else None
+        )

@@ -10,7 +10,8 @@ from mnm_rl.fused.simd import ROWS, padded
 
 
 class CellWeights(NamedTuple):
-    """Those of a cell with inputs ``[x; v]``, x of width F as it is and v of width M, which may be 0, padded to K."""
+    """Those of a cell with inputs ``[x; v]``, x of width F as it is and v of width M, which may be
+    0, padded to K."""
 
     gates: Array
     """From ``[x; v; h]``: ``[F + K + P, 4P]``."""

@@ -20,11 +20,16 @@ def _new_pool(threads: int) -> ThreadPoolExecutor:
     cores = _cores()
     if threads != len(cores):
         return ThreadPoolExecutor(threads, thread_name_prefix="mnm_rl")
-    # A thread that has slept is often woken on the core of the one that wakes it, and two kernels of a millisecond are over
-    # before the scheduler moves one of them: so every thread has its core, and the calling thread only waits. With fewer threads
-    # than cores, which cores to take would be a guess that another process makes as well.
+    # A thread that has slept is often woken on the core of the one that wakes it, and two kernels
+    # of a millisecond are over before the scheduler moves one of them: so every thread has its
+    # core, and the calling thread only waits. With fewer threads than cores, which cores to take
+    # would be a guess that another process makes as well.
     turn = itertools.cycle(cores)
-    return ThreadPoolExecutor(threads, thread_name_prefix="mnm_rl", initializer=lambda: os.sched_setaffinity(0, {next(turn)}))
+    return ThreadPoolExecutor(
+        threads,
+        thread_name_prefix="mnm_rl",
+        initializer=lambda: os.sched_setaffinity(0, {next(turn)}),
+    )
 
 
 def _forget_pool() -> None:
@@ -37,7 +42,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(kernel: Callable[..., None], n: int, *args: object, least: int = 1) -> None:
-    """``kernel(0, n, *args)``, its range split over ``torch.get_num_threads()`` threads. The kernel must release the GIL.
+    """``kernel(0, n, *args)``, its range split over ``torch.get_num_threads()`` threads. The kernel
+    must release the GIL.
 
     Waking threads takes a tenth of a millisecond: no thread gets fewer than ``least`` of the n.
     """

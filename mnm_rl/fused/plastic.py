@@ -1,14 +1,15 @@
 """A whole sequence of a plastic core as one differentiable operation, environment by environment.
 
-What a clipped trace was before cannot be told from what it is after. So the Hebbian trace is kept every :data:`KEEP` steps, and the
-backward pass makes those between again, forwards, before it goes back through them.
+What a clipped trace was before cannot be told from what it is after. So the Hebbian trace is kept
+every :data:`KEEP` steps, and the backward pass makes those between again, forwards, before it goes
+back through them.
 
 Every rule is, row by row of the trace (and, of ``retroactive``, of the eligibility trace E):
 
     Hebb' = clip(f_i Hebb_ij + c_i h_j),    clipped or not,
 
-with ``h`` the activity before the step and f and c as in :func:`_factors`; ``retroactive`` has ``Hebb' = clip(Hebb_ij + m_i E_ij)``
-and ``E' = f_i E_ij + c_i h_j``.
+with ``h`` the activity before the step and f and c as in :func:`_factors`; ``retroactive`` has
+``Hebb' = clip(Hebb_ij + m_i E_ij)`` and ``E' = f_i E_ij + c_i h_j``.
 """
 
 from typing import Any, NamedTuple, get_args
@@ -46,7 +47,8 @@ RULES = get_args(PlasticRule)
 
 
 class Weights(NamedTuple):
-    """Padded: ``[R, P]`` and ``[P]``, R a multiple of ``ROWS``; those that a rule lacks are zero."""
+    """Padded: ``[R, P]`` and ``[P]``, R a multiple of ``ROWS``; those that a rule lacks are
+    zero."""
 
     U: Array
     """``[F, P]``."""
@@ -74,7 +76,8 @@ class Kept(NamedTuple):
     q: Array
     """``tanh(M h_t)``, ``[T, B]``."""
     hebb: Array
-    """The Hebbian trace before every ``KEEP`` steps, and the eligibility trace, ``[T / KEEP, B, 1 or 2, R, P]``."""
+    """The Hebbian trace before every ``KEEP`` steps, and the eligibility trace, ``[T / KEEP, B, 1
+    or 2, R, P]``."""
 
 
 class Setting(NamedTuple):
@@ -95,7 +98,8 @@ class Working(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """``f``, ``c`` and ``m`` of a step, or the gradients with respect to them: one number per row, ``[P]``."""
+    """``f``, ``c`` and ``m`` of a step, or the gradients with respect to them: one number per row,
+    ``[P]``."""
 
     f: Array
     c: Array
@@ -114,7 +118,8 @@ class Gradients(NamedTuple):
     alpha: Array
     """``[B, R, P]``."""
     h: Array
-    """With respect to the state, ``[B, P]`` and ``[B, 1 or 2, R, P]``, after the last step and before the first in the end."""
+    """With respect to the state, ``[B, P]`` and ``[B, 1 or 2, R, P]``, after the last step and
+    before the first in the end."""
     hebb: Array
 
 
@@ -146,7 +151,8 @@ def _factors(rule: int, weights: Any, h: Any, q: Any, factors: Any) -> None:
 
 @kernel
 def _update(rule: int, hebb: Any, new: Any, factors: Any, before: Any) -> None:
-    """The traces ``new`` after a step, of those before it, ``[1 or 2, R, P]``; they may be the same array."""
+    """The traces ``new`` after a step, of those before it, ``[1 or 2, R, P]``; they may be the same
+    array."""
     f, c, m = factors.f, factors.c, factors.m
     last = hebb.shape[0] - 1  # what is written to: the trace, or the eligibility trace
     for i in range(hebb.shape[1]):
@@ -154,7 +160,13 @@ def _update(rule: int, hebb: Any, new: Any, factors: Any, before: Any) -> None:
             row, E, to, m_i = hebb[0, i], hebb[1, i], new[0, i], splat(m[i])
             for j in range(0, hebb.shape[2], LANES):
                 store(to, j, clip(fma(m_i, load(E, j), load(row, j))))
-        row, to, f_i, c_i, zero = hebb[last, i], new[last, i], splat(f[i]), splat(c[i]), splat(f.dtype.type(0))
+        row, to, f_i, c_i, zero = (
+            hebb[last, i],
+            new[last, i],
+            splat(f[i]),
+            splat(c[i]),
+            splat(f.dtype.type(0)),
+        )
         if rule in (HEBB, MODULATED):
             for j in range(0, hebb.shape[2], LANES):
                 store(to, j, clip(fma(c_i, load(before, j), load(row, j))))
@@ -177,7 +189,9 @@ def _activity(weights: Any, before: Any, hebb: Any, out: Any) -> None:
 
 
 @kernel
-def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any, state: Any, trace: Any) -> None:
+def _forward(
+    first: int, last: int, t0: int, t1: int, setting: Any, weights: Any, state: Any, trace: Any
+) -> None:
     """Steps t0 to t1 of the environments from first to last."""
     h, hebb, rule = state.h, state.hebb, setting.rule
     P = h.shape[1]
@@ -200,9 +214,12 @@ def _forward(first: int, last: int, t0: int, t1: int, setting: Any, weights: Any
 
 
 @kernel
-def _update_backward(rule: int, hebb: Any, G: Any, factors: Any, before: Any, g_before: Any, g_factors: Any) -> None:
-    """Back through :func:`_update`, given the traces before it: G, with respect to those after it, is made that with respect
-    to those before it; ``g_before`` is added to; ``g_factors`` is filled in."""
+def _update_backward(
+    rule: int, hebb: Any, G: Any, factors: Any, before: Any, g_before: Any, g_factors: Any
+) -> None:
+    """Back through :func:`_update`, given the traces before it: G, with respect to those after it,
+    is made that with respect to those before it; ``g_before`` is added to; ``g_factors`` is filled
+    in."""
     last, P = hebb.shape[0] - 1, hebb.shape[2]
     zero = splat(factors.f.dtype.type(0))
     for i in range(hebb.shape[1]):
@@ -234,8 +251,11 @@ def _update_backward(rule: int, hebb: Any, G: Any, factors: Any, before: Any, g_
 
 
 @kernel
-def _factors_backward(b: int, t: int, rule: int, weights: Any, trace: Any, factors: Any, g_factors: Any, g: Any) -> None:
-    """Back through :func:`_factors` and the modulation: adds to ``g.a``, the gradient with respect to ``h_t``."""
+def _factors_backward(
+    b: int, t: int, rule: int, weights: Any, trace: Any, factors: Any, g_factors: Any, g: Any
+) -> None:
+    """Back through :func:`_factors` and the modulation: adds to ``g.a``, the gradient with respect
+    to ``h_t``."""
     h, a, q = trace.out[t, b], g.a[t, b], trace.q[t, b]
     dtype = h.dtype
     eta, g_eta, g_q = weights.eta[0], dtype.type(0), dtype.type(0)
@@ -262,12 +282,21 @@ def _factors_backward(b: int, t: int, rule: int, weights: Any, trace: Any, facto
 
 
 @kernel
-def _activity_backward(weights: Any, before: Any, hebb: Any, a: Any, g_before: Any, G: Any, g_alpha: Any) -> None:
-    """Back through :func:`_activity` before its tanh, given the gradient a: adds to that of the state, the trace and alpha."""
+def _activity_backward(
+    weights: Any, before: Any, hebb: Any, a: Any, g_before: Any, G: Any, g_alpha: Any
+) -> None:
+    """Back through :func:`_activity` before its tanh, given the gradient a: adds to that of the
+    state, the trace and alpha."""
     zero = splat(a.dtype.type(0))
     add_matvec_transposed(weights.w, a, g_before)
     for i in range(hebb.shape[0]):
-        a_i, alpha, row, G_row, g_alpha_row = splat(a[i]), weights.alpha[i], hebb[i], G[i], g_alpha[i]
+        a_i, alpha, row, G_row, g_alpha_row = (
+            splat(a[i]),
+            weights.alpha[i],
+            hebb[i],
+            G[i],
+            g_alpha[i],
+        )
         for j in range(0, hebb.shape[1], LANES):
             v, w, trace_j = load(before, j), load(alpha, j), load(row, j)
             a_v = fma(a_i, v, zero)
@@ -277,7 +306,9 @@ def _activity_backward(weights: Any, before: Any, hebb: Any, a: Any, g_before: A
 
 
 @kernel
-def _make_again(b: int, t0: int, t1: int, setting: Any, weights: Any, trace: Any, states: Any, factors: Any) -> None:
+def _make_again(
+    b: int, t0: int, t1: int, setting: Any, weights: Any, trace: Any, states: Any, factors: Any
+) -> None:
     """The traces before each of the steps t0 to t1, from that before the first."""
     states[0] = trace.hebb[t0 // KEEP, b]
     for t in range(t0, t1 - 1):
@@ -289,14 +320,19 @@ def _make_again(b: int, t0: int, t1: int, setting: Any, weights: Any, trace: Any
 
 
 @kernel
-def _backward(first: int, last: int, setting: Any, weights: Any, trace: Any, g_out: Any, g: Any) -> None:
+def _backward(
+    first: int, last: int, setting: Any, weights: Any, trace: Any, g_out: Any, g: Any
+) -> None:
     """Back through :func:`_forward`."""
     T, P, rule = setting.starts.shape[0], g.h.shape[1], setting.rule
     dtype = g.h.dtype
     zero = dtype.type(0)
     states = np.empty((KEEP, *trace.hebb.shape[2:]), dtype)
     factors = Factors(np.empty(P, dtype), np.empty(P, dtype), np.empty(P, dtype))
-    g_factors, g_before = Factors(np.zeros(P, dtype), np.zeros(P, dtype), np.zeros(P, dtype)), np.zeros(P, dtype)
+    g_factors, g_before = (
+        Factors(np.zeros(P, dtype), np.zeros(P, dtype), np.zeros(P, dtype)),
+        np.zeros(P, dtype),
+    )
     for b in range(first, last):
         for part in range(trace.hebb.shape[0] - 1, -1, -1):
             t0, t1 = part * KEEP, min(part * KEEP + KEEP, T)
@@ -363,7 +399,9 @@ class PlasticTrace(FusedTrace[PlasticState]):
             fan_bias=array(p.fan_bias, (P,), dtype),
         )
 
-    def __init__(self, implementation: FusedCore[PlasticState], state: PlasticState, steps: int) -> None:
+    def __init__(
+        self, implementation: FusedCore[PlasticState], state: PlasticState, steps: int
+    ) -> None:
         super().__init__(implementation, state, steps)
         D, B, dtype = self.D, self.B, self.dtype
         P, R = padded(D), padded(D, ROWS)
@@ -390,7 +428,9 @@ class PlasticTrace(FusedTrace[PlasticState]):
 
     def run_kernels(self, t0: int, t1: int) -> Tensor:
         out = torch.from_numpy(self.kept.out[t0:t1])
-        x, U, u = (torch.from_numpy(a) for a in (self.kept.x[t0:t1], self.weights.U, self.weights.u))
+        x, U, u = (
+            torch.from_numpy(a) for a in (self.kept.x[t0:t1], self.weights.U, self.weights.u)
+        )
         torch.addmm(u, x.flatten(0, 1), U, out=out.view(-1, out.shape[-1]))
         run(_forward, self.B, t0, t1, self.setting, self.weights, self.now, self.kept)
         return out
@@ -418,7 +458,10 @@ class PlasticTrace(FusedTrace[PlasticState]):
                 torch.from_numpy(g.hebb)[:, i, :D, :D] = g_given
         out = array(g_out, trace.out.shape, dtype)
         run(_backward, B, self.setting, self.weights, trace, out, g)
-        a, x, before, h, fan = (torch.from_numpy(v).flatten(0, 1) for v in (g.a, trace.x, trace.before, trace.out, g.fan))
+        a, x, before, h, fan = (
+            torch.from_numpy(v).flatten(0, 1)
+            for v in (g.a, trace.x, trace.before, trace.out, g.fan)
+        )
         g_M, q = torch.from_numpy(g.M).flatten(), torch.from_numpy(trace.q).flatten()
         parameters = Parameters(
             U=gather_rows(a.T @ x, 1, D),
@@ -431,10 +474,17 @@ class PlasticTrace(FusedTrace[PlasticState]):
             fan=(q @ fan)[:D, None],
             fan_bias=fan.sum(0)[:D],
         )
-        present = (gradient if own.numel() else None for gradient, own in zip(parameters, self.parameters, strict=True))
+        present = (
+            gradient if own.numel() else None
+            for gradient, own in zip(parameters, self.parameters, strict=True)
+        )
         g_inputs = (a @ torch.from_numpy(self.weights.U).T).view(trace.x.shape) if inputs else None
         hebb = torch.from_numpy(g.hebb)[..., :D, :D]
-        state = (torch.from_numpy(g.h)[:, :D], hebb[:, 0], hebb[:, 1] if hebb.shape[1] == 2 else None)
+        state = (
+            torch.from_numpy(g.h)[:, :D],
+            hebb[:, 0],
+            hebb[:, 1] if hebb.shape[1] == 2 else None,
+        )
         return g_inputs, *state, *present
 
 

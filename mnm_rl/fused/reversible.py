@@ -1,4 +1,5 @@
-"""MNM in plain PyTorch without keeping fast weights: on any device, in any dtype, with any write rule, heads and replay."""
+"""MNM in plain PyTorch without keeping fast weights: on any device, in any dtype, with any write
+rule, heads and replay."""
 
 from typing import Any
 
@@ -27,7 +28,9 @@ class Reversible(Implementation[MnmState]):
                 return f"{rule.__name__} has {method} of its own, and no {method}_backward"
         return super().refusal(core)
 
-    def sequence(self, inputs: Tensor, state: MnmState, episode_starts: Tensor) -> tuple[Tensor, MnmState, Tensor]:
+    def sequence(
+        self, inputs: Tensor, state: MnmState, episode_starts: Tensor
+    ) -> tuple[Tensor, MnmState, Tensor]:
         memory = ReversibleMemory if torch.is_grad_enabled() else PlainMemory
         outputs, state, meta_loss = self.core.scan(inputs, state, episode_starts, memory)
         return outputs, state, meta_loss

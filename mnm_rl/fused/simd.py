@@ -1,8 +1,10 @@
-"""What the fused kernels are built from: vectors of 16 numbers in Numba, and matrix products and tanh on padded rows.
+"""What the fused kernels are built from: vectors of 16 numbers in Numba, and matrix products and
+tanh on padded rows.
 
-Numba leaves vectorization to LLVM, which gives up where it cannot prove that rows do not overlap. :func:`load`, :func:`store`,
-:func:`splat`, :func:`fma` and :func:`total` say what is meant; LLVM makes whatever registers the machine has of them.
-Rows are padded with zeros to a multiple of :data:`LANES`, so that there are no remainders.
+Numba leaves vectorization to LLVM, which gives up where it cannot prove that rows do not overlap.
+:func:`load`, :func:`store`, :func:`splat`, :func:`fma` and :func:`total` say what is meant; LLVM
+makes whatever registers the machine has of them. Rows are padded with zeros to a multiple of
+:data:`LANES`, so that there are no remainders.
 """
 
 import math
@@ -49,7 +51,8 @@ kernels: list[Any] = []
 
 
 def kernel(function: Callable[..., Any], inline: bool = False) -> Callable[..., Any]:
-    """Compile a function, at its first call with arguments of some types; kept on disk for the next process.
+    """Compile a function, at its first call with arguments of some types; kept on disk for the next
+    process.
 
     NaN and infinity keep their meaning in kernels: a network that diverges must show.
     """
@@ -61,7 +64,8 @@ def kernel(function: Callable[..., Any], inline: bool = False) -> Callable[..., 
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A :func:`kernel` that becomes part of those that call it: for blocks so small that the call takes as long as the work."""
+    """A :func:`kernel` that becomes part of those that call it: for blocks so small that the call
+    takes as long as the work."""
     return kernel(function, inline=True)
 
 
@@ -93,7 +97,9 @@ class _VectorModel(models.PrimitiveModel):
 
 def _pointer(context: Any, builder: Any, row_type: Any, row: Any, i: Any) -> Any:
     array = context.make_array(row_type)(context, builder, row)
-    item = cgutils.get_item_pointer(context, builder, row_type, array, [i], wraparound=False, boundscheck=False)
+    item = cgutils.get_item_pointer(
+        context, builder, row_type, array, [i], wraparound=False, boundscheck=False
+    )
     return builder.bitcast(item, _llvm_vector(row_type.dtype).as_pointer())
 
 
@@ -102,7 +108,9 @@ def load(typingctx: Any, row: Any, i: Any) -> Any:
     """``row[i : i + LANES]`` as a vector."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_pointer(context, builder, row, args[0], args[1]), align=row.dtype.bitwidth // 8)
+        return builder.load(
+            _pointer(context, builder, row, args[0], args[1]), align=row.dtype.bitwidth // 8
+        )
 
     return _Vector(row.dtype)(row, types.intp), generate
 
@@ -112,7 +120,11 @@ def store(typingctx: Any, row: Any, i: Any, vector: Any) -> Any:
     """``row[i : i + LANES] = vector``."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _pointer(context, builder, row, args[0], args[1]), align=row.dtype.bitwidth // 8)
+        builder.store(
+            args[2],
+            _pointer(context, builder, row, args[0], args[1]),
+            align=row.dtype.bitwidth // 8,
+        )
         return context.get_dummy_value()
 
     return types.void(row, types.intp, vector), generate
@@ -125,7 +137,9 @@ def splat(typingctx: Any, x: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         undefined = ir.Constant(_llvm_vector(x), ir.Undefined)
         first = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+        return builder.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        )
 
     return _Vector(x)(x), generate
 
@@ -170,7 +184,9 @@ def where_inside(typingctx: Any, vector: Any, chosen: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         low, zero, high = (ir.Constant(args[0].type, [limit] * LANES) for limit in (-1.0, 0.0, 1.0))
-        inside = builder.and_(builder.fcmp_ordered(">=", args[0], low), builder.fcmp_ordered("<=", args[0], high))
+        inside = builder.and_(
+            builder.fcmp_ordered(">=", args[0], low), builder.fcmp_ordered("<=", args[0], high)
+        )
         return builder.select(inside, args[1], zero)
 
     return chosen(vector, chosen), generate
@@ -185,7 +201,10 @@ def total(typingctx: Any, vector: Any) -> Any:
         while n > 1:
             n //= 2
             undefined = ir.Constant(rest.type, ir.Undefined)
-            halves = [ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(start, start + n))) for start in (0, n)]
+            halves = [
+                ir.Constant(ir.VectorType(ir.IntType(32), n), list(range(start, start + n)))
+                for start in (0, n)
+            ]
             rest = builder.fadd(*(builder.shuffle_vector(rest, undefined, half) for half in halves))
         return builder.extract_element(rest, ir.Constant(ir.IntType(32), 0))
 
@@ -194,13 +213,17 @@ def total(typingctx: Any, vector: Any) -> Any:
 
 @intrinsic
 def add_totals(typingctx: Any, row: Any, i: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """``row[i : i + 4] +=`` the sums of four vectors' numbers: together they take half the time that each takes alone."""
+    """``row[i : i + 4] +=`` the sums of four vectors' numbers: together they take half the time
+    that each takes alone."""
 
     def halved(builder: Any, one: Any, other: Any, parts: int) -> Any:
         """Of two vectors of ``parts`` parts each, one of twice as many: each part folded in two."""
         n = LANES // parts // 2
         places = [start + k for start in range(0, 2 * LANES, 2 * n) for k in range(n)]
-        masks = [ir.Constant(ir.VectorType(ir.IntType(32), LANES), [place + shift for place in places]) for shift in (0, n)]
+        masks = [
+            ir.Constant(ir.VectorType(ir.IntType(32), LANES), [place + shift for place in places])
+            for shift in (0, n)
+        ]
         return builder.fadd(*(builder.shuffle_vector(one, other, mask) for mask in masks))
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -209,11 +232,15 @@ def add_totals(typingctx: Any, row: Any, i: Any, a: Any, b: Any, c: Any, d: Any)
         undefined, n = ir.Constant(sums.type, ir.Undefined), LANES // 4
         while n > 1:
             n //= 2
-            swapped = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [k ^ n for k in range(LANES)])
+            swapped = ir.Constant(
+                ir.VectorType(ir.IntType(32), LANES), [k ^ n for k in range(LANES)]
+            )
             sums = builder.fadd(sums, builder.shuffle_vector(sums, undefined, swapped))
         four = ir.Constant(ir.VectorType(ir.IntType(32), 4), list(range(0, LANES, LANES // 4)))
         sums = builder.shuffle_vector(sums, undefined, four)
-        pointer = builder.bitcast(_pointer(context, builder, row, args[0], args[1]), sums.type.as_pointer())
+        pointer = builder.bitcast(
+            _pointer(context, builder, row, args[0], args[1]), sums.type.as_pointer()
+        )
         align = row.dtype.bitwidth // 8
         builder.store(builder.fadd(builder.load(pointer, align=align), sums), pointer, align=align)
         return context.get_dummy_value()
@@ -222,10 +249,12 @@ def add_totals(typingctx: Any, row: Any, i: Any, a: Any, b: Any, c: Any, d: Any)
 
 
 def tanh(x: float) -> float:
-    """tanh in kernels. In float32 a rational function that LLVM can vectorize, absolute error below 4e-7.
+    """tanh in kernels. In float32 a rational function that LLVM can vectorize, absolute error below
+    4e-7.
 
-    A saturated value is exactly 1 or -1, so that what is made of it, as ``1 - y * y``, is exactly zero, as in PyTorch: a
-    derivative of 1e-7 that stays there, times an input of 1e8, is a gradient that nothing has.
+    A saturated value is exactly 1 or -1, so that what is made of it, as ``1 - y * y``, is exactly
+    zero, as in PyTorch: a derivative of 1e-7 that stays there, times an input of 1e8, is a gradient
+    that nothing has.
     """
     return math.tanh(x)
 
@@ -238,22 +267,35 @@ def _overload_tanh(x: Any) -> Any:
             return math.tanh(x)
 
         return tanh64
-    # Minimax fit on [-8, 8], beyond which tanh is within 3e-7 of 1: x P(x^2) / Q(x^2), both of degree 4.
+    # Minimax fit on [-8, 8], beyond which tanh is within 3e-7 of 1: x P(x^2) / Q(x^2), both of
+    # degree 4.
     limit, one = np.float32(8), np.float32(1)
-    p0, p1, p2, p3, p4 = (np.float32(p) for p in (0.9999999701, 0.13438223218, 3.5641941231e-3, 2.1773870618e-5, 1.5062679842e-8))
-    q0, q1, q2, q3, q4 = (np.float32(q) for q in (1.0, 0.46771544027, 2.6136160447e-2, 3.3992414735e-4, 8.4540167537e-7))
+    p0, p1, p2, p3, p4 = (
+        np.float32(p)
+        for p in (0.9999999701, 0.13438223218, 3.5641941231e-3, 2.1773870618e-5, 1.5062679842e-8)
+    )
+    q0, q1, q2, q3, q4 = (
+        np.float32(q)
+        for q in (1.0, 0.46771544027, 2.6136160447e-2, 3.3992414735e-4, 8.4540167537e-7)
+    )
 
     def tanh32(x: Any) -> Any:
         y = x * x
-        z = x * (p0 + y * (p1 + y * (p2 + y * (p3 + y * p4)))) / (q0 + y * (q1 + y * (q2 + y * (q3 + y * q4))))
-        return one if x >= limit else -one if x <= -limit else z  # beyond the limit z may be of any value; NaN stays
+        z = (
+            x
+            * (p0 + y * (p1 + y * (p2 + y * (p3 + y * p4))))
+            / (q0 + y * (q1 + y * (q2 + y * (q3 + y * q4))))
+        )
+        # beyond the limit z may be of any value; NaN stays
+        return one if x >= limit else -one if x <= -limit else z
 
     return tanh32
 
 
 @inlined
 def copy_(y: Any, x: Any) -> None:
-    """``y = x``, for rows that do not overlap; Numba's own assignment may copy x first, lest they do."""
+    """``y = x``, for rows that do not overlap; Numba's own assignment may copy x first, lest they
+    do."""
     for i in range(y.shape[0]):
         y[i] = x[i]
 
@@ -290,7 +332,14 @@ def _add_product_of_two(y0: Any, y1: Any, x0: Any, x1: Any, M: Any) -> None:
         a0, a1, b0, b1 = load(y0, i), load(y1, i), load(y0, j1), load(y1, j1)
         c0, c1, d0, d1 = load(y0, j2), load(y1, j2), load(y0, j3), load(y1, j3)
         for j in range(K):
-            v0, v1, m, n, o, p = splat(x0[j]), splat(x1[j]), load(M[j], i), load(M[j], j1), load(M[j], j2), load(M[j], j3)
+            v0, v1, m, n, o, p = (
+                splat(x0[j]),
+                splat(x1[j]),
+                load(M[j], i),
+                load(M[j], j1),
+                load(M[j], j2),
+                load(M[j], j3),
+            )
             a0, a1, b0, b1 = fma(v0, m, a0), fma(v1, m, a1), fma(v0, n, b0), fma(v1, n, b1)
             c0, c1, d0, d1 = fma(v0, o, c0), fma(v1, o, c1), fma(v0, p, d0), fma(v1, p, d1)
         store(y0, i, a0)
@@ -395,7 +444,8 @@ def check() -> None:
     """Compile and run a small kernel.
 
     Raises:
-        Exception: of any kind, where kernels cannot be compiled on this machine or do not give what they should.
+        Exception: of any kind, where kernels cannot be compiled on this machine or do not give what
+            they should.
     """
     row = np.linspace(-1, 1, 2 * LANES, dtype=np.float32)
     expected = np.tanh(2 * row)

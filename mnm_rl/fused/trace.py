@@ -1,7 +1,8 @@
 """What the fused implementations share: steps that Numba kernels run and differentiate.
 
-The kernels of a core run some steps and leave what the backward pass needs in arrays; ``gradients`` goes back through all of them.
-The arrays pad the width D with zeros to ``P``, a multiple of the vector length, and the width M of a memory to ``K``.
+The kernels of a core run some steps and leave what the backward pass needs in arrays; ``gradients``
+goes back through all of them. The arrays pad the width D with zeros to ``P``, a multiple of the
+vector length, and the width M of a memory to ``K``.
 """
 
 import ctypes
@@ -46,22 +47,33 @@ class FusedCore(Implementation[StateT]):
         return None
 
     def packed(self, parameters: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
-        """A copy of all tensors of the core, and the parameters in the layout of the kernels; made anew when one has changed."""
+        """A copy of all tensors of the core, and the parameters in the layout of the kernels; made
+        anew when one has changed."""
         now = tensors(self.core)
         if self._packed is None or not same(self._packed[0], now):
-            copies = [tensor.detach().clone(memory_format=torch.contiguous_format) for tensor in now]
+            copies = [
+                tensor.detach().clone(memory_format=torch.contiguous_format) for tensor in now
+            ]
             with torch.no_grad():
                 self._packed = copies, self.trace_class.pack(self.core, parameters)
         return self._packed
 
-    def sequence(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
-        if len(inputs) == 1 and not torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+    def sequence(
+        self, inputs: Tensor, state: StateT, episode_starts: Tensor
+    ) -> tuple[Tensor, StateT, Tensor]:
+        if (
+            len(inputs) == 1
+            and not torch.is_grad_enabled()
+            and not torch.is_inference_mode_enabled()
+        ):
             return self._single_step(inputs, state, episode_starts)
         steps = self.trace_class(self, state, len(inputs))
         steps.run(inputs, episode_starts)
         return steps.differentiable(inputs)
 
-    def _single_step(self, inputs: Tensor, state: StateT, episode_starts: Tensor) -> tuple[Tensor, StateT, Tensor]:
+    def _single_step(
+        self, inputs: Tensor, state: StateT, episode_starts: Tensor
+    ) -> tuple[Tensor, StateT, Tensor]:
         try:
             step = self._singles.pop()
         except IndexError:
@@ -77,7 +89,8 @@ class FusedCore(Implementation[StateT]):
 
 
 class _SingleStep:
-    """One step without gradient, in the same memory each time: to make that anew takes longer than the step."""
+    """One step without gradient, in the same memory each time: to make that anew takes longer than
+    the step."""
 
     def __init__(self, implementation: FusedCore[Any], state: Any) -> None:
         self.situation = implementation.situation
@@ -90,18 +103,24 @@ class _SingleStep:
         """Whether it would give what a new one gives."""
         return (
             self.situation == self.trace.implementation.situation
-            and all(state[i].shape == row.shape and state[i].dtype == row.dtype for i, row in self.rows)
+            and all(
+                state[i].shape == row.shape and state[i].dtype == row.dtype for i, row in self.rows
+            )
             and same(self.trace._copies, tensors(self.trace.core))
         )
 
-    def __call__(self, inputs: Tensor, state: Any, episode_starts: Tensor) -> tuple[Tensor, Any, Tensor]:
+    def __call__(
+        self, inputs: Tensor, state: Any, episode_starts: Tensor
+    ) -> tuple[Tensor, Any, Tensor]:
         self.trace.t = 0
         for whole in self.wholes:
             whole.zero_()  # with the padding, where there may be a NaN of other states
         for i, row in self.rows:
             row.copy_(state[i])
         outputs = self.trace.outputs(self.trace.run(inputs, episode_starts)).clone()
-        meta_loss = inputs.new_zeros(inputs.shape[:2]) if self.meta_loss is None else self.meta_loss.clone()
+        meta_loss = (
+            inputs.new_zeros(inputs.shape[:2]) if self.meta_loss is None else self.meta_loss.clone()
+        )
         after = list(state)
         for i, row in self.rows:
             after[i] = row.clone(memory_format=torch.contiguous_format)
@@ -115,8 +134,8 @@ _memcmp.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 def same(copies: list[Tensor], now: list[Tensor]) -> bool:
     """Whether tensors are, to the bit, what their contiguous copies are.
 
-    All is compared: version counters and addresses miss what is changed through ``.data``, NumPy or another process.
-    ``torch.equal`` would take five times as long.
+    All is compared: version counters and addresses miss what is changed through ``.data``, NumPy or
+    another process. ``torch.equal`` would take five times as long.
     """
     if len(copies) != len(now):
         return False
@@ -146,14 +165,18 @@ class FusedTrace(Trace[StateT]):
     F: int
     x: Array
     carried: ClassVar[int]
-    """How many tensors of the state change from step to step; the others are after them and stay."""
+    """How many tensors of the state change from step to step; the others are after them and
+    stay."""
 
     def __init__(self, implementation: FusedCore[StateT], state: StateT, steps: int) -> None:
         super().__init__(implementation, state)
         self.core: Any = implementation.core
         self.parameters = self.parameters_of(self.core)
         if any(tensor.dtype != self.parameters[0].dtype for tensor in state):
-            raise ValueError(f"the state must be in {self.parameters[0].dtype}, as the core is, not {state[0].dtype}")
+            raise ValueError(
+                f"the state must be in {self.parameters[0].dtype}, as the core is, not "
+                f"{state[0].dtype}"
+            )
         self._copies, self.weights = implementation.packed(self.parameters)
         self._left = False
         self._watch()
@@ -165,7 +188,8 @@ class FusedTrace(Trace[StateT]):
         weakref.finalize(self, self._arena.give, self._taken)
 
     def room(self, name: str, *shape: int) -> Array:
-        """An array for as long as this trace lives: zero where kernels never write, elsewhere undefined."""
+        """An array for as long as this trace lives: zero where kernels never write, elsewhere
+        undefined."""
         array = self._arena.take(name, shape, self.dtype)
         self._taken.append((name, array))
         return array
@@ -182,16 +206,18 @@ class FusedTrace(Trace[StateT]):
 
     @abstractmethod
     def run_kernels(self, t0: int, t1: int) -> Tensor:
-        """Run the kernels from step t0 to t1; returns the raw outputs of these steps, ``[t1 - t0, ...]``, without gradient."""
+        """Run the kernels from step t0 to t1; returns the raw outputs of these steps, ``[t1 - t0,
+        ...]``, without gradient."""
 
     @abstractmethod
     def results(self) -> tuple[Tensor | None, ...]:
-        """Raw outputs, meta-loss (None for a core without), and the tensors of the last state that change; they may be views."""
+        """Raw outputs, meta-loss (None for a core without), and the tensors of the last state that
+        change; they may be views."""
 
     @abstractmethod
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The gradients with respect to the inputs (if asked for), the first state and the parameters, given those with
-        respect to :meth:`results`, or None where they are zero."""
+        """The gradients with respect to the inputs (if asked for), the first state and the
+        parameters, given those with respect to :meth:`results`, or None where they are zero."""
 
     def diagnostics(self) -> dict[str, Tensor]:
         """What the core's ``diagnostics`` will hold."""
@@ -203,12 +229,15 @@ class FusedTrace(Trace[StateT]):
 
     @abstractmethod
     def working_state(self) -> tuple[Tensor, ...]:
-        """The tensors of the state that change, after the last step; they may be views of what the next step changes."""
+        """The tensors of the state that change, after the last step; they may be views of what the
+        next step changes."""
 
     def state(self, rows: Tensor | None = None) -> StateT:
         if self._left:
             return super().state(rows)
-        now = make_state(self.initial_state, (*self.working_state(), *self.initial_state[self.carried :]))
+        now = make_state(
+            self.initial_state, (*self.working_state(), *self.initial_state[self.carried :])
+        )
         return make_state(now, (tensor.clone() if rows is None else tensor[rows] for tensor in now))
 
     def state_after(self, steps: int) -> StateT:
@@ -218,18 +247,25 @@ class FusedTrace(Trace[StateT]):
             again = type(self)(self.implementation, self.initial_state, steps)  # type: ignore[arg-type]
             again.weights = self.weights
             if steps > 0:
-                again.run(torch.from_numpy(self.x[:steps, :, : self.F]), torch.from_numpy(self.episode_starts[:steps]))
+                again.run(
+                    torch.from_numpy(self.x[:steps, :, : self.F]),
+                    torch.from_numpy(self.episode_starts[:steps]),
+                )
         return again.state()
 
     def run(self, inputs: Tensor, episode_starts: Tensor) -> Tensor:
-        """Run the next steps, ``[T, B, F]`` and ``[T, B]``; returns their raw outputs, without gradient."""
+        """Run the next steps, ``[T, B, F]`` and ``[T, B]``; returns their raw outputs, without
+        gradient."""
         T = len(inputs)
         if inputs.shape[1:] != (self.B, self.F) or inputs.dtype != self.parameters[0].dtype:
             raise ValueError(
-                f"inputs must be [T, {self.B}, {self.F}] in {self.parameters[0].dtype}, not {list(inputs.shape)} in {inputs.dtype}"
+                f"inputs must be [T, {self.B}, {self.F}] in {self.parameters[0].dtype}, not "
+                f"{list(inputs.shape)} in {inputs.dtype}"
             )
         if episode_starts.shape != inputs.shape[:2]:
-            raise ValueError(f"episode_starts must be {list(inputs.shape[:2])}, not {list(episode_starts.shape)}")
+            raise ValueError(
+                f"episode_starts must be {list(inputs.shape[:2])}, not {list(episode_starts.shape)}"
+            )
         self.t += T
         self.x[self.t - T : self.t, :, : self.F] = inputs.detach().numpy()
         self.episode_starts[self.t - T : self.t] = episode_starts.numpy()
@@ -251,7 +287,8 @@ class FusedTrace(Trace[StateT]):
         self._watch()
 
     def _watch(self) -> None:
-        """From now on, have steps see what PyTorch counts: changes of the tensors that the core has now."""
+        """From now on, have steps see what PyTorch counts: changes of the tensors that the core has
+        now."""
         self._tensors = tensors(self.core)
         self._versions = [tensor._version for tensor in self._tensors]
 
@@ -263,7 +300,9 @@ class FusedTrace(Trace[StateT]):
     def _changed(self) -> bool:
         """Whether the core is no longer what it was at the first step."""
         try:
-            return chosen(self.core) is not self.implementation or not same(self._copies, tensors(self.core))
+            return chosen(self.core) is not self.implementation or not same(
+                self._copies, tensors(self.core)
+            )
         except RuntimeError:  # of a path that is not possible any more: the core says so itself
             return True
 
@@ -273,7 +312,10 @@ class FusedTrace(Trace[StateT]):
 
     def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:
         if (changed := self._what_changed(inputs, episode_starts)) is not None:
-            log_once(f"the steps of a rollout are run again for its gradient, since {changed} changed after it")
+            log_once(
+                f"the steps of a rollout are run again for its gradient, since {changed} changed "
+                "after it"
+            )
             return super().replay(inputs, episode_starts)
         outputs, _, meta_loss = self.differentiable(inputs)
         return outputs, meta_loss
@@ -288,7 +330,9 @@ class FusedTrace(Trace[StateT]):
             return "the sequence of steps"
         if self._changed():
             return "the core's parameters"
-        if not torch.allclose(torch.from_numpy(self.x)[..., : self.F], inputs, rtol=1e-4, atol=1e-5):
+        if not torch.allclose(
+            torch.from_numpy(self.x)[..., : self.F], inputs, rtol=1e-4, atol=1e-5
+        ):
             return "the core's inputs"
         return None
 
@@ -309,7 +353,8 @@ class _Steps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, steps: FusedTrace[Any], *tensors: Tensor) -> tuple[Tensor | None, ...]:
         results = steps.results()
-        # PyTorch then sees if one is changed before the backward pass, which still reads the memory of the results.
+        # PyTorch then sees if one is changed before the backward pass, which still reads the memory
+        # of the results.
         ctx.save_for_backward(*tensors, *(result for result in results if result is not None))
         ctx.steps = steps
         ctx.set_materialize_grads(False)

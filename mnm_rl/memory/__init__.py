@@ -4,7 +4,8 @@
 - :mod:`~mnm_rl.memory.rules`: one file a write rule;
 - :mod:`~mnm_rl.memory.neural_memory`: a memory that can be written and read, with its slow weights;
 - :mod:`~mnm_rl.memory.adjoint`: the gradient of a write and a read, by hand;
-- :mod:`~mnm_rl.memory.plain`, :mod:`~mnm_rl.memory.reversible`: a sequence of them, as autograd does it, and in constant memory.
+- :mod:`~mnm_rl.memory.plain`, :mod:`~mnm_rl.memory.reversible`: a sequence of them, as autograd
+  does it, and in constant memory.
 """
 
 from mnm_rl.memory.function import FastWeights, recall_loss

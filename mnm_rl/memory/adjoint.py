@@ -1,7 +1,7 @@
 """A write and a read, and back: the adjoint of ``docs/mathematics.md``, in its symbols.
 
-Going back, the write is undone by adding what it subtracted, so that of the forward pass only vectors are kept. Where a part of
-the fast weights is forgotten, that is undone by division.
+Going back, the write is undone by adding what it subtracted, so that of the forward pass only
+vectors are kept. Where a part of the fast weights is forgotten, that is undone by division.
 """
 
 from typing import NamedTuple
@@ -90,7 +90,8 @@ def write_and_read_backward(
         theta_before: ``theta_(t-1)``, where it was kept; else the write is undone.
 
     Returns:
-        ``theta_(t-1)``, ``dL/dtheta_(t-1)``, and the gradients with respect to keys, targets, beta, read keys and alpha.
+        ``theta_(t-1)``, ``dL/dtheta_(t-1)``, and the gradients with respect to keys, targets, beta,
+        read keys and alpha.
     """
     z, deltas, beta, step_sizes, y, alpha = kept
     G, s = list(G_t), step_sizes.view(*step_sizes.shape, 1, 1).unbind(1)
@@ -100,18 +101,27 @@ def write_and_read_backward(
     g_read_keys = _activations_backward(theta_t, G, y, [*g_y, g_values])
 
     # What stays, W_t = alpha U_t of what was written, U_t.
-    theta = theta_before if theta_before is not None else undo(theta_t, z, deltas, step_sizes, alpha)
+    theta = (
+        theta_before if theta_before is not None else undo(theta_t, z, deltas, step_sizes, alpha)
+    )
     g_alpha = None
     if alpha is not None:
         U = write(theta, z, deltas, step_sizes)
-        g_alpha = torch.stack([(G_l * U_l).sum(dim=(1, 2)) for G_l, U_l in zip(G, U, strict=True)]).sum(dim=0)
+        g_alpha = torch.stack(
+            [(G_l * U_l).sum(dim=(1, 2)) for G_l, U_l in zip(G, U, strict=True)]
+        ).sum(dim=0)
         G = [alpha.view(-1, 1, 1) * G_l for G_l in G]
 
-    # The write, U^l_t = W^l_(t-1) - s^l sum_h delta^l_h (z^(l-1)_h)^T. It leaves G as it is: dU_t/dW_(t-1) is the identity.
+    # The write, U^l_t = W^l_(t-1) - s^l sum_h delta^l_h (z^(l-1)_h)^T. It leaves G as it is:
+    # dU_t/dW_(t-1) is the identity.
     a = [z_in @ G_l.mT for z_in, G_l in zip(z[:-1], G, strict=True)]  # a^l = G^l z^(l-1)
     g_deltas = [-s_l * a_l for s_l, a_l in zip(s, a, strict=True)]
-    g_z = [-s_l * (delta @ G_l) for s_l, delta, G_l in zip(s, deltas, G, strict=True)] + [zeros_like(z[-1])]
-    g_step_sizes = -torch.stack([(delta * a_l).sum(dim=(1, 2)) for delta, a_l in zip(deltas, a, strict=True)], dim=1)
+    g_z = [-s_l * (delta @ G_l) for s_l, delta, G_l in zip(s, deltas, G, strict=True)] + [
+        zeros_like(z[-1])
+    ]
+    g_step_sizes = -torch.stack(
+        [(delta * a_l).sum(dim=(1, 2)) for delta, a_l in zip(deltas, a, strict=True)], dim=1
+    )
     g_beta = rule.step_sizes_backward(beta, z, g_z, deltas, g_deltas, g_step_sizes)
 
     # The error signals, then z^0 ... z^L, both under theta_(t-1).
@@ -120,7 +130,9 @@ def write_and_read_backward(
     return theta, tuple(G), Gradients(g_keys, g_targets, g_beta, g_read_keys, g_alpha)
 
 
-def _activations_backward(theta: FastWeights, G: list[Tensor], z: list[Tensor], g_z: list[Tensor]) -> Tensor:
+def _activations_backward(
+    theta: FastWeights, G: list[Tensor], z: list[Tensor], g_z: list[Tensor]
+) -> Tensor:
     """Back through :func:`~mnm_rl.memory.function.activations`.
 
     Args:

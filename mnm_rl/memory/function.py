@@ -1,7 +1,8 @@
 """The memory function, the update of its fast weights and how to undo it, and the recall loss.
 
-Notation, as in the paper and in ``docs/mathematics.md``: ``B`` environments, ``H`` heads, ``D`` width, ``L`` layers,
-``theta = (W^1, ..., W^L)`` the fast weights, one memory per environment. Vectors are rows: ``z @ W.mT`` is ``W z``.
+Notation, as in the paper and in ``docs/mathematics.md``: ``B`` environments, ``H`` heads, ``D``
+width, ``L`` layers, ``theta = (W^1, ..., W^L)`` the fast weights, one memory per environment.
+Vectors are rows: ``z @ W.mT`` is ``W z``.
 """
 
 from torch import Tensor, baddbmm, einsum, stack, tanh
@@ -11,7 +12,8 @@ FastWeights = tuple[Tensor, ...]
 
 
 def activations(theta: FastWeights, keys: Tensor) -> list[Tensor]:
-    """Run the memory function on keys and keep every layer: ``z^0 = k``, ``z^l = tanh(W^l z^(l-1))``, last layer linear.
+    """Run the memory function on keys and keep every layer: ``z^0 = k``, ``z^l = tanh(W^l
+    z^(l-1))``, last layer linear.
 
     Args:
         theta: fast weights ``W^1 ... W^L``, each ``[B, D, D]``.
@@ -29,7 +31,11 @@ def activations(theta: FastWeights, keys: Tensor) -> list[Tensor]:
 
 
 def write(
-    theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_sizes: Tensor, alpha: Tensor | None = None
+    theta: FastWeights,
+    z: list[Tensor],
+    deltas: list[Tensor],
+    step_sizes: Tensor,
+    alpha: Tensor | None = None,
 ) -> FastWeights:
     """The rank-H update of every layer: ``alpha (W^l - s^l * sum_h delta^l_h (z^(l-1)_h)^T)``.
 
@@ -49,9 +55,15 @@ def write(
     return written if alpha is None else tuple(alpha.view(-1, 1, 1) * W for W in written)
 
 
-def undo(theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_sizes: Tensor, alpha: Tensor | None = None) -> FastWeights:
-    """The fast weights before a :func:`write`, from those after it and its factors: the same up to rounding, which the
-    division by ``alpha`` makes ``1 / alpha`` times larger."""
+def undo(
+    theta: FastWeights,
+    z: list[Tensor],
+    deltas: list[Tensor],
+    step_sizes: Tensor,
+    alpha: Tensor | None = None,
+) -> FastWeights:
+    """The fast weights before a :func:`write`, from those after it and its factors: the same up to
+    rounding, which the division by ``alpha`` makes ``1 / alpha`` times larger."""
     if alpha is not None:
         theta = tuple(W / alpha.view(-1, 1, 1) for W in theta)
     return write(theta, z, deltas, -step_sizes)
@@ -60,7 +72,10 @@ def undo(theta: FastWeights, z: list[Tensor], deltas: list[Tensor], step_sizes: 
 def write_size(z: list[Tensor], deltas: list[Tensor], step_sizes: Tensor) -> Tensor:
     """``|theta_t - theta_(t-1)|`` of a :func:`write`, over all layers, ``[B]``; from its factors:
     ``|sum_h a_h b_h^T|^2`` is the sum over all pairs of heads of ``(a_h . a_g) (b_h . b_g)``."""
-    squares = [einsum("bhi,bgi,bhj,bgj->b", d, d, z_in, z_in) for d, z_in in zip(deltas, z[:-1], strict=True)]
+    squares = [
+        einsum("bhi,bgi,bhj,bgj->b", d, d, z_in, z_in)
+        for d, z_in in zip(deltas, z[:-1], strict=True)
+    ]
     return (step_sizes**2 * stack(squares, dim=1).clamp(min=0)).sum(1).sqrt()
 
 

@@ -1,10 +1,13 @@
-"""A running memory of which autograd keeps no fast weights, so that a long sequence takes no more of them than a short one.
+"""A running memory of which autograd keeps no fast weights, so that a long sequence takes no more
+of them than a short one.
 
-The fast weights are on a *tape*: as they are now, and for every step the vectors of its write. Its steps are autograd functions
-that hand on a *token*, a number without meaning whose gradient orders them: a step's backward pass finds on the tape the fast
-weights that the step left and the gradient with respect to them, and leaves those before it, undoing its write. Where an episode
-started in the middle, the fast weights that the episode before ended with are written again from that episode's start. Where a
-gate has left less than half of the fast weights, they are kept as they were: division would not bring them back.
+The fast weights are on a *tape*: as they are now, and for every step the vectors of its write. Its
+steps are autograd functions that hand on a *token*, a number without meaning whose gradient orders
+them: a step's backward pass finds on the tape the fast weights that the step left and the gradient
+with respect to them, and leaves those before it, undoing its write. Where an episode started in the
+middle, the fast weights that the episode before ended with are written again from that episode's
+start. Where a gate has left less than half of the fast weights, they are kept as they were:
+division would not bring them back.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +23,8 @@ from mnm_rl.memory.rules import WriteRule
 
 
 class ReversibleMemory:
-    """A :class:`~mnm_rl.memory.plain.RunningMemory` that keeps vectors only; differentiable once, on any device, in any dtype."""
+    """A :class:`~mnm_rl.memory.plain.RunningMemory` that keeps vectors only; differentiable once,
+    on any device, in any dtype."""
 
     def __init__(self, memory: NeuralMemory, theta: Tensor) -> None:
         self._memory = memory
@@ -31,7 +35,14 @@ class ReversibleMemory:
         self._tape.recording |= torch.is_grad_enabled()
         self._token = _Reset.apply(self._tape, self._token, self._memory.theta_0, starts)  # type: ignore[no-untyped-call]
 
-    def write_and_read(self, keys: Tensor, values: Tensor, beta: Tensor, read_keys: Tensor, alpha: Tensor | None = None) -> Tensor:
+    def write_and_read(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        beta: Tensor,
+        read_keys: Tensor,
+        alpha: Tensor | None = None,
+    ) -> Tensor:
         self._tape.recording |= torch.is_grad_enabled()
         keys, targets, beta = self._memory.prepare_write(keys, values, beta)
         tensors = (keys, targets, beta, self._memory.rule.normalize(read_keys), alpha)
@@ -55,17 +66,21 @@ class _ResetStep(NamedTuple):
 
 
 class _Tape:
-    """Steps, the fast weights before the first and after the last of them, and a place for those that a backward pass is at.
+    """Steps, the fast weights before the first and after the last of them, and a place for those
+    that a backward pass is at.
 
-    ``position`` counts steps: theta at position 0 is ``first``, at position ``len(steps)`` it is ``last``.
+    ``position`` counts steps: theta at position 0 is ``first``, at position ``len(steps)`` it is
+    ``last``.
     """
 
     def __init__(self, rule: WriteRule, theta: Tensor) -> None:
         self.rule = rule
         self.first = self.last = theta.detach().unbind(1)
         self.steps: list[Kept | _ResetStep] = []
-        self.known: dict[int, FastWeights] = {}  # theta at some positions, where undoing would lose precision
-        self.left = torch.ones_like(self.first[0][:, 0, 0])  # what is left of the fast weights that are known, [B]
+        # theta at some positions, where undoing would lose precision
+        self.known: dict[int, FastWeights] = {}
+        # what is left of the fast weights that are known, [B]
+        self.left = torch.ones_like(self.first[0][:, 0, 0])
         self.recording = False  # steps before the first one with gradient leave nothing
         self.last_write: Kept
         self.back: tuple[int, FastWeights, FastWeights]  # position, theta, G = dL/dtheta
@@ -77,7 +92,8 @@ class _Tape:
                 self.left = torch.where(step.starts, 1, self.left)
             elif step.alpha is not None:
                 self.left = self.left * step.alpha
-                if self.left.min() < 0.5:  # dividing by it would make rounding errors twice as large, or more
+                # dividing by it would make rounding errors twice as large, or more
+                if self.left.min() < 0.5:
                     self.known[len(self.steps)], self.left = self.last, torch.ones_like(self.left)
             self.steps.append(step)
         else:
@@ -103,15 +119,20 @@ class _Tape:
         if isinstance(step, Kept):
             return undo(theta, step.z, step.deltas, step.step_sizes, step.alpha)
         ended = step.starts.nonzero().squeeze(1)
-        return tuple(W.index_copy(0, ended, W_end) for W, W_end in zip(theta, self.write_again(at, ended), strict=True))
+        return tuple(
+            W.index_copy(0, ended, W_end)
+            for W, W_end in zip(theta, self.write_again(at, ended), strict=True)
+        )
 
     def write_again(self, position: int, environments: Tensor) -> FastWeights:
-        """Theta of some environments at a position: from the starts of the episodes that they are in, or from where theta is
-        known, all writes at once."""
+        """Theta of some environments at a position: from the starts of the episodes that they are
+        in, or from where theta is known, all writes at once."""
         theta = tuple(W[environments] for W in self.first)
         writes, strengths = [], []
-        unmet = torch.ones_like(environments, dtype=torch.bool)  # those whose episode started earlier
-        left = torch.ones_like(self.left[environments])  # the share of a write at this step that is left at the position
+        # those whose episode started earlier
+        unmet = torch.ones_like(environments, dtype=torch.bool)
+        # the share of a write at this step that is left at the position
+        left = torch.ones_like(self.left[environments])
         for at in range(position - 1, -1, -1):
             step = self.steps[at]
             if isinstance(step, Kept):
@@ -121,12 +142,17 @@ class _Tape:
                 strengths.append(step.step_sizes[environments] * (unmet * left).unsqueeze(1))
                 if at in self.known:
                     before = (W[environments] for W in self.known[at])
-                    theta = tuple(torch.where(unmet.view(-1, 1, 1), W, own) for W, own in zip(before, theta, strict=True))
+                    theta = tuple(
+                        torch.where(unmet.view(-1, 1, 1), W, own)
+                        for W, own in zip(before, theta, strict=True)
+                    )
                     break
             else:
                 starts = step.starts[environments]
                 here = (starts & unmet).view(-1, 1, 1)
-                theta = tuple(torch.where(here, W_0, W) for W_0, W in zip(step.theta_0, theta, strict=True))
+                theta = tuple(
+                    torch.where(here, W_0, W) for W_0, W in zip(step.theta_0, theta, strict=True)
+                )
                 unmet = unmet & ~starts
                 if not unmet.any():
                     break
@@ -169,7 +195,12 @@ class _Reset(Function):
         ctx.set_materialize_grads(False)
         step = _ResetStep(starts, theta_0.detach().unbind(0))
         where = starts.view(-1, 1, 1)
-        tape.step(step, tuple(torch.where(where, W_0, W) for W_0, W in zip(step.theta_0, tape.last, strict=True)))
+        tape.step(
+            step,
+            tuple(
+                torch.where(where, W_0, W) for W_0, W in zip(step.theta_0, tape.last, strict=True)
+            ),
+        )
         return torch.zeros_like(token)
 
     @staticmethod
@@ -199,7 +230,9 @@ class _WriteAndRead(Function):
         # Detached: what the tape keeps must not lead back to the graph that keeps the tape.
         keys_, targets_, beta_, read_keys_ = (x.detach() for x in (keys, targets, beta, read_keys))
         alpha_ = None if alpha is None else alpha.detach()
-        theta, values, kept = write_and_read(tape.rule, tape.last, keys_, targets_, beta_, read_keys_, alpha_)
+        theta, values, kept = write_and_read(
+            tape.rule, tape.last, keys_, targets_, beta_, read_keys_, alpha_
+        )
         ctx.kept = kept._replace(y=[*kept.y[:-1], values.detach()])
         tape.step(ctx.kept, theta)
         tape.last_write = ctx.kept
@@ -209,14 +242,18 @@ class _WriteAndRead(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_token: Tensor | None, g_values: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, g_token: Tensor | None, g_values: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         _ = ctx.saved_tensors  # PyTorch sees here if one has been changed since
         tape = ctx.tape
         theta, G = tape.arrive(ctx.at + 1, g_token)
         if g_values is None:
             g_values = torch.zeros_like(ctx.kept.y[-1])
         before = tape.known.get(ctx.at)
-        theta, G, gradients = write_and_read_backward(tape.rule, theta, G, g_values, ctx.kept, before)
+        theta, G, gradients = write_and_read_backward(
+            tape.rule, theta, G, g_values, ctx.kept, before
+        )
         tape.back = ctx.at, theta, G
         return None, g_values.new_zeros(()), *gradients
 
@@ -230,7 +267,9 @@ class _Theta(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_token: Tensor | None, g_theta: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, g_token: Tensor | None, g_theta: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         tape = ctx.tape
         theta, G = tape.arrive(ctx.position, g_token)
         if g_theta is not None:

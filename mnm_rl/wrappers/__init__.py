@@ -1,4 +1,5 @@
-"""Wrappers for single environments; :mod:`mnm_rl.wrappers.vector` has the same ones for vector environments."""
+"""Wrappers for single environments; :mod:`mnm_rl.wrappers.vector` has the same ones for vector
+environments."""
 
 from typing import Any, SupportsFloat
 
@@ -11,36 +12,38 @@ from mnm_rl.masks import KEY, choices, flat, truths
 
 
 class MetaObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Adds what a memory needs to learn from its own deeds: the previous action and reward (RL^2, Duan et al. 2016).
+    """Adds what a memory needs to learn from its own deeds: the previous action and reward (RL^2,
+    Duan et al. 2016).
 
-    The observation becomes a ``Dict``. A ``Dict`` observation keeps its keys; any other goes under ``"observation"``. Added are
+    The observation becomes a ``Dict``. A ``Dict`` observation keeps its keys; any other goes under
+    ``"observation"``. Added are
 
-    - ``"previous_action"``: ``Box [A]`` float32, Discrete and MultiDiscrete actions one-hot, others flattened;
+    - ``"previous_action"``: ``Box [A]`` float32, Discrete and MultiDiscrete actions one-hot, others
+      flattened;
       zeros in the first step of an episode,
     - ``"previous_reward"``: ``Box [1]`` float32; zero in the first step,
     - ``"episode_start"``: ``Box [1]`` float32; one in the first step, then zero,
-    - ``"time"``, if ``horizon`` is given: ``Box [1]`` float32, steps since the start of the episode, divided by ``horizon``.
+    - ``"time"``, if ``horizon`` is given: ``Box [1]`` float32, steps since the start of the
+      episode, divided by ``horizon``.
 
     A vector version of the wrapper exists: :class:`mnm_rl.wrappers.vector.MetaObservation`.
 
     Args:
         env: the environment to wrap.
-        horizon: what the time is divided by, such as the length of an episode; None (default) for no time.
+        horizon: what the time is divided by, such as the length of an episode; None (default) for
+            no time.
 
     Raises:
-        ValueError: if the actions are not Discrete, MultiDiscrete, MultiBinary or Box, if the observation has one of the
-            keys already, or if ``horizon`` is not positive.
+        ValueError: if the actions are not Discrete, MultiDiscrete, MultiBinary or Box, if the
+            observation has one of the keys already, or if ``horizon`` is not positive.
 
-    Example:
-        >>> import gymnasium as gym
-        >>> from mnm_rl.wrappers import MetaObservation
-        >>> env = MetaObservation(gym.make("CartPole-v1"), horizon=500)
-        >>> observation, info = env.reset(seed=0)
-        >>> sorted(observation)
-        ['episode_start', 'observation', 'previous_action', 'previous_reward', 'time']
-        >>> observation, *_ = env.step(1)
-        >>> observation["previous_action"], observation["previous_reward"], observation["episode_start"], observation["time"]
-        (array([0., 1.], dtype=float32), array([1.], dtype=float32), array([0.], dtype=float32), array([0.002], dtype=float32))
+    Example: >>> import gymnasium as gym >>> from mnm_rl.wrappers import MetaObservation >>> env =
+        MetaObservation(gym.make("CartPole-v1"), horizon=500) >>> observation, info =
+        env.reset(seed=0) >>> sorted(observation) ['episode_start', 'observation',
+        'previous_action', 'previous_reward', 'time'] >>> observation, *_ = env.step(1) >>>
+        observation["previous_action"], observation["previous_reward"],
+        observation["episode_start"], observation["time"] (array([0., 1.], dtype=float32),
+        array([1.], dtype=float32), array([0.], dtype=float32), array([0.002], dtype=float32))
     """
 
     def __init__(self, env: gym.Env[Any, Any], horizon: int | None = None) -> None:
@@ -50,16 +53,26 @@ class MetaObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.Reco
         self.observation_space = meta_space(env.observation_space, env.action_space, horizon)
         self._t = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._t = 0
-        return self._with(observation, np.zeros(spaces.flatdim(self.env.action_space), np.float32), 0.0), info
+        return self._with(
+            observation, np.zeros(spaces.flatdim(self.env.action_space), np.float32), 0.0
+        ), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], SupportsFloat, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._t += 1
         previous_action = encode_actions(self.env.action_space, np.asarray(action)[np.newaxis])[0]
-        return self._with(observation, previous_action, float(reward)), reward, terminated, truncated, info
+        return (
+            self._with(observation, previous_action, float(reward)),
+            reward,
+            terminated,
+            truncated,
+            info,
+        )
 
     def _with(self, observation: Any, action: NDArray[np.float32], reward: float) -> dict[str, Any]:
         t = np.array([self._t])
@@ -67,9 +80,11 @@ class MetaObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.Reco
 
 
 class InfoActionMasks(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Gives the action mask in an environment's ``info``, such as Taxi's, by the method ``action_masks``.
+    """Gives the action mask in an environment's ``info``, such as Taxi's, by the method
+    ``action_masks``.
 
-    That is where the algorithms look for masks (:mod:`mnm_rl.masks`). Vector environments need no such wrapper.
+    That is where the algorithms look for masks (:mod:`mnm_rl.masks`). Vector environments need no
+    such wrapper.
 
     Args:
         env: the environment to wrap.
@@ -90,7 +105,9 @@ class InfoActionMasks(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
         self.key = key
         self._info: dict[str, Any] = {}
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         observation, self._info = self.env.reset(seed=seed, options=options)
         return observation, self._info
 
@@ -101,21 +118,29 @@ class InfoActionMasks(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
     def action_masks(self) -> NDArray[np.bool_]:
         """The mask of the last observation; everything is allowed where the ``info`` held none."""
         mask = self._info.get(self.key)
-        return np.ones(choices(self.action_space).sum(), bool) if mask is None else truths(flat(mask))
+        return (
+            np.ones(choices(self.action_space).sum(), bool) if mask is None else truths(flat(mask))
+        )
 
 
-def meta_space(observation_space: spaces.Space[Any], action_space: spaces.Space[Any], horizon: int | None) -> spaces.Dict:
+def meta_space(
+    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], horizon: int | None
+) -> spaces.Dict:
     """The space of :class:`MetaObservation`."""
     if horizon is not None and not horizon > 0:
         raise ValueError(f"horizon must be positive, got {horizon}")
-    if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box):
+    if not isinstance(
+        action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box
+    ):
         raise ValueError(
-            f"the action space {action_space} cannot be observed: it must be Discrete, MultiDiscrete, MultiBinary or Box; "
+            f"the action space {action_space} cannot be observed: it must be Discrete, "
+            "MultiDiscrete, MultiBinary or Box; "
             "gymnasium.wrappers.TransformAction can map one of these to it"
         )
     actions = spaces.flatten_space(action_space)
     assert isinstance(actions, spaces.Box)
-    low, high = np.minimum(actions.low, 0), np.maximum(actions.high, 0)  # the zeros of the first step are in it, too
+    # the zeros of the first step are in it, too
+    low, high = np.minimum(actions.low, 0), np.maximum(actions.high, 0)
     added = {
         "previous_action": spaces.Box(low.astype(np.float32), high.astype(np.float32)),
         "previous_reward": spaces.Box(-np.inf, np.inf, (1,)),
@@ -123,16 +148,28 @@ def meta_space(observation_space: spaces.Space[Any], action_space: spaces.Space[
     }
     if horizon is not None:
         added["time"] = spaces.Box(0, np.inf, (1,))
-    own = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"observation": observation_space}
+    own = (
+        observation_space.spaces
+        if isinstance(observation_space, spaces.Dict)
+        else {"observation": observation_space}
+    )
     for key in own.keys() & added.keys():
-        raise ValueError(f"the observation has a {key!r} already; rename it, for example with TransformObservation")
+        raise ValueError(
+            f"the observation has a {key!r} already; rename it, for example with "
+            "TransformObservation"
+        )
     return spaces.Dict({**own, **added})
 
 
 def meta_observation(
-    observation: Any, action: NDArray[np.float32], reward: NDArray[Any], t: NDArray[Any], horizon: int | None
+    observation: Any,
+    action: NDArray[np.float32],
+    reward: NDArray[Any],
+    t: NDArray[Any],
+    horizon: int | None,
 ) -> dict[str, Any]:
-    """An observation in :func:`meta_space`, or a batch of them: actions ``[..., A]``, rewards and steps ``[..., 1]``."""
+    """An observation in :func:`meta_space`, or a batch of them: actions ``[..., A]``, rewards and
+    steps ``[..., 1]``."""
     own = observation if isinstance(observation, dict) else {"observation": observation}
     meta = {
         **own,
@@ -154,4 +191,6 @@ def encode_actions(space: spaces.Space[Any], actions: NDArray[Any]) -> NDArray[n
     else:
         return actions.reshape(len(actions), -1).astype(np.float32)
     choices = actions.reshape(len(actions), -1) - starts
-    return np.concatenate([choices[:, [i]] == np.arange(n) for i, n in enumerate(sizes)], axis=1, dtype=np.float32)
+    return np.concatenate(
+        [choices[:, [i]] == np.arange(n) for i, n in enumerate(sizes)], axis=1, dtype=np.float32
+    )

@@ -20,21 +20,21 @@ else:
 
 @indifferent
 class MetaObservation(_Wrapper, gym.utils.RecordConstructorArgs):
-    """Adds the previous action and reward, the episode start and the time to the observations of a vector environment.
+    """Adds the previous action and reward, the episode start and the time to the observations of a
+    vector environment.
 
-    What is added, the arguments and what is raised: :class:`mnm_rl.wrappers.MetaObservation`; every array is
-    batched, ``[N, ...]``. All autoreset modes are right, the final observations of same-step resets included.
+    What is added, the arguments and what is raised: :class:`mnm_rl.wrappers.MetaObservation`; every
+    array is batched, ``[N, ...]``. All autoreset modes are right, the final observations of
+    same-step resets included.
 
     Raises:
-        ValueError: also if ``metadata["autoreset_mode"]`` is missing: without it, nobody can tell when an episode starts.
+        ValueError: also if ``metadata["autoreset_mode"]`` is missing: without it, nobody can tell
+            when an episode starts.
 
-    Example:
-        >>> import gymnasium as gym
-        >>> from mnm_rl.wrappers.vector import MetaObservation
-        >>> envs = MetaObservation(gym.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync"))
-        >>> observations, infos = envs.reset(seed=0)
-        >>> observations["previous_action"].shape, observations["episode_start"].ravel()
-        ((3, 2), array([1., 1., 1.], dtype=float32))
+    Example: >>> import gymnasium as gym >>> from mnm_rl.wrappers.vector import MetaObservation >>>
+        envs = MetaObservation(gym.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync"))
+        >>> observations, infos = envs.reset(seed=0) >>> observations["previous_action"].shape,
+        observations["episode_start"].ravel() ((3, 2), array([1., 1., 1.], dtype=float32))
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], horizon: int | None = None) -> None:
@@ -42,18 +42,26 @@ class MetaObservation(_Wrapper, gym.utils.RecordConstructorArgs):
         VectorWrapper.__init__(self, env)
         self._mode = autoreset_mode(env)
         self.horizon = horizon
-        self.single_observation_space = meta_space(env.single_observation_space, env.single_action_space, horizon)
+        self.single_observation_space = meta_space(
+            env.single_observation_space, env.single_action_space, horizon
+        )
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._over = np.zeros(self.num_envs, bool)
         self._t = np.zeros(self.num_envs, int)
-        self._actions = np.zeros((self.num_envs, spaces.flatdim(env.single_action_space)), np.float32)
+        self._actions = np.zeros(
+            (self.num_envs, spaces.flatdim(env.single_action_space)), np.float32
+        )
         self._rewards = np.zeros(self.num_envs)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         everywhere = np.ones(self.num_envs, bool)
-        mask = arrays(options["reset_mask"]) if options is not None and "reset_mask" in options else everywhere
+        mask = (
+            arrays(options["reset_mask"])
+            if options is not None and "reset_mask" in options
+            else everywhere
+        )
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # lists are taken, too
         self._start(mask)
         return self._with(observations, slice(None)), infos
@@ -80,7 +88,10 @@ class MetaObservation(_Wrapper, gym.utils.RecordConstructorArgs):
             if given[i].get("final_obs") is not None:
                 finals[i] = self._with(arrays(given[i]["final_obs"]), i)
         if isinstance(infos, list):
-            return [info | {"final_obs": final} if final is not None else info for info, final in zip(infos, finals, strict=True)]
+            return [
+                info | {"final_obs": final} if final is not None else info
+                for info, final in zip(infos, finals, strict=True)
+            ]
         return {**infos, "final_obs": finals} if "final_obs" in infos else infos
 
     def _start(self, mask: NDArray[np.bool_]) -> None:
@@ -88,5 +99,9 @@ class MetaObservation(_Wrapper, gym.utils.RecordConstructorArgs):
 
     def _with(self, observations: Any, index: Any) -> dict[str, Any]:
         return meta_observation(
-            observations, self._actions[index].copy(), self._rewards[index, np.newaxis], self._t[index, np.newaxis], self.horizon
+            observations,
+            self._actions[index].copy(),
+            self._rewards[index, np.newaxis],
+            self._t[index, np.newaxis],
+            self.horizon,
         )

@@ -14,8 +14,8 @@ class GradientRule(WriteRule):
     """
 
     def step_sizes(self, beta: Tensor, z: list[Tensor], deltas: list[Tensor]) -> Tensor:
-        """Bounded, one step size for all layers, ``s = beta E^L / sum_l E^l N^l`` with
-        ``E^l = sum_h |delta^l_h|^2``: the step after which a linear memory would have lost the share
+        """Bounded, one step size for all layers, ``s = beta E^L / sum_l E^l N^l`` with ``E^l =
+        sum_h |delta^l_h|^2``: the step after which a linear memory would have lost the share
         ``beta`` of its error (Polyak 1987), or less."""
         if not self.bounded:
             return super().step_sizes(beta, z, deltas)
@@ -47,7 +47,8 @@ class GradientRule(WriteRule):
 
     def deltas(self, theta: FastWeights, z: list[Tensor], targets: Tensor) -> list[Tensor]:
         deltas = [z[-1] - targets.squeeze(2)]
-        for W, z_l in zip(theta[:0:-1], z[-2:0:-1], strict=True):  # W^(l+1) and z^l, for l = L-1 down to 1
+        # W^(l+1) and z^l, for l = L-1 down to 1
+        for W, z_l in zip(theta[:0:-1], z[-2:0:-1], strict=True):
             deltas.insert(0, (deltas[0] @ W) * (1 - z_l**2))
         return deltas
 
@@ -61,7 +62,8 @@ class GradientRule(WriteRule):
         g_deltas: list[Tensor],
     ) -> Tensor:
         g = g_deltas[0]
-        for l in range(1, len(theta)):  # lists of layers begin with layer 1: theta[l] is W^(l+1), deltas[l] is delta^(l+1)
+        # lists of layers begin with layer 1: theta[l] is W^(l+1), deltas[l] is delta^(l+1)
+        for l in range(1, len(theta)):
             q, g_q = deltas[l] @ theta[l], g * (1 - z[l] ** 2)
             g_z[l] = g_z[l] - 2 * g * q * z[l]
             G[l] = baddbmm(G[l], deltas[l].mT, g_q)

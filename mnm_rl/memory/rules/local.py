@@ -1,4 +1,5 @@
-"""Rule p: the perceptron rule of every layer, with learned targets (Munkhdalai et al. 2019, MNM-p)."""
+"""Rule p: the perceptron rule of every layer, with learned targets (Munkhdalai et al. 2019,
+MNM-p)."""
 
 import torch
 from torch import Tensor, nn
@@ -9,18 +10,29 @@ from mnm_rl.memory.rules.rule import FeedbackInputs, WriteRule
 
 
 class LocalRule(WriteRule):
-    """Each layer's distance to its own fed-back target: ``delta^l = z^l - zhat^l``, ``zhat^l = Q^l v^w + q^l``.
+    """Each layer's distance to its own fed-back target: ``delta^l = z^l - zhat^l``, ``zhat^l = Q^l
+    v^w + q^l``.
 
-    With ``feedback_inputs="key_value"`` the maps ``Q^l`` see ``[v^w; k^w]``. With ``init="scaled"``, ``Q^L = I`` and the rest is 0.
+    With ``feedback_inputs="key_value"`` the maps ``Q^l`` see ``[v^w; k^w]``. With
+    ``init="scaled"``, ``Q^L = I`` and the rest is 0.
 
     Attributes:
         feedback: ``Q^l`` and ``q^l`` of every layer, in one linear map.
     """
 
-    def __init__(self, size: int, layers: int, feedback_inputs: FeedbackInputs, init: Init, bounded: bool = True) -> None:
+    def __init__(
+        self,
+        size: int,
+        layers: int,
+        feedback_inputs: FeedbackInputs,
+        init: Init,
+        bounded: bool = True,
+    ) -> None:
         super().__init__(size, layers, feedback_inputs, init, bounded)
         self.feedback_inputs = feedback_inputs
-        self.feedback = nn.Linear(size * (2 if feedback_inputs == "key_value" else 1), layers * size)
+        self.feedback = nn.Linear(
+            size * (2 if feedback_inputs == "key_value" else 1), layers * size
+        )
         if init == "scaled":
             nn.init.zeros_(self.feedback.weight)
             nn.init.zeros_(self.feedback.bias)
@@ -28,7 +40,9 @@ class LocalRule(WriteRule):
 
     def targets(self, keys: Tensor, values: Tensor) -> Tensor:
         """``zhat^1 ... zhat^L``, ``[B, H, L, D]``."""
-        inputs = torch.cat([values, keys], dim=-1) if self.feedback_inputs == "key_value" else values
+        inputs = (
+            torch.cat([values, keys], dim=-1) if self.feedback_inputs == "key_value" else values
+        )
         targets: Tensor = self.feedback(inputs)
         return targets.view(*values.shape[:2], self.layers, self.size)
 
@@ -36,7 +50,13 @@ class LocalRule(WriteRule):
         return [z_l - zhat for z_l, zhat in zip(z[1:], targets.unbind(2), strict=True)]
 
     def deltas_backward(
-        self, theta: FastWeights, G: list[Tensor], z: list[Tensor], g_z: list[Tensor], deltas: list[Tensor], g_deltas: list[Tensor]
+        self,
+        theta: FastWeights,
+        G: list[Tensor],
+        z: list[Tensor],
+        g_z: list[Tensor],
+        deltas: list[Tensor],
+        g_deltas: list[Tensor],
     ) -> Tensor:
         g_z[1:] = [g_z_l + g for g_z_l, g in zip(g_z[1:], g_deltas, strict=True)]
         return -torch.stack(g_deltas, dim=2)

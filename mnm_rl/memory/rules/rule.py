@@ -17,8 +17,8 @@ class WriteRule(nn.Module, ABC):
     """What a write stores, and how strongly: the factors of
     ``W^l_t = W^l_(t-1) - s^l * sum_h delta^l_h (z^(l-1)_h)^T``.
 
-    A rule gives the error signals :meth:`deltas` and the step sizes :meth:`step_sizes`, each with its
-    adjoint; autograd differentiates the rest.
+    A rule gives the error signals :meth:`deltas` and the step sizes :meth:`step_sizes`, each with
+    its adjoint; autograd differentiates the rest.
 
     Args:
         size: width ``D`` of keys, values and every layer.
@@ -26,26 +26,36 @@ class WriteRule(nn.Module, ABC):
         feedback_inputs: what a rule that feeds values back into the layers sees of a write.
         init: how a rule with parameters of its own initializes them.
         bounded: whether keys have norm one, and ``beta`` is the share of its error that a write
-            removes; if False, keys are as they are and ``s = 2/(H D) * beta``, the step of the paper.
+            removes; if False, keys are as they are and ``s = 2/(H D) * beta``, the step of the
+            paper.
 
     Raises:
         ValueError: if the rule is not for memories of so many layers.
     """
 
     gated: ClassVar[bool] = False
-    """Whether every write leaves only a share ``alpha`` of the fast weights, which the core has to give."""
+    """Whether every write leaves only a share ``alpha`` of the fast weights, which the core has to
+    give."""
 
-    def __init__(self, size: int, layers: int, feedback_inputs: FeedbackInputs, init: Init, bounded: bool = True) -> None:
+    def __init__(
+        self,
+        size: int,
+        layers: int,
+        feedback_inputs: FeedbackInputs,
+        init: Init,
+        bounded: bool = True,
+    ) -> None:
         super().__init__()
         self.size, self.layers, self.bounded = size, layers, bounded
 
     def normalize(self, keys: Tensor) -> Tensor:
-        """The keys ``[B, N, D]`` that the memory function is run on, for writing and for reading."""
+        """The keys ``[B, N, D]`` that the memory function is run on, for writing and for
+        reading."""
         return normalize(keys, dim=-1) if self.bounded else keys
 
     def targets(self, keys: Tensor, values: Tensor) -> Tensor:
-        """What the layers should have given for the written keys ``[B, H, D]``; here ``[B, H, 1, D]``,
-        the values themselves."""
+        """What the layers should have given for the written keys ``[B, H, D]``; here ``[B, H, 1,
+        D]``, the values themselves."""
         return values.unsqueeze(2)
 
     def step_sizes(self, beta: Tensor, z: list[Tensor], deltas: list[Tensor]) -> Tensor:
@@ -73,10 +83,11 @@ class WriteRule(nn.Module, ABC):
         g_deltas: list[Tensor],
         g_step_sizes: Tensor,
     ) -> Tensor:
-        """Back through :meth:`step_sizes`, given the gradient with respect to what it returned, ``[B, L]``.
+        """Back through :meth:`step_sizes`, given the gradient with respect to what it returned,
+        ``[B, L]``.
 
-        What the step sizes owe to activations and error signals is added to ``g_z`` (of ``z^0 ... z^L``)
-        and ``g_deltas``, by putting new tensors into these lists.
+        What the step sizes owe to activations and error signals is added to ``g_z`` (of ``z^0 ...
+        z^L``) and ``g_deltas``, by putting new tensors into these lists.
 
         Returns:
             The gradient with respect to ``beta``, ``[B]``.
@@ -110,10 +121,11 @@ class WriteRule(nn.Module, ABC):
         deltas: list[Tensor],
         g_deltas: list[Tensor],
     ) -> Tensor:
-        """Back through :meth:`deltas`, given the gradient ``g_deltas`` with respect to what it returned.
+        """Back through :meth:`deltas`, given the gradient ``g_deltas`` with respect to what it
+        returned.
 
-        What the deltas owe to theta and z is added to ``G`` (``[B, D, D]`` for every layer) and ``g_z``
-        (of ``z^0 ... z^L``), by putting new tensors into these lists.
+        What the deltas owe to theta and z is added to ``G`` (``[B, D, D]`` for every layer) and
+        ``g_z`` (of ``z^0 ... z^L``), by putting new tensors into these lists.
 
         Returns:
             The gradient with respect to the targets.
@@ -121,11 +133,12 @@ class WriteRule(nn.Module, ABC):
 
 
 def power(z: list[Tensor]) -> Tensor:
-    """``N^1 ... N^L``, ``[B, L]``: of the inputs of each layer, ``N^l = max(H, sum_h |z^(l-1)_h|^2)``.
+    """``N^1 ... N^L``, ``[B, L]``: of the inputs of each layer, ``N^l = max(H, sum_h
+    |z^(l-1)_h|^2)``.
 
-    It bounds what a write does: ``sum_h delta_h (z_h . z)`` of any of its keys is at most ``N`` times the
-    largest error, so that a step of ``1 / N`` does not overshoot, whatever the heads write. Keys have norm
-    one, so ``N^1 = H``.
+    It bounds what a write does: ``sum_h delta_h (z_h . z)`` of any of its keys is at most ``N``
+    times the largest error, so that a step of ``1 / N`` does not overshoot, whatever the heads
+    write. Keys have norm one, so ``N^1 = H``.
     """
     heads = z[0].shape[1]
     hidden = [x.square().sum(dim=(1, 2)).clamp(min=heads) for x in z[1:-1]]
