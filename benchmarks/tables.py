@@ -19,6 +19,7 @@ from benchmarks import memory
 from experiments import babi
 from experiments.results import Group, Results
 from experiments.statistics import interval, iqm
+from mnm_rl.trained import trained_models
 from studies import bounded_writes
 
 ROOT = Path(__file__).parent.parent
@@ -264,6 +265,26 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
         f"training steps: {steps}; evaluation episodes per seed: "
         f"{either(str(run.episodes) for run in results.results)}."
     )
+
+
+def trained() -> str:
+    """The trained models and their scores."""
+    rows = []
+    for name, directory in trained_models().items():
+        config = json.loads((directory / "config.json").read_text())
+        score = config["score"]
+        low, high = score["ci95"]
+        digits = 1 if score["mean"] > 2 else 2
+        rows.append(
+            [
+                f"`{name}`",
+                f"{config['num_timesteps'] / 1e6:.1f}M",
+                f"{score['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]",
+                "" if score["goals"] is None else f"{score['goals']:.1f}",
+                f"{(directory / 'model.safetensors').stat().st_size / 1e3:,.0f}",
+            ]
+        )
+    return table(("model", "steps", "return", "goals", "kB"), rows)
 
 
 def annealing() -> str:
@@ -536,6 +557,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
     "annealing": annealing,
+    "trained": trained,
     "masks": lambda: masks(20),
     "ppo_clock": lambda: grid("maze_clock.json", 20, 26, 30),
     "ppo_clock_tuning": lambda: grid("maze_clock_tuning.json", 20, 26, 30),

@@ -21,8 +21,6 @@ from experiments.statistics import Interval, aggregate, interval, mean
 from mnm_rl.callbacks import replacing
 from mnm_rl.evaluation import evaluate_episodes
 
-"""Episodes of the evaluation that a training ends with, and their seed."""
-
 
 @dataclass(frozen=True)
 class Score:
@@ -103,12 +101,16 @@ class Evaluation:
 def evaluate(
     directory: Path, run: Run, episodes: int, seed: int, deterministic: bool
 ) -> Evaluation:
-    """Play episodes with the newest model of a run, and sum them up.
+    """Play episodes with the newest model of a run, and sum them up; those that a finished run was
+    evaluated with are not played again.
 
     Raises:
         UsageError, RunError: if there is no model, it is damaged, or its environment cannot be
             made.
     """
+    final = (episodes, seed, deterministic) == (FINAL_EPISODES, FINAL_SEED, False)
+    if final and (directory / "evaluation.json").exists():
+        return final_evaluation(directory, run)
     return _evaluation(directory, run, play(directory, run, episodes, seed, deterministic))
 
 
