@@ -77,12 +77,12 @@ def main(args: Sequence[str]) -> None:
         raise UsageError(f"--probe looks into the memory of one run, got {len(options.runs)}")
     check_output("probe", options.probe and options.probe.with_suffix(".npz"))
     with importing():
-        from experiments.animation import record_gif
+        from experiments.analysis.animation import record_gif
+        from experiments.analysis.figures import learning_curves
+        from experiments.analysis.probes import check_memory_to_probe, probe_memory
+        from experiments.analysis.readout import check_maze, goal_readout
+        from experiments.analysis.report import print_table
         from experiments.episode import check_playable
-        from experiments.figures import learning_curves
-        from experiments.probes import check_memory_to_probe, probe_memory
-        from experiments.readout import check_maze, goal_readout
-        from experiments.report import print_table
         from experiments.run import Run, find_run
         from experiments.scores import agent_rows, evaluate
 

@@ -74,21 +74,19 @@ def main(args: Sequence[str]) -> None:
         import torch
         from stable_baselines3.common.logger import Logger
 
+        from experiments.analysis.report import report
         from experiments.logs import EventFile, ProgressTable
-        from experiments.report import report
         from experiments.run import Run, check_unchanged, load_to_go_on, new_directory, reopen
         from mnm_rl import TrainingDivergedError
         from mnm_rl.algorithms import distributed
         from mnm_rl.callbacks import (
             AtomicCheckpoints,
             EpisodeMeans,
-            NotSavedError,
             ProgressBar,
             StopOnSignal,
             StoppedTraining,
-            checkpoints,
-            save_atomically,
         )
+        from mnm_rl.files import NotSavedError, checkpoints, save_atomically
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(

@@ -37,12 +37,12 @@ import torch
 import tyro
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-import experiments.report
+import experiments.analysis.report
 import train
 from experiments.command_line import run_main
 from experiments.logs import read_rows
 from experiments.run import ALGORITHMS, Run, load_model
-from mnm_rl.callbacks import checkpoints
+from mnm_rl.files import checkpoints
 
 MAZE = ["--env", "mnm/MazeSmall-v0", "--env-kwargs", "horizon=20", "--n-envs", "4"]
 # its episodes do not end with the rollouts
@@ -76,7 +76,7 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     # plays hundreds of episodes with the finished model
-    experiments.report.report = lambda directory: None
+    experiments.analysis.report.report = lambda directory: None
     with tempfile.TemporaryDirectory() as folder:
         result = {
             "python": platform.python_version(),

@@ -25,7 +25,7 @@ from experiments.command_line import (
 )
 
 if TYPE_CHECKING:
-    from experiments.schedule import Pool
+    from experiments.grids.schedule import Pool
 
 File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
 
@@ -46,9 +46,9 @@ class Run:
 
     def __call__(self) -> None:
         with importing():
-            from experiments.display import Display
-            from experiments.grid import Grid
-            from experiments.schedule import run_jobs
+            from experiments.grids.display import Display
+            from experiments.grids.grid import Grid
+            from experiments.grids.schedule import run_jobs
 
         jobs = Grid.load(self.file).jobs()
         run_jobs(jobs, make_pool(self.workers, self.ray), Display(jobs), self.retry)
@@ -64,7 +64,7 @@ class List:
 
     def __call__(self) -> None:
         with importing():
-            from experiments.grid import Grid
+            from experiments.grids.grid import Grid
 
         for job in Grid.load(self.file).jobs():
             state = (
@@ -94,8 +94,8 @@ class Tune:
 
     def __call__(self) -> None:
         with importing():
-            from experiments.grid import Grid
-            from experiments.tune import tune
+            from experiments.grids.grid import Grid
+            from experiments.grids.tune import tune
 
         grid = Grid.load(self.file)
         out = self.out or Path("docs/results") / f"{grid.name}-tune.json"
@@ -120,8 +120,8 @@ class Collect:
 
     def __call__(self) -> None:
         with importing():
-            from experiments.grid import Grid
-            from experiments.results import Results, collect
+            from experiments.grids.grid import Grid
+            from experiments.grids.results import Results, collect
 
         grid = Grid.load(self.file)
         out = self.out or Path("docs/results") / f"{grid.name}.json"
@@ -146,9 +146,9 @@ class Report:
         if self.out.is_dir() or not self.out.parent.is_dir():
             raise UsageError(f"--out {self.out}: name a file in a directory that there is")
         with importing():
-            from experiments.grid import Grid
-            from experiments.page import write_figures, write_page
-            from experiments.results import Results, collect
+            from experiments.analysis.page import write_figures, write_page
+            from experiments.grids.grid import Grid
+            from experiments.grids.results import Results, collect
 
         results = (
             collect(Grid.load(self.file))
@@ -195,8 +195,8 @@ Verb = (
 def make_pool(workers: int | None, ray: str | None) -> "Pool":
     """Where runs are worked on: this machine, or a cluster."""
     with importing():
-        from experiments.cluster import RayPool
-        from experiments.schedule import LocalPool
+        from experiments.grids.cluster import RayPool
+        from experiments.grids.schedule import LocalPool
 
     check_range(1, 4096, workers=workers)
     if ray is None:

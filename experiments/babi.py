@@ -53,7 +53,7 @@ from experiments.supervised import (
     versions,
     write_json,
 )
-from mnm_rl.callbacks import replacing
+from mnm_rl.files import replacing
 
 AgentT = TypeVar("AgentT", bound=Agent)
 

@@ -18,7 +18,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import custom_scalars
 
-from mnm_rl.callbacks import TENSORBOARD_LAYOUT, NotSavedError, replacing
+from mnm_rl.callbacks import TENSORBOARD_LAYOUT
+from mnm_rl.files import NotSavedError, replacing
 
 STEPS = "time/total_timesteps"
 """The column that rows are ordered by."""

@@ -42,7 +42,8 @@ from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.pretrained import without_numbers
-from mnm_rl.callbacks import AT_BOUNDARY, UNFINISHED, checkpoint, checkpoints, replacing
+from mnm_rl.callbacks import AT_BOUNDARY
+from mnm_rl.files import UNFINISHED, checkpoint, checkpoints, replacing
 from mnm_rl.trained import find_model, trained_models
 
 CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))

@@ -18,8 +18,8 @@ from envs.references import REFERENCES, reference_episodes
 from experiments.command_line import FINAL_EPISODES, FINAL_SEED, RunError, first_line
 from experiments.run import Run, load_model, newest_model
 from experiments.statistics import Interval, aggregate, interval, mean
-from mnm_rl.callbacks import replacing
 from mnm_rl.evaluation import evaluate_episodes
+from mnm_rl.files import replacing
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from agents import AGENTS, Agent
 from experiments.command_line import UsageError, first_line
 from mnm_rl import RecurrentCore, TrainingDivergedError, __version__
 from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy
-from mnm_rl.callbacks import replacing
+from mnm_rl.files import replacing
 
 
 class Batch(NamedTuple):

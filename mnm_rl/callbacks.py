@@ -1,17 +1,13 @@
 """Stable-Baselines3 callbacks for long trainings: a progress bar, checkpoints that survive a kill,
 a clean stop."""
 
-import os
 import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
-from io import BufferedRandom
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,19 +15,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.evaluation import Masked
-
-STOPPING = (signal.SIGINT, signal.SIGTERM)
-"""The signals that end a training: Ctrl-C, and what a cluster or ``kill`` sends."""
-
-UNFINISHED = ".unfinished"
-"""What the name of a file ends in while it is written."""
+from mnm_rl.files import STOPPING, UNFINISHED, checkpoint, checkpoints, save_atomically
 
 AT_BOUNDARY = "_at_boundary"
 """The attribute of a model in which :class:`AtomicCheckpoints` keeps whether its training ended
@@ -40,76 +30,6 @@ bit."""
 
 EPISODE_VALUES = "_episode_values"
 """The attribute of a model in which :class:`EpisodeMeans` keeps its numbers, by key."""
-
-
-class NotSavedError(OSError):
-    """A file could not be written, for example because the disk is full; its name is in the
-    message."""
-
-
-def save_atomically(model: BaseAlgorithm, path: Path) -> None:
-    """Save a model so that ``path`` holds, at every moment, either what it held before or the whole
-    new file.
-
-    Raises:
-        NotSavedError: if the file cannot be written, for example on a full disk; ``path`` is then
-            as it was.
-    """
-    with replacing(path) as file:
-        model.save(file)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BufferedRandom]:
-    """A file to write, which takes the place of ``path`` when it is whole. Signals wait until then:
-    an exception amid the writing may come out of PyTorch as another one.
-
-    Raises:
-        NotSavedError: if the file cannot be written; ``path`` is then as it was.
-    """
-    unfinished = path.with_suffix(UNFINISHED)
-    with _signals_held_back():
-        try:
-            with open(unfinished, "w+b") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        except (OSError, RuntimeError) as error:
-            of_the_disk = _os_error(error)
-            if of_the_disk is None:
-                raise
-            raise NotSavedError(
-                of_the_disk.errno, of_the_disk.strerror or str(of_the_disk), str(path)
-            ) from error
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
-def _os_error(error: BaseException | None) -> OSError | None:
-    """The OSError that another exception came from, as PyTorch raises a RuntimeError where a file
-    cannot be written."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the end of the block."""
-    # signals reach the main thread alone
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
 
 
 class AtomicCheckpoints(BaseCallback):
@@ -215,16 +135,6 @@ class AtomicCheckpoints(BaseCallback):
             vars(self.model).update(self._episodes)
             self.save()
         return self._collecting
-
-
-def checkpoint(directory: Path, steps: int) -> Path:
-    """The name of the checkpoint after so many steps."""
-    return directory / f"step-{steps:012d}.zip"
-
-
-def checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints in a directory, oldest first."""
-    return sorted(directory.glob("step-*.zip"))
 
 
 class StoppedTraining(Exception):

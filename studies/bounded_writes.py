@@ -37,7 +37,7 @@ class Task:
 
     kind: str
     """``"sequence"``: updates by cross-entropy; ``"maze"``: steps of PPO with the agents' settings;
-    ``"drop-in"``: steps of PPO with the settings of ``benchmarks.drop_in``."""
+    ``"drop-in"``: steps of PPO with the settings of ``studies.drop_in``."""
     name: str
     total: int
     """Updates, or environment steps."""
@@ -128,7 +128,7 @@ def command(task: Task, candidate: dict[str, Any], seed: int, out: Path) -> list
     if task.kind == "maze":
         steps = ["--total-timesteps", str(task.total)]
         return ["train.py", agent, "--env", task.name, *steps, *own, *one]
-    return ["-m", "studies.drop_in", task.name, json.dumps(candidate), str(seed), str(out)]
+    return ["-m", "studies.drop_in_core", task.name, json.dumps(candidate), str(seed), str(out)]
 
 
 def curve(task: Task, out: Path) -> list[list[float]]:

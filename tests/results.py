@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.results import Result, Results
+from experiments.grids.results import Result, Results
 
 MAZE = "mnm/MazeSmall-v0"
 

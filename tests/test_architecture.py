@@ -9,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+TOPS = ("mnm_rl", "envs", "agents", "experiments", "examples", "benchmarks", "studies", "docs")
+
 ALLOWED = {
     "mnm_rl/memory": {"mnm_rl/initialization"},
     "mnm_rl/cores": {"mnm_rl/memory", "mnm_rl/initialization"},
@@ -16,6 +18,10 @@ ALLOWED = {
     "envs": set(),
     "agents": {"mnm_rl"},
     "experiments": {"agents", "envs", "mnm_rl"},
+    "examples": {"mnm_rl", "envs"},
+    "benchmarks": {"experiments", "agents", "envs", "mnm_rl", "train"},
+    "studies": {"examples", "experiments", "agents", "envs", "mnm_rl"},
+    "docs": {"studies", "experiments", "agents", "mnm_rl"},
 }
 """What each part may import, beside itself; what is not named here may import anything but what is
 above it."""
@@ -24,8 +30,8 @@ above it."""
 def modules() -> dict[str, Path]:
     """Every module of the project that is no test, by its dotted name."""
     found = {}
-    for top in ("mnm_rl", "envs", "agents", "experiments"):
-        for path in (ROOT / top).rglob("*.py"):
+    for top in (*TOPS, "train.py", "eval.py"):
+        for path in (ROOT / top).rglob("*.py") if (ROOT / top).is_dir() else [ROOT / top]:
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
@@ -62,6 +68,19 @@ def test_arrows_only_run_downwards(part: str) -> None:
                 assert f"{other}.".startswith(tuple(f"{a}." for a in allowed)), (
                     f"{name} imports {other}"
                 )
+
+
+def test_experiments_have_three_floors() -> None:
+    """One run, grids of them, and what is shown of both; the command is above them."""
+
+    def floor(name: str) -> int:
+        return 2 if "analysis" in name else 1 if "grids" in name else 0
+
+    for name in MODULES:
+        if name.startswith("experiments.") and name != "experiments.__main__":
+            for other in imports(name):
+                if other.startswith("experiments"):
+                    assert floor(other) <= floor(name), f"{name} imports {other}"
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("mnm_rl")])

@@ -22,7 +22,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from mnm_rl import RecurrentA2C, TrainingDivergedError
 from mnm_rl.algorithms import pretrained
 from mnm_rl.algorithms.checks import checked_rewards
-from mnm_rl.callbacks import AtomicCheckpoints, checkpoints
+from mnm_rl.callbacks import AtomicCheckpoints
+from mnm_rl.files import checkpoints
 from tests.counting import Counting, Random, Recall
 from tests.policies import ROUNDING
 

@@ -12,7 +12,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from mnm_rl import RecurrentA2C
-from mnm_rl.callbacks import STOPPING, StopOnSignal, StoppedTraining
+from mnm_rl.callbacks import StopOnSignal, StoppedTraining
+from mnm_rl.files import STOPPING
 from tests.counting import Recall
 from tests.policies import small
 

@@ -8,14 +8,14 @@ import pytest
 
 from experiments.__main__ import make_pool
 from experiments.command_line import UsageError
-from experiments.display import Display
-from experiments.grid import Grid, Job
+from experiments.grids.display import Display
+from experiments.grids.grid import Grid, Job
+from experiments.grids.schedule import run_jobs
 from experiments.run import read_progress
-from experiments.schedule import run_jobs
 
 
 def test_a_cluster_without_ray_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.cluster.ray", None)
+    monkeypatch.setattr("experiments.grids.cluster.ray", None)
     with pytest.raises(UsageError, match=r"pip install 'mnm-rl\[ray\]'"):
         make_pool(None, "auto")
     with pytest.raises(UsageError, match="--workers is for this machine"):

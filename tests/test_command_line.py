@@ -26,7 +26,7 @@ from agents import AGENTS
 from experiments.command_line import UsageError, run_main
 from experiments.run import Run
 from mnm_rl import RecurrentA2C, RecurrentPPO
-from mnm_rl.callbacks import checkpoints
+from mnm_rl.files import checkpoints
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

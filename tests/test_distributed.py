@@ -19,7 +19,7 @@ from experiments.run import read_progress
 from mnm_rl import RecurrentPPO
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.buffers import RolloutSequence
-from mnm_rl.callbacks import checkpoints
+from mnm_rl.files import checkpoints
 from tests import sharing
 from tests.test_command_line import command, fails
 

@@ -13,11 +13,11 @@ import pytest
 import eval as eval_
 import experiments.__main__ as grids
 import train
-from benchmarks import memory
 from experiments import babi, sequences
 from experiments.command_line import parse
 from mnm_rl import RecurrentA2C, RecurrentPPO
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
+from studies import memory
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -76,8 +76,8 @@ def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
                 sequences.parse_options(words[3:])
             elif words[2] == "experiments.babi":
                 babi.parse_options([str(tmp_path), *words[4:]])
-            elif words[2] == "benchmarks.memory":
-                parse(memory.Options, words[3:], prog="benchmarks.memory")
+            elif words[2] == "studies.memory":
+                parse(memory.Options, words[3:], prog="studies.memory")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -16,9 +16,9 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.command_line import RunError, UsageError
-from experiments.display import Display
-from experiments.grid import Grid, Job
-from experiments.schedule import LOST, LocalPool, last_line, run_jobs, start_locally
+from experiments.grids.display import Display
+from experiments.grids.grid import Grid, Job
+from experiments.grids.schedule import LOST, LocalPool, last_line, run_jobs, start_locally
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "experiments").glob("*.toml"))
@@ -38,7 +38,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that writes a grid file into an empty working directory; train.py is its
     stand-in."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("experiments.grid.TRAIN", ROOT / "tests" / "fake_train.py")
+    monkeypatch.setattr("experiments.grids.grid.TRAIN", ROOT / "tests" / "fake_train.py")
 
     def write(text: str) -> Path:
         path = tmp_path / "small.toml"
@@ -191,7 +191,7 @@ def test_runs_without_a_checkpoint_start_again(write: Any) -> None:
 def test_ctrl_c_saves_all_runs_and_the_same_command_goes_on(write: Any) -> None:
     file = write(SMALL + "[settings]\nslow = { learning_rate = 0.25 }\n")
     code = (
-        "import experiments.grid as g, pathlib; g.TRAIN = pathlib.Path(%r); import "
+        "import experiments.grids.grid as g, pathlib; g.TRAIN = pathlib.Path(%r); import "
         "experiments.__main__ as m; m.run_main(m.main)"
     )
     process = subprocess.Popen(

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from agents import AGENTS
-from experiments.animation import record_gif
+from experiments.analysis.animation import record_gif
+from experiments.analysis.probes import look_into_memory, probe_memory, similarity
 from experiments.command_line import UsageError
 from experiments.episode import play
-from experiments.probes import look_into_memory, probe_memory, similarity
 from experiments.run import Run
 
 T, D = 30, 16

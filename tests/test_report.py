@@ -17,10 +17,10 @@ from PIL import Image
 
 from agents import AGENTS
 from experiments.__main__ import Options, main
+from experiments.analysis.figures import COLORS, RELATIVES, agent_color, style_of
+from experiments.analysis.page import FIGURES, write_figures, write_page
 from experiments.command_line import UsageError, parse
-from experiments.figures import COLORS, RELATIVES, agent_color, style_of
-from experiments.page import FIGURES, write_figures, write_page
-from experiments.results import Results
+from experiments.grids.results import Results
 from tests.results import result, results, three_agents
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 import train
 from experiments.logs import ProgressTable, cut_events, read_rows
 from experiments.run import Run, load_model, read_progress
-from mnm_rl.callbacks import ProgressBar, checkpoints
+from mnm_rl.callbacks import ProgressBar
+from mnm_rl.files import checkpoints
 from tests.test_command_line import ROOT, SMALL, start, wait_for_checkpoint
 
 CLOCK = {"time/fps", "time/time_elapsed"}
@@ -32,7 +33,7 @@ class Killed(BaseException):
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     # plays hundreds of episodes, after the run
-    monkeypatch.setattr("experiments.report.report", lambda directory: None)
+    monkeypatch.setattr("experiments.analysis.report.report", lambda directory: None)
 
 
 def run(*args: object) -> None:

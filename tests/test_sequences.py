@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from agents import AGENTS
-from benchmarks import memory, tables
+from docs import tables
 from envs.memory_tasks import TASKS
 from experiments import sequences
 from experiments.command_line import run_main
@@ -28,6 +28,7 @@ from experiments.supervised import (
     settings,
 )
 from mnm_rl import TrainingDivergedError
+from studies import memory
 
 SMALL = ["--task-kwargs", "pairs=2", "--hidden-size", "16", "--batch-size", "32", "--threads", "1"]
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.analysis.page import improvement, rows, sections
 from experiments.command_line import UsageError
-from experiments.display import Display
-from experiments.grid import Grid, Job
-from experiments.page import improvement, rows, sections
-from experiments.results import Results, collect, thinned
-from experiments.schedule import LocalPool, run_jobs
+from experiments.grids.display import Display
+from experiments.grids.grid import Grid, Job
+from experiments.grids.results import Results, collect, thinned
+from experiments.grids.schedule import LocalPool, run_jobs
 from experiments.statistics import (
     aggregate,
     curve,

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tables import BLOCK, PAGES, TABLES, render
+from docs.tables import BLOCK, PAGES, TABLES, render
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_are_those_of_the_figures(page: Path) -> None:
-    assert page.read_text() == render(page.read_text()), (
-        "python -m benchmarks.tables makes them anew"
-    )
+    assert page.read_text() == render(page.read_text()), "python -m docs.tables makes them anew"
 
 
 def test_every_table_is_shown_somewhere() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents import AGENTS
-from experiments.report import print_table
+from experiments.analysis.report import print_table
 from experiments.run import Run
 from experiments.scores import Evaluation, Score
 from mnm_rl.callbacks import EpisodeMeans, ProgressBar, short

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from experiments.command_line import InterruptedRun, UsageError
-from experiments.grid import Grid, Job
-from experiments.results import Result
-from experiments.schedule import LocalPool
-from experiments.tune import _space, tune
+from experiments.grids.grid import Grid, Job
+from experiments.grids.results import Result
+from experiments.grids.schedule import LocalPool
+from experiments.grids.tune import _space, tune
 from tests.results import result
 
 ROOT = Path(__file__).parent.parent
@@ -39,8 +39,8 @@ def score(job: Job) -> Result:
 @pytest.fixture
 def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("experiments.grid.TRAIN", ROOT / "tests" / "fake_train.py")
-    monkeypatch.setattr("experiments.tune.result_of", score)
+    monkeypatch.setattr("experiments.grids.grid.TRAIN", ROOT / "tests" / "fake_train.py")
+    monkeypatch.setattr("experiments.grids.tune.result_of", score)
     return read(GRID, tmp_path)
 
 
@@ -75,7 +75,7 @@ def test_what_is_wrong_in_a_search_is_said(
 def test_tuning_without_optuna_is_a_clear_error(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.tune.optuna", None)
+    monkeypatch.setattr("experiments.grids.tune.optuna", None)
     with pytest.raises(UsageError, match=r"pip install 'mnm-rl\[tune\]'"):
         tune(grid, LocalPool(2), tmp_path / "trials.json")
 
@@ -118,7 +118,7 @@ def test_an_interrupted_search_goes_on_with_its_trials(
 
     asked: list[Any] = []
     with monkeypatch.context() as patch:
-        patch.setattr("experiments.tune.run_jobs", interrupted)
+        patch.setattr("experiments.grids.tune.run_jobs", interrupted)
         with pytest.raises(InterruptedRun):
             tune(grid, LocalPool(2), tmp_path / "trials.json")
     studies = tune(grid, LocalPool(2), tmp_path / "trials.json")

@@ -12,7 +12,7 @@ from typing import Any
 
 from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore
 from mnm_rl.cores.implementations import Implementation, log_once, register
-from mnm_rl.fused.reversible import Reversible
+from mnm_rl.cores.reversible import Reversible
 
 
 @cache

@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from experiments.analysis.figures import save_figure
 from experiments.command_line import UsageError
 from experiments.episode import Episode, check_playable, play
-from experiments.figures import save_figure
 from experiments.run import Run, load_model, newest_model
 from mnm_rl.cores import MnmCore, PlasticCore, RecurrentCore
 from mnm_rl.memory import PlainMemory

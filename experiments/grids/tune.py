@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command_line import RunError, UsageError
-from experiments.display import Display
-from experiments.grid import Grid, Job
-from experiments.results import result_of
-from experiments.schedule import Pool, run_jobs
+from experiments.grids.display import Display
+from experiments.grids.grid import Grid, Job
+from experiments.grids.results import result_of
+from experiments.grids.schedule import Pool, run_jobs
 
 try:
     import optuna
@@ -81,7 +81,7 @@ def tune(
 
     Raises:
         UsageError: if Optuna is not installed, or the grid does not say what to search.
-        InterruptedRun: after Ctrl-C, as :func:`experiments.schedule.run_jobs`.
+        InterruptedRun: after Ctrl-C, as :func:`experiments.grids.schedule.run_jobs`.
     """
     if optuna is None:
         raise UsageError("tuning needs Optuna: pip install 'mnm-rl[tune]'")

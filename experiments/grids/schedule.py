@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Protocol
 
 from experiments.command_line import InterruptedRun, RunError
-from experiments.display import Display
-from experiments.grid import Job
+from experiments.grids.display import Display
+from experiments.grids.grid import Job
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 LOST = -1000

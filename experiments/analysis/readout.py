@@ -10,8 +10,8 @@ from stable_baselines3.common.utils import set_random_seed
 from torch import Tensor, nn
 
 from envs import MazeVectorEnv
+from experiments.analysis.figures import draw_lines, line, make_figure, save_figure
 from experiments.command_line import UsageError
-from experiments.figures import draw_lines, line, make_figure, save_figure
 from experiments.run import Run, load_model, newest_model
 from experiments.statistics import Scores
 

@@ -1,6 +1,6 @@
 """Memories beside one another on the memory tasks, without reinforcement learning (docs/memory.md).
 
-python -m benchmarks.memory GRID [--processes 2] [--json docs/memory_GRID.json] [--plot
+python -m studies.memory GRID [--processes 2] [--json docs/memory_GRID.json] [--plot
 docs/memory_GRID.png]
 
 runs what of the grid has not been run yet, one thread each, and then writes and draws all that
@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy import stats
 
-from experiments.figures import agent_color, save_figure
+from experiments.analysis.figures import agent_color, save_figure
 
 Settings = dict[str, int]
 SOLVED = 0.99
@@ -186,8 +186,10 @@ def collect(files: Iterable[Path]) -> list[dict[str, Any]]:
     for setting, agent in dict.fromkeys((name(run), run["agent"]) for run in runs):
         own = [run for run in runs if (name(run), run["agent"]) == (setting, agent)]
         rates = dict.fromkeys(run["learning_rate"] for run in own)
+        groups: list[list[dict[str, Any]]]
         groups = [[run for run in own if run["learning_rate"] == rate] for rate in rates]
-        shown += max(groups, key=lambda group: (len(group), soonest(group)))
+        best: list[dict[str, Any]] = max(groups, key=lambda group: (len(group), soonest(group)))
+        shown += best
     return shown
 
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from experiments.grid import Job
+from experiments.grids.grid import Job
 from experiments.run import read_progress
 from mnm_rl.callbacks import short
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from experiments.command_line import UsageError, calling
-from experiments.grid import Grid, Job
+from experiments.grids.grid import Grid, Job
 from experiments.run import UNWRITTEN, Run, read_progress
 from experiments.scores import Played, final_episodes, references
 from experiments.statistics import Scores, iqm, within_episode

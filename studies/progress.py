@@ -1,6 +1,6 @@
 """How far runs had come after some steps: goals per episode while training, from run directories.
 
-python -m benchmarks.progress NAME=DIR [NAME=DIR ...] --json docs/initialization.json
+python -m studies.progress NAME=DIR [NAME=DIR ...] --json docs/initialization.json
 
 NAME is what a group of runs is called in the file; DIR holds run directories, at any depth. Other
 groups in the file stay as they are.

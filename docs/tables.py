@@ -1,6 +1,6 @@
 """The tables of results in README.md and docs/, from the JSON files in docs/.
 
-python -m benchmarks.tables
+python -m docs.tables
 
 rewrites what stands between ``<!-- table: NAME -->`` and ``<!-- end -->``, where NAME is a key of
 ``TABLES``.
@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from agents import AGENTS
-from benchmarks import memory
 from experiments import babi
-from experiments.results import Group, Results
+from experiments.grids.results import Group, Results
 from experiments.statistics import interval, iqm
 from mnm_rl.trained import trained_models
-from studies import bounded_writes
+from studies import bounded_writes, memory
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,9 +16,9 @@ from typing import Any
 from agents import AGENTS
 from experiments.command_line import INSTALLED, MAX_SEED, UsageError, calling, key_values
 from experiments.run import ALGORITHMS, UNWRITTEN, Run
-from mnm_rl.callbacks import checkpoints
+from mnm_rl.files import checkpoints
 
-TRAIN = Path(__file__).parent.parent / "train.py"
+TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,7 @@ class Grid:
     """Hyperparameters by the name of the setting; ``agents`` among them limits the setting to some
     of the agents."""
     tune: dict[str, Any] = field(default_factory=dict)
-    """What ``python -m experiments tune`` searches, see :mod:`experiments.tune`."""
+    """What ``python -m experiments tune`` searches, see :mod:`experiments.grids.tune`."""
 
     def __post_init__(self) -> None:
         if not self.settings:

@@ -1,7 +1,7 @@
 """What the initial weights of a core do to what it learns: A2C on the small maze, one change at a
 time.
 
-python -m benchmarks.initialization [--cores lstm rnn] [--seeds 2] [--json FILE]
+python -m studies.initialization [--cores lstm rnn] [--seeds 2] [--json FILE]
 """
 
 import json

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from experiments.figures import (
+from experiments.analysis.figures import (
     FOREGROUND,
     curves_figure,
     inline_svg,
@@ -20,7 +20,7 @@ from experiments.figures import (
     style_of,
     waits_figure,
 )
-from experiments.results import Group, Results
+from experiments.grids.results import Group, Results
 from experiments.statistics import aggregate, interval, mean, probability_of_improvement
 
 TEMPLATE = Path(__file__).with_name("page.html")

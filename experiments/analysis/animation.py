@@ -8,8 +8,8 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw
 
+from experiments.analysis.probes import GOOD, SIMILAR, look_into_memory, scale_of
 from experiments.episode import Episode, play
-from experiments.probes import GOOD, SIMILAR, look_into_memory, scale_of
 from experiments.run import Run
 from mnm_rl.cores import MnmCore, PlasticCore
 

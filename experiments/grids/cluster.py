@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command_line import INSTALLED, UsageError, first_line
-from experiments.grid import Job
-from experiments.schedule import LOST, start_locally
+from experiments.grids.grid import Job
+from experiments.grids.schedule import LOST, start_locally
 
 try:
     import ray
@@ -20,7 +20,7 @@ try:
 except ImportError:
     ray = None
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class RayPool:

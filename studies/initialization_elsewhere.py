@@ -1,7 +1,7 @@
 """The default initialization beside PyTorch's on other tasks: Pendulum without velocity, MiniGrid's
 Memory, the maze in pictures.
 
-python -m benchmarks.initialization_elsewhere [--tasks pendulum image] [--seeds 3] [--json FILE]
+python -m studies.initialization_elsewhere [--tasks pendulum image] [--seeds 3] [--json FILE]
 """
 
 import json

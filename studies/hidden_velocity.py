@@ -1,6 +1,6 @@
 """Steps of A2C until a policy balances CartPole without seeing its velocities, memory by memory.
 
-python -m benchmarks.hidden_velocity [--seeds 3] [--json FILE] [--plot FILE]
+python -m studies.hidden_velocity [--seeds 3] [--json FILE] [--plot FILE]
 """
 
 import json

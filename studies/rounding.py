@@ -1,6 +1,6 @@
 """What undoing writes in float32 costs in accuracy, over long sequences (docs/speed.md).
 
-python -m benchmarks.rounding [--steps T ...]
+python -m studies.rounding [--steps T ...]
 
 Printed is, for each write rule and path, the largest relative error of a gradient (inputs and
 parameters, L2 norms) beside plain PyTorch in float64; plain PyTorch in float32 shows what rounding

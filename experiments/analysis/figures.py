@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from experiments.command_line import UsageError, first_line
-from experiments.results import Group, Results
+from experiments.grids.results import Group, Results
 from experiments.run import Run, read_progress
 from experiments.scores import references
 from experiments.statistics import Scores, aggregate, curve, interval, performance_profile

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from experiments.analysis.figures import learning_curves
 from experiments.command_line import calling
-from experiments.figures import learning_curves
 from experiments.run import Run, read_progress
 from experiments.scores import Evaluation, Score, final_evaluation
 from mnm_rl.callbacks import short

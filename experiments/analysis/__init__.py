@@ -1,0 +1,1 @@
+"""What is shown of runs: tables in the terminal, figures, reports, and looks into a memory."""

@@ -1,0 +1,1 @@
+"""Grids of runs: what is run, where, how it stands, and what came of it."""
