@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from envs import MazeEnv
 from experiments.command_line import UsageError, first_line
 from experiments.run import Run, load_model, newest_model
+from mnm_rl.algorithms.checks import flattened
 from mnm_rl.cores import RecurrentCore
 
 MAX_STEPS = 1000
@@ -51,7 +52,8 @@ def check_playable(run: Run, pictures: bool = False) -> None:
 def _begin(run: Run, seed: int, pictures: bool) -> tuple[gym.Env[Any, Any], Any, list[Any]]:
     """The environment, its first observation, and its first picture, if any is asked for."""
     try:
-        env = gym.make(run.env, render_mode="rgb_array" if pictures else None, **run.env_kwargs)
+        mode = "rgb_array" if pictures else None
+        env = flattened(gym.make(run.env, render_mode=mode, **run.env_kwargs))
         obs, _ = env.reset(seed=seed)
         return env, obs, [np.asarray(env.render(), dtype=np.uint8)] if pictures else []
     except Exception as error:

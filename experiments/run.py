@@ -40,6 +40,7 @@ from experiments.command_line import MAX_SEED, RunError, UsageError, calling, fi
 from experiments.logs import read_rows
 from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
 from mnm_rl.algorithms import distributed
+from mnm_rl.algorithms.checks import flattened
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.pretrained import without_numbers
 from mnm_rl.callbacks import AT_BOUNDARY
@@ -131,7 +132,7 @@ class Run:
                     num_envs=n_envs,
                     vectorization_mode="sync",
                     vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-                    wrappers=[_CheckedSteps],
+                    wrappers=[_CheckedSteps, flattened],
                     **self.env_kwargs,
                 )
             if reward_scale != 1:
