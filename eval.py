@@ -52,11 +52,9 @@ class Options:
     plot: Annotated[Path | None, default("")] = None
     """Draw the learning curves here (PNG, SVG or PDF)."""
     gif: Annotated[Path | None, default("")] = None
-    """Record an episode of each run here, side by side, with the memory of those that have fast
-    weights."""
+    """Record an episode of each run here, side by side, with the fast weights that it has."""
     probe: Annotated[Path | None, default("")] = None
-    """Draw here what the memory of a run does in one episode (agents with fast weights); the data
-    go into an .npz file beside."""
+    """Draw here what fast weights do in an episode of a run; the data go to an .npz file beside."""
     goal_readout: Annotated[Path | None, default("")] = None
     """Draw here how well a linear read-out finds the goal in the agents' outputs (mazes only)."""
 

@@ -53,8 +53,7 @@ class Options(Generic[AgentT]):
     out: Annotated[Path | None, default("runs/<env>/<agent>/seed<S>-<date>")] = None
     """Run directory."""
     resume: Annotated[Path | None, default("")] = None
-    """Go on with an unfinished run, with its own settings, or with a finished one for more
-    --total-timesteps."""
+    """Go on with an unfinished run, or with a finished one for more --total-timesteps."""
     checkpoint_interval: Annotated[int | None, default("250,000")] = None
     """Environment steps between two checkpoints; at each, all environments begin new episodes."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"

@@ -33,15 +33,13 @@ class Agent:
     hidden_size: int = 100
     """Width of the core (both papers use 100 for the maze)."""
     init: Literal["scaled", "pytorch"] = "scaled"
-    """Initial weights: scaled so that the memory is at work from the first update, or PyTorch's
-    (docs/mathematics.md)."""
+    """Initial weights: PyTorch's, or scaled so that the memory works from the first update on."""
     learning_rate: float = 2e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     anneal_lr: bool = True
     """Let the step size fall linearly to zero over the training (docs/results.md)."""
     n_steps: int | None = None
-    """Rollout length and reach of backpropagation through time; None for a whole episode of the
-    maze, 100 elsewhere."""
+    """Length of rollouts and of backpropagation; None for an episode of a maze, 100 elsewhere."""
     gamma: float = 0.95
     """Discount factor."""
     gae_lambda: float = 0.95
@@ -55,13 +53,11 @@ class Agent:
     adam_eps: float = 1e-8
     """Epsilon of Adam (PyTorch's default; Stable-Baselines3's is 1e-5)."""
     ortho_init: bool = False
-    """Stable-Baselines3's initialization: a smaller action head, which holds up the learning of a
-    memory (docs/results.md)."""
+    """Stable-Baselines3's initial weights, which slow a memory's learning (docs/results.md)."""
     normalize_advantage: bool = True
     """Scale the advantages of each rollout or minibatch to mean 0 and standard deviation 1."""
     popart: bool = True
-    """Let the critic learn normalized returns, for rewards of any scale (van Hasselt et al.
-    2016)."""
+    """Let the critic learn normalized returns, for any scale (van Hasselt et al. 2016)."""
     reward_scale: float = 1.0
     """What rewards are multiplied by for training; returns are reported unscaled."""
     n_epochs: int = 4
@@ -71,8 +67,7 @@ class Agent:
     clip_range: float = 0.2
     """PPO: change of an action's probability beyond which there is no gradient."""
     target_kl: float | None = 0.05
-    """PPO: an update ends where the policy has gone 1.5 times as far, in KL divergence, from the
-    rollout's (docs/results.md)."""
+    """PPO: an update ends at 1.5 times this KL divergence from the rollout (docs/results.md)."""
 
     def __post_init__(self) -> None:
         ranges = {

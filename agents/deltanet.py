@@ -19,8 +19,7 @@ class DeltaNet(Agent):
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
 
     variant: Literal["bounded", "paper"] = "paper"
-    """Whether what is read passes a gate, and how strongly the first writes are
-    (docs/mathematics.md)."""
+    """Whether the read is gated, and how strong the first writes are (docs/mathematics.md)."""
     controller: Literal["gru", "lstm"] | None = None
     """GRU or LSTM; that of the variant if None."""
     read_gate: Literal["none", "scalar", "vector"] | None = None

@@ -19,8 +19,7 @@ class MnmG(Agent):
     learning_rate: float = 4e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     variant: Literal["bounded", "paper"] = "bounded"
-    """Bounded writes and a gated read, or writes and reads as the paper has them
-    (docs/mathematics.md)."""
+    """Bounded writes and a gated read, or both as in the paper (docs/mathematics.md)."""
     controller: Literal["gru", "lstm"] | None = None
     """GRU or LSTM; that of the variant if None."""
     read_gate: Literal["none", "scalar", "vector"] | None = None
@@ -38,8 +37,7 @@ class MnmG(Agent):
     replay: int = 0
     """Earlier writes of the episode that the meta-loss of a step also checks."""
     memory_size: int | None = None
-    """Width of the memory, of its keys and its values; that of the variant if None (32, in the
-    paper that of the core)."""
+    """Width of the memory, its keys and values; the variant's if None (32; paper: the core's)."""
     learn_initial_memory: bool = True
     """Train the memory's initial weights, or keep a random draw."""
     writes: bool = True

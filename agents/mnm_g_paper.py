@@ -15,5 +15,4 @@ class MnmGPaper(MnmG):
     learning_rate: float = 1e-3
     """Step size of Adam (tuned, see docs/results.md)."""
     variant: Literal["bounded", "paper"] = "paper"
-    """Bounded writes and a gated read, or writes and reads as the paper has them
-    (docs/mathematics.md)."""
+    """Bounded writes and a gated read, or both as in the paper (docs/mathematics.md)."""

@@ -8,8 +8,7 @@ from agents.mnm_g import MnmG
 
 @dataclass(frozen=True, kw_only=True)
 class MnmP(MnmG):
-    """MNM-p: a gated controller and a neural memory written by a learned local (perceptron)
-    rule."""
+    """MNM-p: a gated controller and a neural memory written by a learned local rule."""
 
     name: ClassVar[str] = "mnm-p"
     write_rule: ClassVar[str] = "p"

@@ -57,8 +57,7 @@ class Options:
     threads: int = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     """CPU threads."""
     seconds: float = 4.0
-    """Seconds to measure each core for, and each agent for three times as long; at least twice
-    each."""
+    """Seconds to measure each core for, and each agent for three times as long; at least twice."""
     rounds: int = 2
     """How often to measure everything, in turn with what it is compared with; the best counts."""
     json: Path | None = None

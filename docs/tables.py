@@ -286,13 +286,6 @@ def trained() -> str:
     return table(("model", "steps", "return", "goals", "kB"), rows)
 
 
-def annealing() -> str:
-    """What a learning rate that falls to zero gives on the small maze."""
-    columns = ("agent", "seed", "steps to 20", "lowest after half", "goals")
-    rows = sorted(read("annealing.json"), key=lambda row: (row["agent"], row["seed"]))
-    return table(columns, ([str(row[column]) for column in columns] for row in rows))
-
-
 def masks(mark: float) -> str:
     """How soon so many goals are reached on the small maze, with and without masked walls."""
     rows = []
@@ -555,7 +548,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
-    "annealing": annealing,
     "trained": trained,
     "masks": lambda: masks(20),
     "ppo_clock": lambda: grid("maze_clock.json", 20, 26, 30),

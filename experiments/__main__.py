@@ -39,8 +39,7 @@ class Run:
     workers: Annotated[int | None, default("as many as there are cores")] = None
     """Runs at a time, one thread each."""
     ray: Annotated[str | None, default("")] = None
-    """Run on the Ray cluster at this address instead of on this machine; auto for the one that this
-    machine belongs to."""
+    """Run on the Ray cluster at this address; auto for the one that this machine belongs to."""
     retry: bool = False
     """Try those runs again that failed."""
 

@@ -319,8 +319,7 @@ class Options(Generic[AgentT]):
     tasks: tuple[int, ...] = tuple(TASKS)
     """Tasks to train and test on, together."""
     epochs: int = 50
-    """How often every training question is seen; over them the step size falls to 0 in a straight
-    line."""
+    """How often every question is seen; over them the step size falls to 0 in a straight line."""
     rows: int = 8
     """Sequences of an update, each as long as the longest story, and filled with stories."""
     embedding_size: int = 100
@@ -330,8 +329,7 @@ class Options(Generic[AgentT]):
     checkpoint_interval: int = 300
     """Seconds between two checkpoints; there is one after every epoch as well."""
     out: Path | None = None
-    """Where checkpoint and result go, and what is gone on with if it is there (default:
-    runs/babi/<agent>/seed<S>)."""
+    """Where checkpoint and result go, and are looked for (default: runs/babi/<agent>/seed<S>)."""
     threads: int | None = None
     """CPU threads (default: all cores)."""
 

@@ -60,8 +60,7 @@ class Options(Generic[AgentT]):
     task_kwargs: tuple[str, ...] = ()
     """Settings of the task, such as pairs=8."""
     test: tuple[str, ...] = ()
-    """Other settings to evaluate on as well, such as items=20 items=40,min_items=40: each is a test
-    of its own, and changes those of the task."""
+    """Other settings to test on, each on its own, such as items=20 items=40,min_items=40."""
     updates: int = 2_000
     """Updates to train for."""
     until: float | None = None

@@ -95,8 +95,7 @@ class Options:
     ]
     """Which trainings."""
     learning_rates: tuple[float, ...] = (4e-3,)
-    """Step sizes to train with; shown is, for every agent and setting, the one that learns soonest
-    of those with the most seeds."""
+    """Step sizes to train with; of each agent and setting, the one that learns soonest is shown."""
     agents: tuple[str, ...] | None = None
     """Only these agents."""
     settings: tuple[int, ...] | None = None

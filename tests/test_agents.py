@@ -3,6 +3,7 @@
 import ast
 import sys
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,7 @@ from mnm_rl.initialization import Init
 from mnm_rl.memory import FeedbackInputs
 
 FILES = sorted(Path(agents.__file__).parent.glob("*.py"))
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -78,6 +80,20 @@ def test_every_hyperparameter_reaches_the_algorithm_or_the_policy(name: str) -> 
                 if hasattr(model, argument)
                 else model.policy_kwargs[argument]
             ) == value
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_says_what_it_is_in_a_line(name: str) -> None:
+    assert (AGENTS[name].__doc__ or "").splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("path", [*FILES, ROOT / "train.py", ROOT / "eval.py"], ids=str)
+def test_an_option_is_explained_in_a_line(path: Path) -> None:
+    """The command line would show a line that is broken in the source as two."""
+    for kind in ast.walk(ast.parse(path.read_text())):
+        for field, text in pairwise(kind.body if isinstance(kind, ast.ClassDef) else []):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                assert "\n" not in ast.unparse(text), ast.unparse(field)
 
 
 @pytest.mark.parametrize("name", AGENTS)

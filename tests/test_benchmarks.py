@@ -1,13 +1,18 @@
 """The benchmark measures what it says: the naive references compute the same, and the pieces
 run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import tyro
 
+import benchmarks
 from benchmarks import predict, throughput
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("name", throughput.CORES)
@@ -58,3 +63,17 @@ def test_predict_is_measured() -> None:
     times = predict.measure(predict.make(units=3), turns=1, calls=2)
     assert times.keys() == predict.POLICIES.keys()
     assert all(ms > 0 for ms in times.values())
+
+
+def test_a_benchmark_that_became_a_study_is_told_where_it_is() -> None:
+    for old, new in benchmarks.MOVED.items():
+        assert (ROOT / f"{new.replace('.', '/')}.py").exists()
+        assert not (ROOT / f"{old.replace('.', '/')}.py").exists()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.drop_in", "cartpole"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == ("benchmarks.drop_in is studies.drop_in now: python -m studies.drop_in\n")

@@ -135,6 +135,21 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
                 ) in names
 
 
+def test_trained_models_are_played_by_their_names(installed: Path, elsewhere: Path) -> None:
+    code = """
+import gymnasium as gym
+import numpy as np
+from mnm_rl import RecurrentPPO
+
+model = RecurrentPPO.from_pretrained("mnm/MazeSmall-v0:mnm-p", device="cpu")
+observation, _ = gym.make("mnm/MazeSmall-v0").reset(seed=0)
+print(model.predict(observation, episode_start=np.array([True]))[0].shape)
+"""
+    assert run(installed / "python", "-c", code, cwd=elsewhere).strip() == "()"
+    args = ["mnm/MazeSmall-v0:mnm-p", "--episodes", "2"]
+    assert "mnm/MazeSmall-v0, 2 episodes" in run(installed / "mnm-eval", *args, cwd=elsewhere)
+
+
 @pytest.mark.parametrize(
     "first",
     [

@@ -46,7 +46,7 @@ def print_training(directory: Path, rows: int = 5) -> None:
     for row in progress[:: -max(1, len(progress) // rows)][rows - 1 :: -1]:
         table.add_row(
             *(
-                f"{row[key]:,.0f}" if title == "steps" else f"{row[key]:.1f}"
+                f"{row[key]:,.0f}" if title == "steps" else _return(row[key])
                 for key, title in shown.items()
             )
         )
@@ -105,7 +105,7 @@ def _comparison(evaluations: Sequence[Evaluation], left_out: Sequence[str]) -> T
 
 def _cells(score: Score, e: Evaluation) -> dict[str, str]:
     if not e.references:
-        return {"return": f"{score.mean:.1f}", "[95%]": _interval(score.ci95)}
+        return {"return": _return(score.mean), "[95%]": _interval(score.ci95)}
     counts = {
         "return": score.mean,
         "goals": score.goals,
@@ -116,6 +116,11 @@ def _cells(score: Score, e: Evaluation) -> dict[str, str]:
     return {column: "" if count is None else f"{count:.1f}" for column, count in counts.items()} | {
         "score [95%]": f"{e.normalized(score.mean):z.2f} {_interval(interval)}"
     }
+
+
+def _return(mean: float) -> str:
+    """Memory tasks and POPGym have returns of about 1, mazes of hundreds."""
+    return f"{mean:.{2 if abs(mean) < 10 else 1}f}"
 
 
 def _interval(interval: Sequence[float | None] | None) -> str:
