@@ -40,7 +40,9 @@ def naive_mnm(core: MnmCore, inputs: Tensor) -> tuple[Tensor, Tensor]:
             keys, read_keys = (k / k.norm(dim=2, keepdim=True) for k in (keys, read_keys))
         z, before = run(keys)
         if core.memory.write_rule == "p":
-            targets = rule.feedback(values).view(B, H, core.memory.layers, M).unbind(2)
+            targets = [*rule.feedback(values).view(B, H, core.memory.layers, M).unbind(2)]
+            if rule.bounded:
+                targets[:-1] = [target.tanh() for target in targets[:-1]]
             deltas = [z_out - target for z_out, target in zip(z[1:], targets, strict=True)]
         else:
             half = (z[-1] - values).pow(2).sum() / 2

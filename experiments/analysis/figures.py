@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -321,14 +322,26 @@ def inline_svg(figure: Figure, name: str) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, and close it.
+    """Write a figure, and close it; for dark pages where the name ends in ``.dark.png``.
 
     Raises:
         UsageError: if the file's ending names no format.
     """
+    if path.name.endswith(".dark.png"):
+        _darken(figure)
     try:
         figure.savefig(path, dpi=120)
     except ValueError as error:  # an ending that matplotlib does not know
         raise UsageError(f"cannot draw {path}: {first_line(error)}") from error
     finally:
         plt.close(figure)
+
+
+def _darken(figure: Figure) -> None:
+    """Text and axes in light gray, what is white nearly black, all other colors as they are."""
+    swaps = {to_rgba(FOREGROUND): "#e6edf3", to_rgba("white"): "#0d1117"}
+    for artist in figure.findobj():
+        for part in ("color", "edgecolor", "facecolor", "markeredgecolor"):
+            now = getattr(artist, f"get_{part}", lambda: None)()
+            if isinstance(now, str | tuple) and (swap := swaps.get(to_rgba(now))):
+                getattr(artist, f"set_{part}")(swap)

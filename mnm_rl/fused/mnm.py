@@ -218,6 +218,10 @@ def _feedback(b0: int, t: int, setting: Any, weights: Any, u: Any, seen: Any, ta
             copy_(targets[row], weights.q)
     rows = (b1 - b0) * H
     add_product(targets[:rows], seen[:rows], weights.Q)
+    hidden = targets.shape[1] - K
+    if setting.bounded and hidden > 0:
+        for row in range(rows):
+            tanh_(targets[row, :hidden])
 
 
 @inlined
@@ -438,8 +442,14 @@ def _backward(
                 if setting.rule == LOCAL:
                     for h in range(H):
                         for l in range(L):
+                            own = g.targets[t, b, h, l * K : (l + 1) * K]
                             for i in range(K):
-                                g.targets[t, b, h, l * K + i] = -gdelta[h, l, i]
+                                own[i] = -gdelta[h, l, i]
+                            if setting.bounded and l < L - 1:
+                                for i in range(K):
+                                    z = trace.z[t, b, WRITTEN, h, l + 1, i]
+                                    target = z - trace.delta[t, b, h, l, i]
+                                    own[i] *= dtype.type(1) - target * target
             if setting.rule == LOCAL:
                 _feedback_backward(b0, t, setting, weights, trace.u, g, g_seen)
             _controller_backward(b0, t, setting, weights, trace, given, g, g_before)

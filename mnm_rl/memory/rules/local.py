@@ -13,6 +13,9 @@ class LocalRule(WriteRule):
     """Each layer's distance to its own fed-back target: ``delta^l = z^l - zhat^l``, ``zhat^l = Q^l
     v^w + q^l``.
 
+    With ``bounded``, the targets of hidden layers are ``zhat^l = tanh(Q^l v^w + q^l)``: one that
+    ``z^l``, which is a tanh, cannot reach would let the fast weights grow with every write.
+
     With ``feedback_inputs="key_value"`` the maps ``Q^l`` see ``[v^w; k^w]``. With
     ``init="scaled"``, ``Q^L = I`` and the rest is 0.
 
@@ -44,7 +47,10 @@ class LocalRule(WriteRule):
             torch.cat([values, keys], dim=-1) if self.feedback_inputs == "key_value" else values
         )
         targets: Tensor = self.feedback(inputs)
-        return targets.view(*values.shape[:2], self.layers, self.size)
+        targets = targets.view(*values.shape[:2], self.layers, self.size)
+        if not self.bounded:
+            return targets
+        return torch.cat([targets[:, :, :-1].tanh(), targets[:, :, -1:]], dim=2)
 
     def deltas(self, theta: FastWeights, z: list[Tensor], targets: Tensor) -> list[Tensor]:
         return [z_l - zhat for z_l, zhat in zip(z[1:], targets.unbind(2), strict=True)]
