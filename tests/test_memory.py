@@ -125,6 +125,23 @@ def test_beta_is_the_share_of_its_error_that_a_bounded_write_of_one_layer_remove
     torch.testing.assert_close(misses, (1 - beta.view(-1, 1, 1)) * missed)
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("rule", RULES)
+@torch.no_grad()
+def test_bounded_fast_weights_do_not_grow_with_the_number_of_writes(rule: str, heads: int) -> None:
+    """Whatever the feedback maps of rule p ask hidden layers for."""
+    net = memory(rule)
+    if rule == "p":
+        torch.nn.init.normal_(net.rule.get_submodule("feedback").weight, std=1)
+    theta, largest = net.initial_memory(B), []
+    for writes in (200, 1600):
+        for i in range(writes):
+            keys, values, _ = random_write(heads, seed=i % 3)
+            theta = net.write(theta, keys, values.tanh(), torch.ones(B, dtype=torch.float64))
+        largest.append(max(W.abs().max().item() for W in theta))
+    assert largest[1] < 3 * largest[0]
+
+
 @given(layers=st.integers(1, 3), seed=st.integers(0, 1000))
 def test_a_bounded_gradient_write_removes_the_share_beta_to_first_order(
     layers: int, seed: int
