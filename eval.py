@@ -82,16 +82,15 @@ def main(args: Sequence[str]) -> None:
         from experiments.analysis.report import print_table
         from experiments.episode import check_playable
         from experiments.run import Run, find_run
+        from experiments.run_directory import RunDirectory
         from experiments.scores import agent_rows, evaluate
 
     runs = [(directory, Run.load(directory)) for directory in map(find_run, options.runs)]
     if options.probe is not None:
         check_memory_to_probe(*runs[0])
     for directory, _ in runs if options.plot is not None else ():
-        if not (directory / "progress.csv").exists():
-            raise UsageError(
-                f"--plot: {directory} has no learning curve: there is no progress.csv in it"
-            )
+        if RunDirectory(directory).weights.exists():
+            raise UsageError(f"--plot: {directory} is a model, which has no learning curve")
     for _, run in runs if options.gif is not None else ():
         check_playable(run, pictures=True)
     for _, run in runs if options.goal_readout is not None else ():

@@ -76,6 +76,7 @@ def main(args: Sequence[str]) -> None:
         from experiments.analysis.report import report
         from experiments.logs import EventFile, ProgressTable
         from experiments.run import Run, check_unchanged, load_to_go_on, new_directory, reopen
+        from experiments.run_directory import RunDirectory
         from mnm_rl import TrainingDivergedError
         from mnm_rl.algorithms import distributed
         from mnm_rl.callbacks import (
@@ -137,7 +138,7 @@ def main(args: Sequence[str]) -> None:
     # end at its checkpoint.
     logger = Logger(str(directory), [])
     if distributed.is_first():
-        table = ProgressTable(directory / "progress.csv", up_to=model.num_timesteps)
+        table = ProgressTable(RunDirectory(directory).progress, up_to=model.num_timesteps)
         logger.output_formats += [table, EventFile(directory, up_to=model.num_timesteps)]
     model.set_logger(logger)
 
@@ -155,7 +156,7 @@ def main(args: Sequence[str]) -> None:
     again = f"go on with: {shlex.join([*calling('train', distributed.launcher()), agent, *flags])}"
     goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
     progress, stop = ProgressBar(goals), StopOnSignal()
-    saver = AtomicCheckpoints(directory / "checkpoints", run.checkpoint_interval)
+    saver = AtomicCheckpoints(RunDirectory(directory).checkpoints, run.checkpoint_interval)
     try:
         model.learn(
             max(0, run.total_timesteps - model.num_timesteps),
@@ -186,7 +187,7 @@ def main(args: Sequence[str]) -> None:
         logger.close()
     if not distributed.is_first():
         return
-    save_atomically(model, directory / "model.zip")
+    save_atomically(model, RunDirectory(directory).model)
 
     # Show what came of it.
     report(directory)

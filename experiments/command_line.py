@@ -219,9 +219,12 @@ def run_main(
             _exit(1, f"{error.strerror or error}: {error.filename}")
         message = f"{type(error).__name__}: {first_line(error)}"
         if (directory := log()) is not None:
+            from experiments.run_directory import RunDirectory  # which imports PyTorch
+
             with contextlib.suppress(OSError):
-                (directory / "error.log").write_text(traceback.format_exc())
-                message += f" (the traceback is in {directory / 'error.log'})"
+                errors = RunDirectory(directory).errors
+                errors.write_text(traceback.format_exc())
+                message += f" (the traceback is in {errors})"
         _exit(1, "; ".join([message, *getattr(error, "__notes__", [])]))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from agents import AGENTS
 from experiments.command_line import FINAL_SEED, RunError, UsageError, calling
 from experiments.run import ALGORITHMS, Run, load_model
+from experiments.run_directory import RunDirectory
 from experiments.scores import Evaluation, final_evaluation
 from mnm_rl import __version__
 
@@ -24,11 +25,11 @@ def publish(directory: Path, out: Path) -> None:
         UsageError: if the run is not finished, or ``out`` is not empty.
     """
     run = Run.load(directory)
-    if not (directory / "model.zip").exists():
+    if not RunDirectory(directory).finished:
         raise UsageError(f"{directory} is not finished: it has no model.zip")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out} is not empty; give it another name")
-    model = load_model(run, directory / "model.zip", None, "cpu")
+    model = load_model(run, RunDirectory(directory).model, None, "cpu")
     evaluation = final_evaluation(directory, run)
     try:
         model.export(out)
@@ -38,9 +39,9 @@ def publish(directory: Path, out: Path) -> None:
         "episodes": evaluation.episodes,
         "seed": FINAL_SEED,
     }
-    config = json.loads((out / "config.json").read_text())
-    config |= {"run": json.loads((directory / "config.json").read_text()), "score": score}
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    config = json.loads(RunDirectory(out).config.read_text())
+    config |= {"run": json.loads(RunDirectory(directory).config.read_text()), "score": score}
+    RunDirectory(out).config.write_text(json.dumps(config, indent=2) + "\n")
     (out / "README.md").write_text(
         card(evaluation, sum(p.numel() for p in model.policy.parameters()), command_of(run))
     )

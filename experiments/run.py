@@ -38,13 +38,14 @@ import envs  # noqa: F401  (registers the mazes)
 from agents import AGENTS, Agent
 from experiments.command_line import MAX_SEED, RunError, UsageError, calling, first_line
 from experiments.logs import read_rows
+from experiments.run_directory import RunDirectory
 from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.checks import flattened
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.pretrained import without_numbers
 from mnm_rl.callbacks import AT_BOUNDARY
-from mnm_rl.files import UNFINISHED, checkpoint, checkpoints, replacing
+from mnm_rl.files import checkpoints, replacing
 from mnm_rl.trained import find_model, trained_models
 
 CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -251,7 +252,7 @@ class Run:
             "stable_baselines3": stable_baselines3.__version__,
         }
         config = {"agent": self.agent} | dataclasses.asdict(self) | {"versions": versions}
-        with replacing(directory / "config.json") as file:
+        with replacing(RunDirectory(directory).config) as file:
             file.write((json.dumps(config, indent=2) + "\n").encode())
 
     @classmethod
@@ -264,7 +265,7 @@ class Run:
         if not directory.is_dir():
             raise UsageError(f"there is no run directory {directory}")
         try:
-            config = json.loads((directory / "config.json").read_text())
+            config = json.loads(RunDirectory(directory).config.read_text())
             config = config.get("run", config)  # that of a published model is more
             config.pop("versions")
             agent = AGENTS[config.pop("agent")]
@@ -300,7 +301,7 @@ class Run:
         if run.agent != agent:
             again = shlex.join([*calling("train"), run.agent, "--resume", str(directory)])
             raise UsageError(f"{directory} holds a run of {run.agent}, not {agent}: {again}")
-        if (directory / "model.zip").exists():
+        if RunDirectory(directory).finished:
             if total_timesteps is None:
                 raise UsageError(
                     f"{directory} holds a finished run of {run.total_timesteps:,} steps: there is "
@@ -313,7 +314,7 @@ class Run:
                     f"{run.total_timesteps:,}, "
                     f"got {total_timesteps:,}"
                 )
-        elif not checkpoints(directory / "checkpoints"):
+        elif not RunDirectory(directory).saved():
             out = shlex.join(["--out", str(directory)])
             raise UsageError(
                 f"{directory} has no checkpoint to resume from: its training was stopped before "
@@ -378,20 +379,20 @@ def new_directory(out: Path | None, run: Run) -> Path:
     try:
         if out.exists() and not out.is_dir():
             raise UsageError(f"--out {out} is a file; name a directory")
-        if (out / "model.zip").exists():
+        if RunDirectory(out).finished:
             raise UsageError(f"{out} holds a finished run; give --out another name")
-        if checkpoints(out / "checkpoints"):
+        if RunDirectory(out).saved():
             resume = shlex.join(["--resume", str(out)])
             raise UsageError(
                 f"{out} holds an unfinished run; continue it with {resume}, or give --out another "
                 "name"
             )
         out.mkdir(parents=True, exist_ok=True)
-        left = [path for path in out.iterdir() if not _is_of_a_run(path)]
-        if left:
+        kept = RunDirectory(out)
+        if not all(map(kept.is_before_first_checkpoint, out.iterdir())):
             raise UsageError(f"{out} is not empty; give --out another name")
         for path in out.iterdir():  # of a run that was stopped before its first checkpoint
-            if path.name != "checkpoints":
+            if path != kept.checkpoints:
                 path.unlink()
     except OSError as error:
         raise UsageError(
@@ -400,28 +401,12 @@ def new_directory(out: Path | None, run: Run) -> Path:
     return out
 
 
-def _is_of_a_run(path: Path) -> bool:
-    """Whether a run writes a file of this name before its first checkpoint."""
-    names = {
-        "config.json",
-        "progress.csv",
-        "error.log",
-        "config" + UNFINISHED,
-        "progress" + UNFINISHED,
-    }
-    return (
-        path.name in names
-        or path.name.startswith("events.out.tfevents.")
-        or path.name == "checkpoints"
-    )
-
-
 def read_progress(directory: Path) -> list[dict[str, float]]:
     """The rows of a run's ``progress.csv``, none where there is no such file; without those that a
     crash has garbled."""
     return [
         {column: float(cell) for column, cell in row.items()}
-        for row in read_rows(directory / "progress.csv")
+        for row in read_rows(RunDirectory(directory).progress)
     ]
 
 
@@ -445,9 +430,10 @@ def newest_model(directory: Path) -> Path:
     Raises:
         UsageError: if there is neither.
     """
-    if (directory / "model.safetensors").exists():
+    kept = RunDirectory(directory)
+    if kept.weights.exists():
         return directory
-    saved = [*checkpoints(directory / "checkpoints"), *directory.glob("model.zip")]
+    saved = [*kept.saved(), *([kept.model] if kept.finished else [])]
     if not saved:
         raise UsageError(
             f"{directory} has no model yet: its training was stopped before the first checkpoint"
@@ -472,9 +458,9 @@ def load_to_go_on(
     Raises:
         RunError, UsageError: as for :func:`load_model`.
     """
-    end, before = directory / "model.zip", checkpoints(directory / "checkpoints")
-    if end.exists():
-        model = load_model(run, end, env, device)
+    kept, before = RunDirectory(directory), RunDirectory(directory).saved()
+    if kept.finished:
+        model = load_model(run, kept.model, env, device)
         if vars(model).get(AT_BOUNDARY) or not before:
             if not vars(model).get(AT_BOUNDARY) and distributed.is_first():
                 at = f"after {model.num_timesteps:,} steps"
@@ -495,14 +481,14 @@ def reopen(run: Run, directory: Path, steps: int) -> None:
     Raises:
         NotSavedError: if ``config.json`` cannot be written.
     """
-    end, start = directory / "model.zip", checkpoint(directory / "checkpoints", steps)
+    kept, start = RunDirectory(directory), RunDirectory(directory).checkpoint(steps)
     start.parent.mkdir(exist_ok=True)
     run.save(directory)
-    (directory / "evaluation.json").unlink(missing_ok=True)
+    kept.evaluation.unlink(missing_ok=True)
     if start.exists():
-        end.unlink(missing_ok=True)
-    elif end.exists():
-        os.replace(end, start)
+        kept.model.unlink(missing_ok=True)
+    elif kept.finished:
+        os.replace(kept.model, start)
 
 
 def load_model(
@@ -520,7 +506,7 @@ def load_model(
         older = [other for other in checkpoints(path.parent) if other < path]
         advice = (
             f"; delete it to go on from {older[-1].name}"
-            if path.parent.name == "checkpoints" and older
+            if path.parent == RunDirectory(path.parents[1]).checkpoints and older
             else ""
         )
         raise RunError(f"{path} is damaged ({damaged}){advice}")

@@ -17,6 +17,7 @@ from envs import MazeVectorEnv
 from envs.references import REFERENCES, reference_episodes
 from experiments.command_line import FINAL_EPISODES, FINAL_SEED, RunError, first_line
 from experiments.run import Run, load_model, newest_model
+from experiments.run_directory import RunDirectory
 from experiments.statistics import Interval, aggregate, interval, mean
 from mnm_rl.evaluation import evaluate_episodes
 from mnm_rl.files import replacing
@@ -109,7 +110,7 @@ def evaluate(
             made.
     """
     final = (episodes, seed, deterministic) == (FINAL_EPISODES, FINAL_SEED, False)
-    if final and (directory / "evaluation.json").exists():
+    if final and RunDirectory(directory).evaluated:
         return final_evaluation(directory, run)
     return _evaluation(directory, run, play(directory, run, episodes, seed, deterministic))
 
@@ -126,7 +127,7 @@ def final_episodes(directory: Path, run: Run) -> Played:
     Raises:
         RunError: if the file is damaged.
     """
-    path = directory / "evaluation.json"
+    path = RunDirectory(directory).evaluation
     if not path.exists():
         played = play(directory, run, FINAL_EPISODES, FINAL_SEED, deterministic=False)
         with replacing(path) as file:

@@ -39,6 +39,7 @@ else:
             "init": "scaled",
             "popart": True,
             "target_kl": 0.05,
+            "anneal_lr": True,
         }
         | (
             {"learning_rate": float(options["learning_rate"])} if "learning_rate" in options else {}

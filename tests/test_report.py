@@ -176,6 +176,7 @@ def test_the_same_data_gives_the_same_page_and_figures(page: Path, tmp_path: Pat
 
 SHOWN = {
     "ppo_maze": "maze-0-steps",
+    "ppo_maze.dark": "maze-0-steps.dark",
     "ppo_maze_within": "maze-0-waits",
     "ppo_perfect": "maze_perfect-0-steps",
     "ppo_perfect_within": "maze_perfect-0-waits",
@@ -189,7 +190,8 @@ SHOWN = {
 
 @pytest.mark.parametrize("grid", sorted({drawn.split("-")[0] for drawn in SHOWN.values()}))
 def test_committed_figures_are_those_of_the_committed_data(grid: str, tmp_path: Path) -> None:
-    write_figures(Results.load(ROOT / "docs" / "results" / f"{grid}.json"), tmp_path, "png")
+    results = Results.load(ROOT / "docs" / "results" / f"{grid}.json")
+    write_figures(results, tmp_path, "png", "dark.png")
     for kept, drawn in SHOWN.items():
         if drawn.startswith(f"{grid}-"):
             files = tmp_path / f"{drawn}.png", ROOT / "docs" / f"{kept}.png"

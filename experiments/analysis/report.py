@@ -14,6 +14,7 @@ from rich.table import Table
 from experiments.analysis.figures import learning_curves
 from experiments.command_line import calling
 from experiments.run import Run, read_progress
+from experiments.run_directory import RunDirectory
 from experiments.scores import Evaluation, Score, final_evaluation
 from mnm_rl.callbacks import short
 
@@ -24,9 +25,10 @@ def report(directory: Path) -> None:
     run = Run.load(directory)
     print_training(directory)
     print_table([final_evaluation(directory, run)])
-    learning_curves([(directory, run)], directory / "learning_curve.png")
+    picture = RunDirectory(directory).learning_curve
+    learning_curves([(directory, run)], picture)
     gif = shlex.join([*calling("eval"), str(directory), "--gif", "episode.gif"])
-    print(f"learning curve: {directory / 'learning_curve.png'}\nan episode:     {gif}")
+    print(f"learning curve: {picture}\nan episode:     {gif}")
 
 
 def print_training(directory: Path, rows: int = 5) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from agents import AGENTS
 from experiments.command_line import INSTALLED, MAX_SEED, UsageError, calling, key_values
 from experiments.run import ALGORITHMS, UNWRITTEN, Run
-from mnm_rl.files import checkpoints
+from experiments.run_directory import RunDirectory
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 
@@ -74,7 +74,7 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        return (self.directory / "model.zip").exists()
+        return RunDirectory(self.directory).finished
 
     @property
     def failed(self) -> bool:
@@ -83,7 +83,7 @@ class Job:
     @property
     def resumable(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        return not self.finished and bool(checkpoints(self.directory / "checkpoints"))
+        return not self.finished and bool(RunDirectory(self.directory).saved())
 
     def command(self) -> list[str]:
         """The command line of the run, from its start or from its last checkpoint."""
@@ -125,7 +125,7 @@ class Job:
         """
         wanted = self.all_hyperparameters
         try:
-            config = json.loads((self.directory / "config.json").read_text())
+            config = json.loads(RunDirectory(self.directory).config.read_text())
             made = wanted | UNWRITTEN | config["hyperparameters"] | config
         except FileNotFoundError:
             return

@@ -20,6 +20,7 @@ import numpy as np
 from experiments.command_line import UsageError, calling
 from experiments.grids.grid import Grid, Job
 from experiments.run import UNWRITTEN, Run, read_progress
+from experiments.run_directory import RunDirectory
 from experiments.scores import Played, final_episodes, references
 from experiments.statistics import Scores, iqm, within_episode
 
@@ -202,7 +203,7 @@ def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = Non
     versions: dict[str, list[str]] = {}
     scales: dict[str, dict[str, Any]] = {}
     for job in finished:
-        config = json.loads((job.directory / "config.json").read_text())
+        config = json.loads(RunDirectory(job.directory).config.read_text())
         for name, version in config["versions"].items():
             if version not in versions.setdefault(name, []):
                 versions[name].append(version)
