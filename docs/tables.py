@@ -286,10 +286,10 @@ def trained() -> str:
     return table(("model", "steps", "return", "goals", "kB"), rows)
 
 
-def masks(mark: float) -> str:
-    """How soon so many goals are reached on the small maze, with and without masked walls."""
+def masks(file: str, mark: float) -> str:
+    """How soon so many goals are reached, with and without masked walls."""
     rows = []
-    results = Results.load(ROOT / "docs" / "results" / "masks.json")
+    results = Results.load(ROOT / "docs" / "results" / file)
     for (_, _, environment), runs in sorted(results.groups.items(), key=lambda item: item[0][2]):
         steps = each([first_at(run.curve, mark)[0] for run in runs], lambda x: f"{x / 1e3:.0f}k")
         rows.append(
@@ -549,7 +549,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
     "trained": trained,
-    "masks": lambda: masks(20),
+    "masks": lambda: masks("masks.json", 20),
+    "masks_perfect": lambda: masks("masks_perfect.json", 10),
+    "annealing": lambda: grid("annealing.json", 20),
     "ppo_clock": lambda: grid("maze_clock.json", 20, 26, 30),
     "ppo_clock_tuning": lambda: grid("maze_clock_tuning.json", 20, 26, 30),
     "ppo_clock_memory": lambda: grid("maze_clock_memory.json", 20, 26, 30),

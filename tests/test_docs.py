@@ -87,6 +87,12 @@ def test_links_and_pictures_are_there(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_fit_into_100_columns(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
+
+
 def test_the_reference_has_every_public_name() -> None:
     shown = set()
     for page in (ROOT / "docs" / "reference").glob("*.md"):
