@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -40,6 +40,13 @@ COLORS = {
 RELATIVES = {"gated-deltanet": "deltanet", "mingru": "gru"}
 """Agents in the color of another, with dashes of their own: there are no more colors that all eyes
 tell apart."""
+
+ON_DARK = {
+    color: to_hex(((1 + r) / 2, (1 + g) / 2, (1 + b) / 2))
+    for color, (r, g, b) in zip(COLORS.values(), map(to_rgb, COLORS.values()), strict=True)
+    if 0.21 * r + 0.72 * g + 0.07 * b < 0.35
+}
+"""What dark colors are on a dark page."""
 
 FOREGROUND = "#010203"
 """Text and axes: black, and in a page the color of the text around the figure, which is not known
@@ -316,9 +323,16 @@ def inline_svg(figure: Figure, name: str) -> str:
     plt.close(figure)
     svg = written.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = svg.replace(FOREGROUND, "currentColor")
+    svg = themed(svg)
     # ids are unique in a page, not in a figure
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+
+
+def themed(text: str) -> str:
+    """Colors as those of the page, light or dark, which has ``--color-RRGGBB`` for dark ones."""
+    for color in ON_DARK:
+        text = text.replace(color, f"var(--color-{color[1:]})")
+    return text.replace(FOREGROUND, "currentColor")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -338,10 +352,11 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def _darken(figure: Figure) -> None:
-    """Text and axes in light gray, what is white nearly black, all other colors as they are."""
-    swaps = {to_rgba(FOREGROUND): "#e6edf3", to_rgba("white"): "#0d1117"}
+    """Text and axes in light gray, what is white nearly black, and dark colors lighter."""
+    swaps = {to_rgb(FOREGROUND): "#e6edf3", to_rgb("white"): "#0d1117"}
+    swaps |= {to_rgb(color): lighter for color, lighter in ON_DARK.items()}
     for artist in figure.findobj():
         for part in ("color", "edgecolor", "facecolor", "markeredgecolor"):
             now = getattr(artist, f"get_{part}", lambda: None)()
-            if isinstance(now, str | tuple) and (swap := swaps.get(to_rgba(now))):
+            if isinstance(now, str | tuple) and (swap := swaps.get(to_rgb(now))):
                 getattr(artist, f"set_{part}")(swap)

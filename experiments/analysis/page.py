@@ -11,13 +11,14 @@ import jinja2
 from matplotlib.figure import Figure
 
 from experiments.analysis.figures import (
-    FOREGROUND,
+    ON_DARK,
     curves_figure,
     inline_svg,
     profile_figure,
     save_figure,
     scores_figure,
     style_of,
+    themed,
     waits_figure,
 )
 from experiments.grids.results import Group, Results
@@ -37,7 +38,7 @@ def write_page(results: Results, path: Path) -> None:
         if value and name != "name"
     )
     page = environment.from_string(TEMPLATE.read_text()).render(
-        results=results, sections=sections(results), grid=grid
+        results=results, sections=sections(results), grid=grid, on_dark=ON_DARK
     )
     path.write_text(page)
 
@@ -105,9 +106,7 @@ def rows(results: Results, groups: list[Group]) -> list[dict[str, Any]]:
         found.append(
             {
                 "label": group[0],
-                "color": style_of(group[0], [group[0]])["color"].replace(
-                    FOREGROUND, "currentColor"
-                ),
+                "color": themed(style_of(group[0], [group[0]])["color"]),
                 "seeds": [run.seed for run in runs],
                 "iqm": aggregate(scores),
                 "iqm_interval": interval(scores),
