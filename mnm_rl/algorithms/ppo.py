@@ -259,7 +259,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         progress_bar: bool = False,
         use_masking: bool | None = None,
     ) -> Self:
-        """Train as :meth:`RecurrentOnPolicyAlgorithm.learn`, and log a row after every rollout."""
+        """Train like :meth:`RecurrentOnPolicyAlgorithm.learn`, with a log row per rollout."""
         return super().learn(
             total_timesteps,
             callback,
