@@ -1,5 +1,7 @@
-"""Reference policies that give the scale of the maze: chance, the best that must first find the
-goal, and omniscience."""
+"""Reference policies that give the scale of the maze.
+
+They are chance, the best policy that first has to find the goal, and omniscience.
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -31,16 +33,16 @@ def reference_episodes(
     """Play episodes of a maze with a reference policy.
 
     Args:
-        reference: which policy.
-        episodes: how many.
+        reference: the policy.
+        episodes: number of episodes.
         seed: seed of mazes, goals and actions.
-        env_class: which maze, batched.
+        env_class: class of the maze, batched.
         **maze: the arguments of the maze, see :class:`envs.MazeEnv`.
 
     Returns:
-        ``return`` and what the maze reports, such as ``goals``, ``steps_to_first_goal`` and
-        ``mean_steps_between_goals`` (None where there are fewer than two goals), of every episode,
-        ``[episodes]``.
+        ``return`` and the entries that the maze reports for every episode, each ``[episodes]``.
+        Examples are ``goals``, ``steps_to_first_goal`` and ``mean_steps_between_goals`` (None for
+        fewer than two goals).
     """
     env = env_class(episodes, **maze)
     env.reset(seed=seed)
