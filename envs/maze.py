@@ -171,7 +171,7 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         self.position = centre if self.task.start == "center" else self._random_cell(self.goal)
 
     def _go_on(self) -> None:
-        """What follows when the goal was reached."""
+        """Continue the episode after the agent has reached the goal."""
         self.position = self._random_cell(self.goal)
 
     def _random_cell(self, *other_than: Cell) -> Cell:

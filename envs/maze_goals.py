@@ -170,7 +170,7 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
     def _free_but(
         self, envs: NDArray[np.int64], taken: NDArray[np.int64], n: int
     ) -> NDArray[np.int64]:
-        """``n`` free cells of each maze, all different and none of those that are taken."""
+        """Draw ``n`` different free cells of each maze, none of them in ``taken``."""
         free = self._free[envs, : self._n_free[envs].max()]
         order = self.np_random.random(free.shape)
         order[

@@ -253,19 +253,18 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         )
 
     def _go_on(self, hit: NDArray[np.int64]) -> None:
-        """What follows where the goal was reached."""
+        """Continue the episodes of the environments ``hit``, whose agents have reached the goal."""
         self._position[hit] = self._random_cell(hit, self._goal_place[hit])
 
     def _place(self, envs: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where cells are among the free cells of each maze."""
+        """Return the index of each cell among the free cells of its maze."""
         places: NDArray[np.int64] = (self._free[envs] == cells[:, None]).argmax(axis=1)
         return places
 
     def _random_cell(
         self, envs: NDArray[np.int64], other_than: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """A random free cell of each maze, other than the one at place ``other_than`` of its free
-        cells."""
+        """Draw a random free cell of each maze, except the one with index ``other_than``."""
         place = self.np_random.integers(self._n_free[envs] - 1)
         return self._free[envs, place + (place >= other_than)]
 
@@ -307,7 +306,7 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         }
 
     def _episode(self, done: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        """What is reported of the episodes that are done."""
+        """Return the report on the finished episodes."""
         between = np.full(self.num_envs, None, dtype=object)
         for i in np.flatnonzero(done & (self._goals > 1)):
             between[i] = (self._last_goal[i] - self._first_goal[i]) / (self._goals[i] - 1)

@@ -158,7 +158,7 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
 
 
 def _masked(info: dict[str, Any], mask: Bool) -> dict[str, Any]:
-    """Gymnasium's form: for every array, a mask of the environments that it is about."""
+    """Add to every array the mask of its environments, as Gymnasium does."""
     return info | {f"_{key}": mask.copy() for key in info}
 
 

@@ -101,13 +101,15 @@ class MemoryTask(ABC):
         return "  ".join(words)
 
     def _blank(self, n: int, length: int | None = None) -> Episodes:
-        """Episodes in which nothing is shown or asked, of the task's length or another."""
+        """Return episodes without symbols and questions, with the length of the task or another."""
         shape = length or self.length, n
         return Episodes(np.zeros((*shape, self.observation_size), np.float32), np.full(shape, -1))
 
     def _show(self, observations: NDArray[np.float32], **shown: Symbols | float) -> None:
-        """Write into observations ``[..., F]``, by part: symbols ``[...]`` as one-hot vectors, a
-        flag as a number."""
+        """Write parts into observations ``[..., F]``.
+
+        Symbols ``[...]`` become one-hot vectors, and a flag is a number.
+        """
         for name, value in shown.items():
             where = observations[..., self.part(name)]
             if isinstance(value, np.ndarray):
@@ -246,7 +248,7 @@ class Dictionary(MemoryTask):
         return episodes
 
     def _of_length(self, string_length: int, rng: np.random.Generator, n: int) -> Episodes:
-        """Episodes whose strings have so many letters."""
+        """Draw episodes with strings of ``string_length`` letters."""
         room = self.support * string_length
         dictionary = _permutations(rng, self.letters, n)
         # the first of them are shown, and all of them if there is room
@@ -461,7 +463,7 @@ def check_settings(task: str, **settings: tuple[object, int]) -> None:
 
 
 def _check_shortest(task: str, name: str, shortest: int, of: str, longest: int) -> None:
-    """Check the smaller end of a range of lengths."""
+    """Check the lower end of a range of lengths."""
     check_settings(task, **{name: (shortest, 1)})
     if shortest > longest:
         raise ValueError(
@@ -470,5 +472,5 @@ def _check_shortest(task: str, name: str, shortest: int, of: str, longest: int) 
 
 
 def _permutations(rng: np.random.Generator, size: int, n: int) -> Symbols:
-    """``n`` random orders of 0 to ``size`` - 1, ``[size, n]``."""
+    """Draw ``n`` random permutations of 0 to ``size`` - 1, ``[size, n]``."""
     return rng.permuted(np.broadcast_to(np.arange(size)[:, None], (size, n)), axis=0)

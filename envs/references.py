@@ -60,8 +60,10 @@ def reference_episodes(
 
 
 def _walker(env: MazeVectorEnv, knows_goal: bool) -> Any:
-    """A function that gives the next actions of agents that know the map, for one episode of every
-    environment."""
+    """Return a function that computes the next actions of agents that know the map.
+
+    The function is for one episode of every environment.
+    """
     walls = env.walls if env.task.fresh_every_episode else env.walls[:1]
     D = np.stack([distances(w) for w in walls])  # [B or 1, N, N] steps between free cells
     place = np.full(walls.shape, -1)  # number of a free cell, by maze, row and column

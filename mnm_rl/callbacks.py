@@ -44,8 +44,9 @@ class AtomicCheckpoints(BaseCallback):
     does the same, and repeats the rest of the training bit for bit.
 
     The same happens, at no cost, after any rollout at whose end all episodes have ended. A training
-    that stops there is therefore repeatable as well. Models without a seed,
-    and algorithms of other libraries, continue their episodes.
+    that stops there is therefore repeatable as well.
+
+    Models without a seed, and algorithms of other libraries, continue their episodes instead.
 
     Files are named ``step-<steps>.zip``. Load them with the algorithm's ``load``.
 
@@ -190,7 +191,7 @@ class StopOnSignal(BaseCallback):
     def _learns(self, frame: FrameType | None) -> bool:
         """Whether the training still runs.
 
-        If an exception ends the training, callbacks receive no call.
+        If an exception ends the training, no callback is notified.
         """
         while frame is not None:
             if frame.f_code.co_name == "learn" and frame.f_locals.get("self") is self.model:

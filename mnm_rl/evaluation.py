@@ -85,7 +85,7 @@ def evaluate_policy(
 
 
 class _LimitReached(Exception):
-    """Ends :func:`evaluate_policy`."""
+    """The step limit ends :func:`evaluate_policy`."""
 
 
 def evaluate_episodes(

@@ -83,8 +83,10 @@ def heeds(env: VecEnv, use_masking: bool | None) -> bool:
 
 
 def _single_envs(env: VecEnv) -> list[gym.Env[Any, Any]]:
-    """The environments of Stable-Baselines3's DummyVecEnv or Gymnasium's SyncVectorEnv; of others,
-    none."""
+    """Return the environments of a DummyVecEnv or a SyncVectorEnv.
+
+    For other vectorized environments, the list is empty.
+    """
     base = env.unwrapped
     envs = getattr(getattr(base, "env", base).unwrapped, "envs", None)
     return (
@@ -152,7 +154,7 @@ _ARRAYS = (np.ndarray, Tensor, list, tuple)
 
 
 def _rows(masks: Any, n: int, width: int) -> list[NDArray[Any]]:
-    """The masks of n environments, or of one, each flat."""
+    """Split the masks of n environments, or of one, into flat arrays."""
     if n == 1 and (one := flat(masks)).size == width:
         return [one]
     if not isinstance(masks, _ARRAYS) or getattr(masks, "ndim", 1) == 0:

@@ -186,10 +186,10 @@ class GymnasiumVecEnv(VecEnv):
             return observations, rewards.astype(np.float32), dones, infos
 
     def _finals(self, infos: list[dict[str, Any]], done: list[int]) -> list[Any]:
-        """Same-step mode: the final observations of the episodes that ended, None where there are
-        none.
+        """Same-step mode: return the final observations of the finished episodes, None if missing.
 
-        Their infos stay in ``infos``; those of the new episodes go to ``reset_infos``.
+        The infos of these episodes stay in ``infos``. Those of the new episodes go to
+        ``reset_infos``.
         """
         finals = [info.pop("final_obs", None) for info in infos]
         final_infos = [info.pop("final_info", None) for info in infos]
@@ -204,7 +204,7 @@ class GymnasiumVecEnv(VecEnv):
         return [None if finals[i] is None else arrays(finals[i]) for i in done]
 
     def _spoken(self, array: NDArray[Any]) -> Any:
-        """An array in the form in which the environment gives its observations."""
+        """Convert an array to the type of the observations of the environment."""
         return torch.as_tensor(array) if self._tensors else array
 
     def _forget(self, mask: NDArray[np.bool_]) -> None:
@@ -283,8 +283,10 @@ class GymnasiumVecEnv(VecEnv):
         return [getattr(base, method_name)(*method_args, **method_kwargs)] * self.num_envs
 
     def _masks_of_all(self) -> Callable[..., Any] | None:
-        """The method ``action_masks`` of the vector environment or of a wrapper around it, the
-        outermost."""
+        """Return the method ``action_masks`` for all environments at once, None if there is none.
+
+        The method belongs to the vector environment or to the outermost wrapper that has one.
+        """
         owners = (
             layer
             for layer in layers(self.env)
@@ -303,9 +305,9 @@ class GymnasiumVecEnv(VecEnv):
 
 
 class _ResetMask(dict[str, Any]):
-    """Reset options that hold a mask, however often it is popped, and are then empty.
+    """Reset options with a mask that survives a pop, although the dict itself becomes empty.
 
-    ``SyncVectorEnv`` pops the mask and hands the rest to the environments; wrappers around it look
+    ``SyncVectorEnv`` pops the mask and passes the rest to the environments. Wrappers around it look
     for the mask afterwards.
     """
 

@@ -96,8 +96,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             on for the policies with sb3-contrib's names.
         core_class: the core, built as ``core_class(input_size, **core_kwargs)``. Not allowed in
             subclasses that name their core.
-        core_kwargs: further arguments of the core, also those whose names
-            ``ActorCriticPolicy`` uses itself.
+        core_kwargs: further arguments of the core. Use it for arguments whose names
+            ``ActorCriticPolicy`` also has.
 
     Raises:
         TypeError: for an argument that neither the policy nor its core accepts, and if there is no
@@ -317,7 +317,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     @property
     def _is_plain_categorical(self) -> bool:
-        """Whether actions depend on the softmax of ``action_net``'s outputs alone."""
+        """Whether actions are plain samples from the softmax of ``action_net``'s outputs."""
         dist = self.action_dist
         return (
             type(dist) is CategoricalDistribution

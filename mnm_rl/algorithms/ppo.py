@@ -214,8 +214,11 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     def _losses_and_changes(
         self, minibatch: list[RolloutSequence], clip_range: float, clip_range_vf: float | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The losses of a minibatch, and how far the policy has gone from that of the rollout:
-        scalars by name."""
+        """Compute the losses of a minibatch, and the distance from the policy of the rollout.
+
+        Returns:
+            scalars by name, for the losses and for the distance.
+        """
         values, log_prob, entropy, meta_loss = map(
             _joined, zip(*map(self._evaluate, minibatch), strict=True)
         )

@@ -180,8 +180,10 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _outside(core: Any, inputs: Tensor, state: Any, episode_starts: Tensor) -> Any:
-    """Run a core by its kernels between two compiled parts: they are faster than its compiled
-    equations."""
+    """Run a core with its kernels between two compiled parts.
+
+    The kernels are faster than the compiled equations.
+    """
     return chosen(core).sequence(inputs, state, episode_starts)
 
 

@@ -68,6 +68,6 @@ class MinGruCore(RecurrentCore[MinGruState]):
         return torch.stack(outputs), state, inputs.new_zeros(inputs.shape[:2])
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``1 - z_t`` and ``z_t h~_t``, each ``[..., D]``, of inputs ``[..., F]``."""
+        """Return ``1 - z_t`` and ``z_t h~_t``, each ``[..., D]``, for inputs ``[..., F]``."""
         gate, candidate = self.input(x).chunk(2, dim=-1)
         return torch.sigmoid(-gate), torch.sigmoid(gate) * candidate

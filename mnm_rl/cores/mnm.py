@@ -297,8 +297,12 @@ class MnmCore(RecurrentCore[MnmState]):
     def _write_and_read(
         self, x: Tensor, state: MnmState, memory: RunningMemory
     ) -> "tuple[MnmState, Tensor, Written]":
-        """One step: the new state, but for its ``theta``, which stays as it was; the meta-loss
-        ``[B]``; and what was written."""
+        """Take one step.
+
+        Returns:
+            the new state with an unmodified ``theta``, the meta-loss ``[B]``, and the writes and
+            reads.
+        """
         B, H, D, M = x.shape[0], self.heads, self.hidden_size, self.memory_size
         seen = torch.cat([x, state.read], dim=-1)
         if isinstance(self.controller, nn.LSTMCell):

@@ -131,7 +131,7 @@ class NtmCore(RecurrentCore[NtmState]):
         return output, NtmState(h, c, read, memory, weights), x.new_zeros(x.shape[0])
 
     def _heads(self, h: Tensor) -> tuple[Heads, Tensor, Tensor]:
-        """What the controller tells its heads, and what is to be erased and added, ``[B, W]``."""
+        """Return the head outputs, and the vectors to erase and to add, ``[B, W]``."""
         *of_heads, erase, add = torch.split(self.interaction(h), self.parts, dim=-1)
         key, strength, gate, shift, sharpening = (part.view(h.shape[0], 2, -1) for part in of_heads)
         heads = Heads(

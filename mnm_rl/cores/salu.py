@@ -259,13 +259,15 @@ class Past:
         return self.blocks + self.open
 
     def _hidden(self, n: int) -> Tensor:
-        """Which of the last n steps each environment does not see, ``[B, n]``: of another episode,
-        or more than S steps ago."""
+        """Mask the last n steps that each environment does not see, ``[B, n]``.
+
+        These steps belong to another episode, or are more than S steps old.
+        """
         steps = torch.arange(self.end - n, self.end, device=self.begin.device)
         return steps < self.begin.clamp(min=self.end - self.slots).unsqueeze(1)
 
     def _drop(self) -> None:
-        """Drop the blocks that no environment sees, but for the last run."""
+        """Drop the blocks that no environment sees, except for the last run."""
         seen = self.end - self.slots
         if not recorded():
             seen = max(int(self.begin.min()), seen)
@@ -275,5 +277,8 @@ class Past:
 
 
 def _with_one(values: Tensor) -> Tensor:
-    """Values and a one behind each: what adds up weighted values then adds up the weights, too."""
+    """Append a one to each value.
+
+    A weighted sum of the result then also contains the sum of the weights.
+    """
     return F.pad(values, (0, 1), value=1)

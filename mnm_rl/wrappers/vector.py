@@ -85,7 +85,7 @@ class MetaObservation(_Wrapper, gym.utils.RecordConstructorArgs):
         return self._with(observations, slice(None)), rewards, terminations, truncations, infos
 
     def _with_finals(self, infos: Any, done: NDArray[np.bool_]) -> Any:
-        """The infos, the final observations in them with what is added."""
+        """Extend the final observations in the infos."""
         finals = np.full(self.num_envs, None, dtype=object)
         given = split(infos, self.num_envs) if done.any() else []
         for i in np.flatnonzero(done).tolist():
