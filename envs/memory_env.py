@@ -105,8 +105,10 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
         """Take one step without resets.
 
         Returns:
-            observations ``[num_envs, F]``, rewards ``[num_envs]``, terminations ``[num_envs]``, and
-            an `info` of arrays ``[num_envs]`` without masks.
+            observations ``[num_envs, F]``
+            rewards ``[num_envs]``
+            terminations ``[num_envs]``
+            `info` of arrays ``[num_envs]``, without masks
         """
         n_answers = int(self.single_action_space.n)  # type: ignore[attr-defined]
         if actions.min() < 0 or actions.max() >= n_answers:

@@ -41,8 +41,8 @@ def reference_episodes(
 
     Returns:
         ``return`` and the entries that the maze reports for every episode, each ``[episodes]``.
-        Examples are ``goals``, ``steps_to_first_goal`` and ``mean_steps_between_goals`` (None for
-        fewer than two goals).
+            Examples are ``goals``, ``steps_to_first_goal`` and ``mean_steps_between_goals`` (None
+            for fewer than two goals).
     """
     env = env_class(episodes, **maze)
     env.reset(seed=seed)

@@ -131,7 +131,7 @@ class AtomicCheckpoints(BaseCallback):
 
         Returns:
             False if no rollout was in progress. Then there is no checkpoint, because part of an
-            update may already have been applied.
+                update may already have been applied.
 
         Raises:
             NotSavedError: if the checkpoint cannot be written.

@@ -74,7 +74,7 @@ def evaluate_policy(
 
     Returns:
         the mean and the standard deviation of the returns, or the returns and lengths of all
-        episodes if ``return_episode_rewards`` is true.
+            episodes if ``return_episode_rewards`` is true.
 
     Raises:
         ValueError: if masks are required, but the environments or the model do not support them,
@@ -110,9 +110,9 @@ def evaluate_episodes(
             2,000 per episode, but at least 100,000.
 
     Returns:
-        The final ``info`` of each episode, with ``return``, ``length`` and ``rewarded``. The latter
-        lists the steps, counted from 1, with a positive reward. An episode that was cut off has
-        only these three entries.
+        the final ``info`` of each episode, with ``return``, ``length`` and ``rewarded``. The latter
+            lists the steps, counted from 1, with a positive reward. An episode that was cut off has
+            only these three entries.
 
     Raises:
         RuntimeError: if an episode does not end within ``max_length`` steps, an environment exits,

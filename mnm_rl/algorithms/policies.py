@@ -373,8 +373,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         allows all actions.
 
         Returns:
-            actions ``[B, *action_shape]``, values ``[B, 1]``, log-probabilities ``[B]`` and the new
-            state.
+            actions ``[B, *action_shape]``
+            values ``[B, 1]``
+            log-probabilities ``[B]``
+            the new state
         """
         latent, new_state = self._one_step(obs, state, episode_starts)
         if self._own("get_distribution", "predict_values"):
@@ -414,7 +416,9 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             action_masks: as for :meth:`forward`.
 
         Returns:
-            actions ``[B, *action_shape]``, values ``[B, 1]`` and log-probabilities ``[B]``.
+            actions ``[B, *action_shape]``
+            values ``[B, 1]``
+            log-probabilities ``[B]``
         """
         if as_built or self.acts_as_built:
             latent = trace.step(self._features(obs, len(episode_starts)), episode_starts)
@@ -615,8 +619,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             action_masks: the masks of the rollout, ``[T, B, width]`` bool; None if there were none.
 
         Returns:
-            values, log-probabilities, entropies (None if the distribution has no closed form) and
-            meta-loss, each ``[T, B]``.
+            values ``[T, B]``
+            log-probabilities ``[T, B]``
+            entropies ``[T, B]``, None if the distribution has no closed form
+            meta-loss ``[T, B]``
         """
         features = self._features(obs, *episode_starts.shape)
         if trace is None:
@@ -775,8 +781,8 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
                 None allows all.
 
         Returns:
-            actions (without batch dimension if the observation had none), and the state, a tuple of
-            arrays, batch first.
+            actions, without batch dimension if the observation had none
+            the state, a tuple of arrays, batch first
 
         Raises:
             ValueError: if the observation is not in the observation space (values beyond the bounds

@@ -217,7 +217,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         """Compute the losses of a minibatch, and the distance from the policy of the rollout.
 
         Returns:
-            scalars by name, for the losses and for the distance.
+            the losses, scalars by name
+            the distance, scalars by name
         """
         values, log_prob, entropy, meta_loss = map(
             _joined, zip(*map(self._evaluate, minibatch), strict=True)

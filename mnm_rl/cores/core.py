@@ -64,7 +64,9 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         """Take one step from inputs ``[B, F]``.
 
         Returns:
-            outputs ``[B, output_size]``, the new state, and the meta-loss ``[B]``.
+            outputs ``[B, output_size]``
+            the new state
+            the meta-loss ``[B]``
         """
 
     def forward(
@@ -79,8 +81,9 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
                 initial state before that step, and no gradient crosses.
 
         Returns:
-            outputs ``[T, B, output_size]``, the state after the last step, and the meta-loss ``[T,
-            B]`` (zeros for cores without a meta-loss).
+            outputs ``[T, B, output_size]``
+            the state after the last step
+            the meta-loss ``[T, B]``, zeros for cores without a meta-loss
 
         Raises:
             RuntimeError: if ``path`` names an implementation that does not support this core.

@@ -300,8 +300,9 @@ class MnmCore(RecurrentCore[MnmState]):
         """Take one step.
 
         Returns:
-            the new state with an unmodified ``theta``, the meta-loss ``[B]``, and the writes and
-            reads.
+            the new state, with an unmodified ``theta``
+            the meta-loss ``[B]``
+            the writes and reads
         """
         B, H, D, M = x.shape[0], self.heads, self.hidden_size, self.memory_size
         seen = torch.cat([x, state.read], dim=-1)
@@ -376,8 +377,8 @@ def memory_diagnostics(written: Written, change: Tensor, theta: Tensor) -> dict[
 
     Returns:
         scalars: root mean squares of keys, values and reads, and of their variation between steps
-        and environments; the share of its error that a write removes; the size of the last write
-        relative to the fast weights; the mean write strength.
+            and environments; the share of its error that a write removes; the size of the last
+            write relative to the fast weights; the mean write strength.
     """
     result = {}
     for name, x in (("key", written.keys), ("value", written.values), ("read", written.read)):
