@@ -1,5 +1,8 @@
-"""Environments, registered with Gymnasium: the mazes, ``mnm/Maze-v0``, ``mnm/MazeSmall-v0`` and
-``mnm/MazeGoals-v0``, and tasks for memories."""
+"""Environments, registered with Gymnasium.
+
+They are the mazes ``mnm/Maze-v0``, ``mnm/MazeSmall-v0`` and ``mnm/MazeGoals-v0``, the bandit
+``mnm/Bandit-v0``, and the memory tasks.
+"""
 
 from typing import Any
 

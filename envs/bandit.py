@@ -1,5 +1,7 @@
-"""The bandit: which arm pays best is different in every episode, and can only be found out by
-pulling."""
+"""The bandit.
+
+The best arm differs between episodes, and an agent finds it only by pulling arms.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +11,7 @@ from envs.memory_tasks import check_settings
 
 
 class BanditVectorEnv(AnsweringVectorEnv):
-    """A batch of bandits with `arms` arms, each of which wins with a probability that is drawn anew
-    in every episode.
+    """A batch of bandits with `arms` arms, with new winning probabilities in every episode.
 
     ## Action Space
 
@@ -18,27 +19,28 @@ class BanditVectorEnv(AnsweringVectorEnv):
 
     ## Observation Space
 
-    `Box` of float32, `arms + 1` numbers: the last arm pulled, one-hot, and whether it won; zeros at
-    the first step.
+    `Box` of float32, `arms + 1` numbers: the previously pulled arm, one-hot, and whether it won.
+    Zeros at the first step.
 
     ## Rewards
 
-    A win is worth a little, and no win costs a little: `(win - 1/2) / (steps (arms / (arms + 1) -
-    1/2))`. The probabilities are even in [0, 1), so that on average an arm wins half of the time
-    and the best one `arms / (arms + 1)` of it. Hence a return of 0 for uniform random actions and
-    of 1 for the best arm at every step, on average over episodes; the latter is out of reach for
-    who has to find it first.
+    The reward is `(win - 1/2) / (steps (arms / (arms + 1) - 1/2))`, positive for a win and negative
+    otherwise. The probabilities are uniform in [0, 1). On average, an arm wins with probability
+    1/2, and the best arm with probability `arms / (arms + 1)`. The mean return is therefore 0 for
+    uniform random actions, and 1 for the best arm at every step. An agent that first has to find
+    the best arm cannot reach 1.
 
     ## Episode End
 
-    The episode terminates after `steps` steps. `info` is that of :class:`envs.MemoryVectorEnv`:
-    every step asks, and the right answer is the best arm; `accuracy` is the share of pulls of it.
+    The episode terminates after `steps` steps. `info` is that of :class:`envs.MemoryVectorEnv`.
+    Every step asks a question, and the right answer is the best arm. `accuracy` is the share of
+    pulls of the best arm.
 
     Args:
-        num_envs: how many environments.
-        arms: at least 2.
-        steps: pulls in an episode.
-        render_mode: None, or `"ansi"`.
+        num_envs: number of environments.
+        arms: number of arms, at least 2.
+        steps: number of pulls in an episode.
+        render_mode: None or `"ansi"`.
 
     Raises:
         ValueError: if an argument is wrong.
@@ -81,12 +83,12 @@ class BanditVectorEnv(AnsweringVectorEnv):
 
 
 class BanditEnv(AnsweringEnv):
-    """Bandits, one at a time; all but the resets is as in :class:`envs.BanditVectorEnv`.
+    """One bandit at a time, like :class:`envs.BanditVectorEnv` except for the resets.
 
     Args:
-        arms: at least 2.
-        steps: pulls in an episode.
-        render_mode: None, or `"ansi"`.
+        arms: number of arms, at least 2.
+        steps: number of pulls in an episode.
+        render_mode: None or `"ansi"`.
 
     Raises:
         ValueError: if an argument is wrong.

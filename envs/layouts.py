@@ -1,4 +1,4 @@
-"""Wall maps of the maze: the named layouts, and drawings of one's own."""
+"""Wall maps of the maze: the named layouts, and your own drawings."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,10 @@ LAYOUTS = ("pillars", "open", "perfect")
 
 
 def pillars(size: int) -> Walls:
-    """Outer wall, and a pillar on every interior cell whose row and column are both even; the
-    centre is open."""
+    """Return a map with an outer wall and a pillar on every interior cell with even row and column.
+
+    The centre is open.
+    """
     walls = open_field(size)
     walls[2:-1:2, 2:-1:2] = True
     walls[size // 2, size // 2] = False
@@ -19,15 +21,17 @@ def pillars(size: int) -> Walls:
 
 
 def open_field(size: int) -> Walls:
-    """Outer wall only."""
+    """Return a map with an outer wall only."""
     walls = np.zeros((size, size), dtype=bool)
     walls[[0, -1], :] = walls[:, [0, -1]] = True
     return walls
 
 
 def perfect(size: int, rng: np.random.Generator) -> Walls:
-    """A spanning-tree maze: one and only one path between any two cells. Depth-first, rooms on odd
-    rows and columns."""
+    """Return a spanning-tree maze, with exactly one path between any two cells.
+
+    The generator is a depth-first search, with rooms on odd rows and columns.
+    """
     walls = np.ones((size, size), dtype=bool)
     walls[1, 1] = False
     path = [(1, 1)]
@@ -48,11 +52,11 @@ def perfect(size: int, rng: np.random.Generator) -> Walls:
 
 
 def parse(drawing: str) -> Walls:
-    """A layout from rows of ``#`` (wall) and ``.`` (free), separated by line breaks.
+    """Parse a layout from rows of ``#`` (wall) and ``.`` (free), separated by line breaks.
 
     Raises:
-        ValueError: if the rows differ in length, hold another character, have fewer than two free
-            cells, or leave a free cell that cannot be reached from the others.
+        ValueError: if the rows differ in length, if they contain another character or fewer than
+            two free cells, or if a free cell cannot be reached from the others.
     """
     rows = [row.strip() for row in drawing.strip().splitlines() or [""]]
     if unknown := sorted(set("".join(rows)) - set("#.")):
@@ -87,20 +91,22 @@ def parse(drawing: str) -> Walls:
 
 
 def free_cells(walls: Walls) -> NDArray[np.int64]:
-    """Rows and columns of the free cells, ``[N, 2]``, in reading order."""
+    """Return rows and columns of the free cells, ``[N, 2]``, in reading order."""
     return np.argwhere(~walls)
 
 
 def centre_cell(walls: Walls) -> tuple[int, int]:
-    """The free cell nearest to the middle of the map: the middle itself where that is free."""
+    """Return the free cell nearest to the middle of the map, or the middle itself if free."""
     free = free_cells(walls)
     row, col = free[np.abs(free - (np.array(walls.shape) - 1) / 2).sum(axis=1).argmin()]
     return int(row), int(col)
 
 
 def distances(walls: Walls) -> NDArray[np.float64]:
-    """Steps between any two free cells, ``[N, N]`` in the order of :func:`free_cells`; infinite
-    where there is no way."""
+    """Return the steps between any two free cells, ``[N, N]``, in the order of :func:`free_cells`.
+
+    The distance is infinite if there is no path.
+    """
     padded = np.pad(walls, 1, constant_values=True)
     index = np.full(padded.shape, -1)
     index[~padded] = np.arange((~padded).sum())

@@ -1,4 +1,4 @@
-"""The grid maze of the plasticity and neural-memory papers, one environment at a time."""
+"""The grid maze of the papers on plasticity and neural memory, one environment at a time."""
 
 from typing import Any, ClassVar, Literal
 
@@ -18,18 +18,18 @@ MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
 class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
-    """Find an invisible goal, remember where it is, and come back to it as often as time allows.
+    """Find an invisible goal, remember its place, and return to it as often as time allows.
 
-    The maze of Miconi et al. (2018), also used by Munkhdalai et al. (2019): the goal stays on the
-    same cell for a whole episode and moves with every new one. Whoever hits it is paid and put
-    somewhere else. An agent without memory can do no better than wander; one that remembers where
-    the goal was goes straight back.
+    This is the maze of Miconi et al. (2018), also used by Munkhdalai et al. (2019). The goal stays
+    on the same cell for a whole episode, and moves in every new one. An agent that reaches the goal
+    gets a reward and is teleported. An agent without memory can only wander. An agent that
+    remembers the goal goes straight back.
 
     ## Action Space
 
-    `Discrete(4)`: 0 up, 1 down, 2 left, 3 right. Walking into a wall does not move the agent. With
-    `mask_walls`, actions that would are invalid: `action_masks()` and `info["action_mask"]` tell
-    which are not.
+    `Discrete(4)`: 0 up, 1 down, 2 left, 3 right. The agent does not move if it walks into a wall.
+    With `mask_walls`, actions that walk into a wall are invalid. `action_masks()` and
+    `info["action_mask"]` tell which actions are valid.
 
     ## Observation Space
 
@@ -43,17 +43,17 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     ## Starting State
 
-    The agent starts on the centre cell (`start="center"`; the free cell nearest to the middle where
-    that is wall), or on any free cell but the goal (`start="random"`). The goal is on a random free
-    cell other than the centre cell. Reaching the goal teleports the agent to a random free cell
-    other than the goal.
+    With `start="center"`, the agent starts on the centre cell, which is the free cell nearest to
+    the middle if the middle is wall. With `start="random"`, the agent starts on any free cell
+    except the goal. The goal is on a random free cell other than the centre cell. Reaching the goal
+    teleports the agent to a random free cell other than the goal.
 
     ## Episode End
 
-    The episode terminates after `horizon` steps: the horizon is part of the task and the
-    observation shows the time. The last step's `info` holds `goals` (times the goal was reached),
-    `steps_to_first_goal` (`horizon` if never) and `mean_steps_between_goals` (`None` with fewer
-    than two).
+    The episode terminates after `horizon` steps. The horizon is part of the task, and the
+    observation shows the time. The last step's `info` holds `goals` (how often the agent reached
+    the goal), `steps_to_first_goal` (`horizon` if never) and `mean_steps_between_goals` (`None`
+    with fewer than two).
 
     ## Arguments
 
@@ -64,9 +64,8 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
     - `goal_reward=10.0`, `wall_penalty=0.0`.
     - `mask_walls=False`: mask the actions that lead into a wall.
     - `start="center"` or `"random"`.
-    - `layout="pillars"` (the papers'), `"open"`, `"perfect"` (a new spanning-tree maze every
-      episode), or a drawing: rows of
-      `#` and `.` separated by line breaks.
+    - `layout="pillars"` (that of the papers), `"open"`, `"perfect"` (a new spanning-tree maze in
+      every episode), or a drawing. A drawing has rows of `#` and `.`, separated by line breaks.
     - `render_mode=None`, `"rgb_array"` or `"ansi"`.
 
     Wrong arguments raise `ValueError`.
@@ -82,7 +81,7 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
     position: Cell
     goal: Cell
     goal_cells: tuple[Cell, ...] = ()
-    """Where the goals are, if there are several."""
+    """Cells of the goals, if there are several."""
 
     def __init__(
         self,
@@ -172,7 +171,7 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         self.position = centre if self.task.start == "center" else self._random_cell(self.goal)
 
     def _go_on(self) -> None:
-        """What follows when the goal was reached."""
+        """Continue the episode after the agent has reached the goal."""
         self.position = self._random_cell(self.goal)
 
     def _random_cell(self, *other_than: Cell) -> Cell:
@@ -209,8 +208,9 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
 
 
 class MazeTask:
-    """The arguments of a maze, checked once for the single and the batched environment; see
-    :class:`MazeEnv`.
+    """The arguments of a maze, validated for single and batched environments.
+
+    :class:`MazeEnv` describes them.
 
     Raises:
         ValueError: if an argument is out of range or the layout cannot be used.
@@ -273,5 +273,5 @@ class MazeTask:
         self.observation_space = spaces.Box(low, high)
 
     def draw_walls(self, rng: np.random.Generator) -> Walls:
-        """The wall map of a new episode."""
+        """Draw the wall map of a new episode."""
         return layouts.perfect(self.size, rng) if self._walls is None else self._walls

@@ -1,4 +1,7 @@
-"""The maze with several goals: remember which is where, and go to the one that is asked for."""
+"""The maze with several goals.
+
+The agent has to remember where each goal is, and go to the requested one.
+"""
 
 from typing import Any, ClassVar
 
@@ -12,42 +15,43 @@ from envs.rendering import Cell
 
 
 class MazeGoalsEnv(MazeEnv):
-    """Remember where goals of several colors are, and go to the one that is asked for, again and
-    again.
+    """Remember the cells of goals with several colors, and go to the requested goal, repeatedly.
 
-    The Memory Maze of Pasukonis et al. (2022) on a grid. The goals stay where they are for an
-    episode and can be seen from nearby. One of them is asked for, and as soon as the agent stands
-    on it, another one is, so whatever it sees on the way is worth remembering. Unlike in
-    :class:`envs.MazeEnv`, and as in Memory Maze, the agent stays where it is when it has reached a
-    goal: it always can know where it is, and what counts is the memory of where the goals are, not
-    finding itself again.
+    This is the Memory Maze of Pasukonis et al. (2022) on a grid. The goals keep their cells for an
+    episode and can be seen from nearby. The environment asks for one of them. As soon as the agent
+    stands on it, the environment asks for another, so every goal seen on the way is worth
+    remembering. Unlike in :class:`envs.MazeEnv`, and as in Memory Maze, the agent keeps its place
+    after it reaches a goal. The agent can therefore always know its own position. The task tests
+    the memory for the goals, not the ability to relocalize.
 
-    Action space, episode end and arguments are those of :class:`envs.MazeEnv`, with one argument
-    more: `colors=6`, how many goals there are, at least 2, each of a color of its own.
+    The action space, the episode end and the arguments are those of :class:`envs.MazeEnv`. There is
+    one more argument, `colors=6`, the number of goals, at least 2. Each goal has its own color.
 
     ## Observation Space
 
-    `Box` of float32: the numbers that :class:`envs.MazeEnv` shows, then `colors * view**2` numbers,
-    for each color the neighbourhood of the agent row by row with a 1 where the goal of this color
-    is, then `colors` numbers, the color asked for, one-hot. Walls do not hide what is behind them.
+    `Box` of float32. First come the numbers of :class:`envs.MazeEnv`. Then come `colors * view**2`
+    numbers, for each color the neighbourhood of the agent row by row, with a 1 on the goal of this
+    color. The last `colors` numbers are the requested color, one-hot. Walls do not hide the cells
+    behind them.
 
     ## Rewards
 
-    `goal_reward` for reaching the goal that is asked for, `-wall_penalty` for walking into a wall,
-    0 otherwise; other goals are free cells like any other.
+    `goal_reward` for reaching the requested goal, `-wall_penalty` for walking into a wall, 0
+    otherwise. Other goals are like free cells.
 
     ## Starting State
 
-    The goals are on random free cells other than the centre cell, new every episode. The agent
+    The goals are on random free cells other than the centre cell, new in every episode. The agent
     starts on the centre cell (`start="center"`) or on any free cell without a goal
-    (`start="random"`). The first color is drawn from all, every next one from all but the last.
+    (`start="random"`). The first color is drawn from all colors, and every next one from all but
+    the last.
 
     ## Info
 
-    Beside what :class:`envs.MazeEnv` reports, the last step's `info` holds
-    `mean_steps_to_seen_goals`: from being asked for to being reached, of those goals that were
-    reached and had been in view before they were asked for; `None` if there were none. An agent
-    that remembers all needs no more than a shortest path for them.
+    In addition to the entries of :class:`envs.MazeEnv`, the last step's `info` holds
+    `mean_steps_to_seen_goals`. This is the mean number of steps from a request to its goal, over
+    the reached goals that had been in view before their request; `None` if there are none. An agent
+    with perfect memory needs only a shortest path to such a goal.
 
     Wrong arguments raise `ValueError`, and so does a layout without room for the agent and all
     goals.
@@ -99,8 +103,10 @@ class MazeGoalsEnv(MazeEnv):
 
 
 class MazeGoalsVectorEnv(MazeVectorEnv):
-    """A batch of mazes with several goals in NumPy; task, arguments, observations and `info` as in
-    :class:`MazeGoalsEnv`, autoreset, seeding and masked resets as in :class:`envs.MazeVectorEnv`.
+    """A batch of mazes with several goals in NumPy.
+
+    The task, arguments, observations and `info` are those of :class:`MazeGoalsEnv`. Autoreset,
+    seeding and masked resets are those of :class:`envs.MazeVectorEnv`.
 
     Raises:
         ValueError: if `num_envs` is not positive, or an argument of the maze is wrong.
@@ -125,17 +131,17 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
 
     @property
     def goal_cells(self) -> NDArray[np.int64]:
-        """Row and column of all goals by color, ``[num_envs, colors, 2]``."""
+        """Row and column of all goals, by color, ``[num_envs, colors, 2]``."""
         return self._row_col(self._cells)
 
     @property
     def color(self) -> NDArray[np.int64]:
-        """The color that each agent is asked for, ``[num_envs]``."""
+        """The requested color of each environment, ``[num_envs]``."""
         return self._color
 
     @property
     def goal_found(self) -> NDArray[np.bool_]:
-        """Whether each agent has had the goal in view in this episode, ``[num_envs]``."""
+        """Whether the requested goal was in view in this episode, ``[num_envs]``."""
         return self._seen[self._rows, self._color]
 
     def _begin(self, envs: NDArray[np.int64]) -> None:
@@ -164,7 +170,7 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
     def _free_but(
         self, envs: NDArray[np.int64], taken: NDArray[np.int64], n: int
     ) -> NDArray[np.int64]:
-        """``n`` free cells of each maze, all different and none of those that are taken."""
+        """Draw ``n`` different free cells of each maze, none of them in ``taken``."""
         free = self._free[envs, : self._n_free[envs].max()]
         order = self.np_random.random(free.shape)
         order[
@@ -190,7 +196,7 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
 
 
 class MazeGoalsTask(MazeTask):
-    """The arguments of a maze with several goals, checked for the single and the batched one.
+    """The arguments of a maze with several goals, validated for single and batched environments.
 
     Raises:
         ValueError: if an argument is out of range, or the layout cannot be used or is too small.

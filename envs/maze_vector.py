@@ -1,5 +1,7 @@
-"""The maze, many at a time: the same transitions as :class:`envs.MazeEnv`, computed for all
-environments at once."""
+"""The maze as a batch.
+
+The transitions are those of :class:`envs.MazeEnv`, computed for all environments at once.
+"""
 
 from typing import Any, ClassVar
 
@@ -15,14 +17,15 @@ from envs.rendering import ansi, rgb_array
 
 
 class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
-    """A batch of mazes in NumPy; task, arguments, observations and `info` as in
-    :class:`envs.MazeEnv`.
+    """A batch of mazes in NumPy.
 
-    Autoreset mode: same step. When an episode ends, `step` returns the first observation of the
-    next one, with the last observation and the `info` of the episode that ended under `final_obs`
-    and `final_info`.
+    The task, arguments, observations and `info` are those of :class:`envs.MazeEnv`.
 
-    All environments draw from one generator, seeded by `reset(seed=...)`, which takes one number.
+    Autoreset mode: same step. At the end of an episode, `step` returns the first observation of the
+    next episode. `final_obs` and `final_info` hold the last observation and the `info` of the
+    finished episode.
+
+    All environments share one random generator, seeded with `reset(seed=...)` by a single number.
     `reset(options={"reset_mask": mask})` resets only the environments where the mask is true.
 
     Raises:
@@ -36,7 +39,7 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
     }
 
     sees_goals: ClassVar[bool] = False
-    """Whether goals can be seen from nearby."""
+    """Whether the agent sees goals from nearby."""
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
 
     @property
     def walls(self) -> NDArray[np.bool_]:
-        """The wall maps, ``[num_envs, height, width]``."""
+        """Wall maps, ``[num_envs, height, width]``."""
         m = self._margin
         padded = self._walls.reshape(self.num_envs, -1, self._width)
         return padded[:, m : m + self._shape[0], m : m + self._shape[1]]
@@ -127,12 +130,12 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
 
     @property
     def goals(self) -> NDArray[np.int64]:
-        """How often each agent has reached its goal in this episode, ``[num_envs]``."""
+        """Number of times each agent has reached its goal in this episode, ``[num_envs]``."""
         return self._goals
 
     @property
     def goal_found(self) -> NDArray[np.bool_]:
-        """Whether each agent can know by now where its goal is, ``[num_envs]``."""
+        """Whether each agent can already know where its goal is, ``[num_envs]``."""
         return self._goals > 0
 
     def reset(
@@ -250,19 +253,18 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         )
 
     def _go_on(self, hit: NDArray[np.int64]) -> None:
-        """What follows where the goal was reached."""
+        """Continue the episodes of the environments ``hit``, whose agents have reached the goal."""
         self._position[hit] = self._random_cell(hit, self._goal_place[hit])
 
     def _place(self, envs: NDArray[np.int64], cells: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where cells are among the free cells of each maze."""
+        """Return the index of each cell among the free cells of its maze."""
         places: NDArray[np.int64] = (self._free[envs] == cells[:, None]).argmax(axis=1)
         return places
 
     def _random_cell(
         self, envs: NDArray[np.int64], other_than: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """A random free cell of each maze, other than the one at place ``other_than`` of its free
-        cells."""
+        """Draw a random free cell of each maze, except the one with index ``other_than``."""
         place = self.np_random.integers(self._n_free[envs] - 1)
         return self._free[envs, place + (place >= other_than)]
 
@@ -304,7 +306,7 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         }
 
     def _episode(self, done: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        """What is reported of the episodes that are done."""
+        """Return the report on the finished episodes."""
         between = np.full(self.num_envs, None, dtype=object)
         for i in np.flatnonzero(done & (self._goals > 1)):
             between[i] = (self._last_goal[i] - self._first_goal[i]) / (self._goals[i] - 1)

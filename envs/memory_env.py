@@ -1,4 +1,4 @@
-"""Environments that play memory tasks: many at a time, or one."""
+"""Environments that play memory tasks, batched or single."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -20,11 +20,12 @@ _METADATA: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
 
 
 class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
-    """What environments have in common in which an action is an answer: steps, counts, resets,
-    `info`; see the subclasses.
+    """Base class of batched environments whose actions are answers.
+
+    It implements steps, counts, resets and `info`, see the subclasses.
 
     Raises:
-        ValueError: if `num_envs` is not positive, or `render_mode` is none of those there are.
+        ValueError: if `num_envs` is not positive, or `render_mode` is unknown.
     """
 
     metadata: ClassVar[dict[str, Any]] = _METADATA | {"autoreset_mode": AutoresetMode.SAME_STEP}  # type: ignore[misc]
@@ -59,23 +60,23 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
 
     @abstractmethod
     def _begin(self, envs: Int) -> None:
-        """Draw new episodes for the environments of these numbers, whose time is 0 already."""
+        """Draw new episodes for the environments ``envs``, whose time is already 0."""
 
     @abstractmethod
     def _look(self) -> Float:
-        """What is seen now, ``[num_envs, F]``; zeros after the last step."""
+        """Return the current observations, ``[num_envs, F]``; zeros after the last step."""
 
     @abstractmethod
     def _ask(self) -> Int:
-        """The right answers to what is seen now, -1 where nothing is asked, ``[num_envs]``."""
+        """Return the right answers to the current questions, ``[num_envs]``; else -1."""
 
     @abstractmethod
     def _pay(self, actions: Int, targets: Int) -> NDArray[np.float64]:
-        """The rewards of actions, given the right answers, ``[num_envs]``."""
+        """Return the rewards of actions, given the right answers, ``[num_envs]``."""
 
     @abstractmethod
     def _describe(self, observation: Float) -> str:
-        """An observation ``[F]`` in words."""
+        """Describe an observation ``[F]`` in words."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -101,8 +102,14 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
         return observations, rewards, terminated, np.zeros(self.num_envs, bool), infos
 
     def advance(self, actions: Int) -> tuple[Float, NDArray[np.float64], Bool, dict[str, Any]]:
-        """A step without resets: observations ``[num_envs, F]``, rewards, terminations and `info`
-        without masks, ``[num_envs]``."""
+        """Take one step without resets.
+
+        Returns:
+            observations ``[num_envs, F]``
+            rewards ``[num_envs]``
+            terminations ``[num_envs]``
+            `info` of arrays ``[num_envs]``, without masks
+        """
         n_answers = int(self.single_action_space.n)  # type: ignore[attr-defined]
         if actions.min() < 0 or actions.max() >= n_answers:
             raise ValueError(
@@ -126,8 +133,10 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
         return observations, rewards, self._t == self._length, {"asked": asked, "target": targets}
 
     def episode_info(self) -> dict[str, Any]:
-        """How many questions the episodes have asked so far, and the share of right answers to
-        them, ``[num_envs]``."""
+        """Return the statistics of the episodes so far, each ``[num_envs]``.
+
+        These are the number of questions, and the share of right answers.
+        """
         return {
             "questions": self._asked.copy(),
             "accuracy": self._right / np.maximum(self._asked, 1),
@@ -151,7 +160,7 @@ class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):
 
 
 def _masked(info: dict[str, Any], mask: Bool) -> dict[str, Any]:
-    """Gymnasium's form: for every array, a mask of the environments that it is about."""
+    """Add to every array the mask of its environments, as Gymnasium does."""
     return info | {f"_{key}": mask.copy() for key in info}
 
 
@@ -160,38 +169,39 @@ class MemoryVectorEnv(AnsweringVectorEnv):
 
     ## Action Space
 
-    `Discrete(n_answers)`: the answer to the observation that was just seen. Where nothing is asked,
-    it does nothing.
+    `Discrete(n_answers)`: the answer to the previous observation. If there was no question, the
+    action has no effect.
 
     ## Observation Space
 
-    `Box` of float32: symbols one-hot, numbers, and flags such as "answer now"; see the task.
+    `Box` of float32: one-hot symbols, numbers, and flags such as "answer now"; see the task.
 
     ## Rewards
 
     With `n` questions in the episode, `1 / n` for a right answer and `-1 / (n (n_answers - 1))` for
-    a wrong one: all right is a return of 1, and uniform random answers have a return of 0 on
-    average.
+    a wrong one. The return is 1 if all answers are right, and 0 on average for uniform random
+    answers.
 
     ## Episode End
 
-    The episode terminates with its last question; the observation after it is zero. `info` holds,
-    at each step, whether something was `asked` and the right answer as `target`, -1 if nothing was;
-    at the last step of an episode, also the number of `questions` and the share of right answers,
-    `accuracy`. An environment that begins anew in the same step has the `info` of the episode that
-    ended in `final_info`, and its last observation in `final_obs`.
+    The episode terminates with its last question, and the observation after the last question is
+    zero. At each step, `info` holds `asked`, whether there was a question, and `target`, the right
+    answer, or -1 without a question. At the last step of an episode, `info` also holds the number
+    of `questions` and the share of right answers, `accuracy`. If an environment resets in the same
+    step, `final_info` holds the `info` of the finished episode, and `final_obs` its last
+    observation.
 
-    All environments draw from one generator, seeded by `reset(seed=...)`, which takes one number.
+    All environments share one random generator, seeded with `reset(seed=...)` by a single number.
     `reset(options={"reset_mask": mask})` resets only the environments where the mask is true.
 
     Args:
-        task: a name in :data:`envs.TASKS`, or a task of your own.
-        num_envs: how many environments.
-        render_mode: None, or `"ansi"`: what was seen and answered, a line a step.
-        **settings: those of the task, where it is given by name.
+        task: a name in :data:`envs.TASKS`, or your own task.
+        num_envs: number of environments.
+        render_mode: None, or `"ansi"` for observation and answer as one line per step.
+        **settings: settings of the task, if the task is given by name.
 
     Raises:
-        ValueError: if `num_envs` is not positive, there is no such task or render mode, or a
+        ValueError: if `num_envs` is not positive, the task or the render mode is unknown, or a
             setting is wrong.
     """
 
@@ -247,7 +257,7 @@ class MemoryVectorEnv(AnsweringVectorEnv):
 
 
 class AnsweringEnv(gym.Env[Float, np.int64]):
-    """One environment out of a vector environment of one; see the subclasses."""
+    """A single environment from a vector environment of size one, see the subclasses."""
 
     metadata: ClassVar[dict[str, Any]] = _METADATA  # type: ignore[misc]
 
@@ -284,16 +294,15 @@ class AnsweringEnv(gym.Env[Float, np.int64]):
 
 
 class MemoryEnv(AnsweringEnv):
-    """Episodes of a memory task, one at a time; all but the resets is as in
-    :class:`envs.MemoryVectorEnv`.
+    """A single memory task, like :class:`envs.MemoryVectorEnv` except for the resets.
 
     Args:
-        task: a name in :data:`envs.TASKS`, or a task of your own.
-        render_mode: None, or `"ansi"`: what was seen and answered, a line a step.
-        **settings: those of the task, where it is given by name.
+        task: a name in :data:`envs.TASKS`, or your own task.
+        render_mode: None, or `"ansi"` for observation and answer as one line per step.
+        **settings: settings of the task, if the task is given by name.
 
     Raises:
-        ValueError: if there is no such task or render mode, or a setting is wrong.
+        ValueError: if the task or the render mode is unknown, or a setting is wrong.
     """
 
     def __init__(

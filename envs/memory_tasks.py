@@ -1,5 +1,4 @@
-"""Tasks that cannot be solved without remembering: what is shown, what is asked and what the
-answers are, many episodes at a time.
+"""Tasks that require memory: observations, questions and right answers, as a batch of episodes.
 
 A task draws whole episodes. :class:`envs.MemoryVectorEnv` plays them, and a sequence model can
 learn from them directly.
@@ -17,18 +16,19 @@ Symbols = NDArray[np.int64]
 
 
 class Episodes(NamedTuple):
-    """Some episodes of a task, time first."""
+    """A batch of episodes of a task, time first."""
 
     observations: NDArray[np.float32]
-    """What is seen, ``[T, B, F]``; zeros after the last step of an episode that is shorter than
-    T."""
+    """Observations, ``[T, B, F]``; zeros after the last step of an episode shorter than T."""
     targets: NDArray[np.int64]
-    """The right answers at the steps that ask, -1 at those that do not, ``[T, B]``. The last step
-    of an episode asks."""
+    """Right answers, ``[T, B]``; -1 at steps without a question.
+
+    The last step of an episode always has a question.
+    """
 
 
 class MemoryTask(ABC):
-    """A task and how hard it is: a frozen dataclass of its settings.
+    """A task and its difficulty, as a frozen dataclass of settings.
 
     Raises:
         ValueError: if a setting is wrong.
@@ -37,39 +37,46 @@ class MemoryTask(ABC):
     @property
     @abstractmethod
     def parts(self) -> dict[str, int]:
-        """The parts of an observation and their widths, in order: symbols are one-hot, flags and
-        numbers have width 1."""
+        """Return the parts of an observation and their widths, in order.
+
+        Symbols are one-hot. Flags and numbers have width 1.
+        """
 
     @property
     @abstractmethod
     def n_answers(self) -> int:
-        """Answers are 0 to ``n_answers`` - 1, all equally likely to be right for who remembers
-        nothing."""
+        """Number of possible answers, 0 to ``n_answers`` - 1.
+
+        Without memory, all answers are equally likely to be right.
+        """
 
     @property
     @abstractmethod
     def length(self) -> int:
-        """T, the steps of an episode; of the longest one if they vary."""
+        """Number of steps T in an episode; the maximum if the length varies."""
 
     @abstractmethod
     def episodes(self, rng: np.random.Generator, n: int) -> Episodes:
-        """Draw ``n`` independent episodes: observations ``[T, n, F]`` and right answers ``[T,
-        n]``."""
+        """Draw ``n`` independent episodes.
+
+        Returns:
+            observations ``[T, n, F]`` and right answers ``[T, n]``.
+        """
 
     @property
     def observation_size(self) -> int:
-        """F, the width of an observation."""
+        """Width F of an observation."""
         return sum(self.parts.values())
 
     @property
     def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Smallest and largest observations, ``[F]`` each."""
+        """Return the smallest and the largest observation, ``[F]`` each."""
         return np.zeros(self.observation_size, np.float32), np.ones(
             self.observation_size, np.float32
         )
 
     def part(self, name: str) -> slice:
-        """Where in an observation a part is."""
+        """Return the slice of an observation that holds a part."""
         start = 0
         for other, width in self.parts.items():
             if other == name:
@@ -78,7 +85,7 @@ class MemoryTask(ABC):
         raise KeyError(name)
 
     def describe(self, observation: NDArray[np.float32]) -> str:
-        """An observation ``[F]`` in words: which symbols it shows, which flags are up."""
+        """Describe an observation ``[F]`` in words: its symbols, and the flags that are set."""
         words = []
         for name, width in self.parts.items():
             shown = observation[self.part(name)]
@@ -94,13 +101,15 @@ class MemoryTask(ABC):
         return "  ".join(words)
 
     def _blank(self, n: int, length: int | None = None) -> Episodes:
-        """Episodes in which nothing is shown or asked, of the task's length or another."""
+        """Return episodes without symbols and questions, with the length of the task or another."""
         shape = length or self.length, n
         return Episodes(np.zeros((*shape, self.observation_size), np.float32), np.full(shape, -1))
 
     def _show(self, observations: NDArray[np.float32], **shown: Symbols | float) -> None:
-        """Write into observations ``[..., F]``, by part: symbols ``[...]`` as one-hot vectors, a
-        flag as a number."""
+        """Write parts into observations ``[..., F]``.
+
+        Symbols ``[...]`` become one-hot vectors, and a flag is a number.
+        """
         for name, value in shown.items():
             where = observations[..., self.part(name)]
             if isinstance(value, np.ndarray):
@@ -111,14 +120,15 @@ class MemoryTask(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Recall(MemoryTask):
-    """Key-value pairs are shown, one a step; then each key is shown again, in another order, and
-    its value is asked for.
+    """Key-value pairs appear, then each key appears again, and its value is the answer.
+
+    There is one pair per step. The keys are in another order the second time.
 
     Args:
-        pairs: how many.
-        keys: how many different keys there are, at least as many as pairs; None is twice as many.
-            No key is shown twice.
-        values: how many different values there are.
+        pairs: number of pairs.
+        keys: number of different keys, at least as many as pairs; None is twice as many. No key
+            appears in two pairs.
+        values: number of different values.
     """
 
     pairs: int = 8
@@ -165,25 +175,26 @@ class Recall(MemoryTask):
 
 @dataclass(frozen=True, kw_only=True)
 class Dictionary(MemoryTask):
-    """Dictionary inference, after Munkhdalai et al. (2019): translate a string with a dictionary
-    that this episode has shown.
+    """Dictionary inference, after Munkhdalai et al. (2019).
 
-    The dictionary takes each letter to a letter, no two to the same one, and is drawn anew in every
-    episode. It is shown by pairs of strings, each a source string and then its translation, one
-    letter a step. Then another source string is shown, and its translation is asked for, again one
-    letter a step.
+    The agent has to translate a string with a dictionary that the episode has shown.
 
-    All letters are shown, as equally often as possible, if the strings have room for them. If not,
-    all letters that are shown differ, and what there is to translate is made of these alone: every
-    question can be answered.
+    The dictionary maps letters to letters, no two to the same one, and is new in every episode.
+    Pairs of strings show the dictionary, first a source string and then its translation, one letter
+    per step. Then another source string appears, and the agent has to answer with its translation,
+    again one letter per step.
+
+    If the strings have enough room, they contain all letters, as equally often as possible.
+    Otherwise all letters in them differ, and the strings to translate use only these letters.
+    Every question therefore has an answer.
 
     Args:
         letters: size of the alphabet.
-        support: how many pairs of strings show the dictionary.
+        support: number of pairs of strings that show the dictionary.
         string_length: letters in a string.
-        queries: how many strings are to be translated, one after the other.
-        min_string_length: if less, how many varies evenly between the two from episode to episode;
-            None is `string_length`.
+        queries: number of strings to translate, one after the other.
+        min_string_length: if less than `string_length`, the number of letters is uniform between
+            the two, drawn for each episode; None is `string_length`.
     """
 
     letters: int = 8
@@ -237,7 +248,7 @@ class Dictionary(MemoryTask):
         return episodes
 
     def _of_length(self, string_length: int, rng: np.random.Generator, n: int) -> Episodes:
-        """Episodes whose strings have so many letters."""
+        """Draw episodes with strings of ``string_length`` letters."""
         room = self.support * string_length
         dictionary = _permutations(rng, self.letters, n)
         # the first of them are shown, and all of them if there is room
@@ -267,14 +278,15 @@ class Dictionary(MemoryTask):
 
 @dataclass(frozen=True, kw_only=True)
 class Copy(MemoryTask):
-    """Copy a sequence, after Graves et al. (2014), section 4.1: symbols are shown, one a step, then
-    asked for in the same order.
+    """Copy a sequence, after Graves et al. (2014), section 4.1.
+
+    Symbols appear, one per step. Then the agent has to answer with them in the same order.
 
     Args:
-        items: how many symbols are shown.
-        min_items: if less than `items`, how many varies evenly between the two from episode to
-            episode; None is `items`.
-        symbols: how many different ones there are.
+        items: number of symbols.
+        min_items: if less than `items`, the number of symbols is uniform between the two, drawn for
+            each episode; None is `items`.
+        symbols: number of different symbols.
     """
 
     items: int = 10
@@ -320,15 +332,15 @@ class Copy(MemoryTask):
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatPrevious(MemoryTask):
-    """A symbol is shown at every step, and from step `lag` on the one shown `lag` steps ago is
-    asked for: copying as a stream.
+    """Answer with the symbol from `lag` steps ago: copying as a stream.
 
-    The task of POPGym (Morad et al., 2023), where the symbols are the suits of cards.
+    A symbol appears at every step. The questions start at step `lag`. The task is from POPGym
+    (Morad et al., 2023), where the symbols are the suits of cards.
 
     Args:
-        lag: how long ago, at least 1.
-        steps: length of an episode, more than the lag.
-        symbols: how many different ones there are.
+        lag: number of steps to look back, at least 1.
+        steps: length of an episode, greater than the lag.
+        symbols: number of different symbols.
     """
 
     lag: int = 4
@@ -368,16 +380,16 @@ class RepeatPrevious(MemoryTask):
 
 @dataclass(frozen=True, kw_only=True)
 class Sort(MemoryTask):
-    """Priority sort, after Graves et al. (2014), section 4.5: symbols are shown, each with a
-    priority, then asked for by priority.
+    """Priority sort, after Graves et al. (2014), section 4.5.
 
-    Priorities are even in [-1, 1), and the symbol of the highest one is asked for first. In the
-    paper the items are binary vectors, and 16 of 20 are asked for.
+    Symbols appear, each with a priority. Then the agent has to answer with them, sorted by
+    priority. Priorities are uniform in [-1, 1), and the symbol with the highest one comes first. In
+    the paper, the items are binary vectors, and the answers are 16 of 20 items.
 
     Args:
-        items: how many symbols are shown.
-        answers: how many are asked for, those of the highest priorities; None is all.
-        symbols: how many different ones there are.
+        items: number of symbols.
+        answers: number of answers, those with the highest priorities; None is all.
+        symbols: number of different symbols.
     """
 
     items: int = 8
@@ -439,8 +451,10 @@ TASKS: dict[str, Callable[..., MemoryTask]] = {
 
 
 def check_settings(task: str, **settings: tuple[object, int]) -> None:
-    """Check that settings, given with the least that each can be, are whole numbers and large
-    enough."""
+    """Check that settings are whole numbers and not too small.
+
+    Each setting comes with its minimum.
+    """
     for name, (value, least) in settings.items():
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise ValueError(
@@ -449,7 +463,7 @@ def check_settings(task: str, **settings: tuple[object, int]) -> None:
 
 
 def _check_shortest(task: str, name: str, shortest: int, of: str, longest: int) -> None:
-    """Check the smaller end of a range of lengths."""
+    """Check the lower end of a range of lengths."""
     check_settings(task, **{name: (shortest, 1)})
     if shortest > longest:
         raise ValueError(
@@ -458,5 +472,5 @@ def _check_shortest(task: str, name: str, shortest: int, of: str, longest: int) 
 
 
 def _permutations(rng: np.random.Generator, size: int, n: int) -> Symbols:
-    """``n`` random orders of 0 to ``size`` - 1, ``[size, n]``."""
+    """Draw ``n`` random permutations of 0 to ``size`` - 1, ``[size, n]``."""
     return rng.permuted(np.broadcast_to(np.arange(size)[:, None], (size, n)), axis=0)

@@ -1,5 +1,7 @@
-"""Reference policies that give the scale of the maze: chance, the best that must first find the
-goal, and omniscience."""
+"""Reference policies that give the scale of the maze.
+
+They are chance, the best policy that first has to find the goal, and omniscience.
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -31,16 +33,16 @@ def reference_episodes(
     """Play episodes of a maze with a reference policy.
 
     Args:
-        reference: which policy.
-        episodes: how many.
+        reference: the policy.
+        episodes: number of episodes.
         seed: seed of mazes, goals and actions.
-        env_class: which maze, batched.
+        env_class: class of the maze, batched.
         **maze: the arguments of the maze, see :class:`envs.MazeEnv`.
 
     Returns:
-        ``return`` and what the maze reports, such as ``goals``, ``steps_to_first_goal`` and
-        ``mean_steps_between_goals`` (None where there are fewer than two goals), of every episode,
-        ``[episodes]``.
+        ``return`` and the entries that the maze reports for every episode, each ``[episodes]``.
+            Examples are ``goals``, ``steps_to_first_goal`` and ``mean_steps_between_goals`` (None
+            for fewer than two goals).
     """
     env = env_class(episodes, **maze)
     env.reset(seed=seed)
@@ -58,8 +60,10 @@ def reference_episodes(
 
 
 def _walker(env: MazeVectorEnv, knows_goal: bool) -> Any:
-    """A function that gives the next actions of agents that know the map, for one episode of every
-    environment."""
+    """Return a function that computes the next actions of agents that know the map.
+
+    The function is for one episode of every environment.
+    """
     walls = env.walls if env.task.fresh_every_episode else env.walls[:1]
     D = np.stack([distances(w) for w in walls])  # [B or 1, N, N] steps between free cells
     place = np.full(walls.shape, -1)  # number of a free cell, by maze, row and column

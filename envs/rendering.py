@@ -1,4 +1,4 @@
-"""Pictures of a maze, drawn with NumPy alone."""
+"""Pictures of a maze, drawn only with NumPy."""
 
 from collections.abc import Sequence
 from colorsys import hsv_to_rgb
@@ -27,8 +27,10 @@ WALL, FLOOR, TRAIL, GOAL, AGENT, CLOCK = (
 
 
 def ansi(walls: Walls, agent: Cell, goal: Cell, goals: Sequence[Cell] = ()) -> str:
-    """The maze as text: ``#`` wall, ``.`` free, ``A`` agent, ``G`` goal; of several goals the
-    others are ``g``."""
+    """Draw the maze as text: ``#`` wall, ``.`` free, ``A`` agent, ``G`` goal.
+
+    If there are several goals, ``g`` marks the others.
+    """
     chars = np.where(walls, "#", ".")
     for other in goals:
         chars[other] = "g"
@@ -45,11 +47,11 @@ def rgb_array(
     time: float,
     goals: Sequence[Cell] = (),
 ) -> NDArray[np.uint8]:
-    """The maze as a picture ``[height, width, 3]``.
+    """Draw the maze as a picture ``[height, width, 3]``.
 
-    The agent is a disc, the goal a diamond, the cells walked over since the last goal are joined by
-    a line, and the bar below fills with the time of the episode. Of several goals each has its
-    color, the others are smaller, and the bar has the color of the goal.
+    The agent is a disc and the goal a diamond. A line joins the cells visited since the last goal.
+    The bar below fills with the time of the episode. If there are several goals, each has its
+    color, the others are smaller, and the bar has the color of the requested goal.
     """
     color, clock_color = GOAL, CLOCK
     picture = np.where(np.kron(walls, np.ones((CELL, CELL), bool))[..., None], WALL, FLOOR)

@@ -1,5 +1,7 @@
-"""Stable-Baselines3 callbacks for long trainings: a progress bar, checkpoints that survive a kill,
-a clean stop."""
+"""Stable-Baselines3 callbacks for long trainings.
+
+They show a progress bar, write checkpoints that survive a kill, and stop a training cleanly.
+"""
 
 import signal
 import sys
@@ -33,24 +35,26 @@ EPISODE_VALUES = "_episode_values"
 
 
 class AtomicCheckpoints(BaseCallback):
-    """Keep the last checkpoints of a training, each written atomically between two updates, from
-    which it can be repeated.
+    """Keep the last checkpoints of a training, each written atomically between two updates.
 
-    A checkpoint does not hold the environments. So it is a boundary of the training itself,
-    interrupted or not: where one is due, every random generator is seeded anew, from the model's
-    seed and the step, and all environments begin new episodes. Going on from the file does the
-    same, and repeats the rest of the training to the bit. Between two checkpoints, a rollout after
-    which all episodes have ended is followed by the same, which costs nothing: a training that is
-    stopped there can be repeated as well. Models without a seed, and algorithms of other libraries,
-    go on with their episodes.
+    A training that resumes from a checkpoint repeats the original training exactly. A checkpoint
+    does not hold the environments. Every checkpoint is therefore a boundary of the training, with
+    or without an interruption. If a checkpoint is due, every random generator gets a new seed from
+    the model's seed and the step, and all environments start new episodes. Resuming from the file
+    does the same, and repeats the rest of the training bit for bit.
 
-    Files are named ``step-<steps>.zip`` and are loaded with the algorithm's ``load``.
+    The same happens, at no cost, after any rollout at whose end all episodes have ended. A training
+    that stops there is therefore repeatable as well.
+
+    Models without a seed, and algorithms of other libraries, continue their episodes instead.
+
+    Files are named ``step-<steps>.zip``. Load them with the algorithm's ``load``.
 
     Args:
-        directory: where they go; made if missing.
-        interval: environment steps between two checkpoints; they are due at the end of the rollout
-            in which the number of steps reaches a multiple of it.
-        keep: how many to keep.
+        directory: directory of the files, created if missing.
+        interval: environment steps between two checkpoints. A checkpoint is due at the end of the
+            rollout in which the number of steps reaches a multiple of the interval.
+        keep: number of checkpoints to keep.
     """
 
     def __init__(self, directory: Path, interval: int, keep: int = 2) -> None:
@@ -91,7 +95,7 @@ class AtomicCheckpoints(BaseCallback):
         return self.num_timesteps // self.interval > self._boundary // self.interval
 
     def _is_boundary(self) -> bool:
-        """Whether the next rollout, if there is one, begins new episodes."""
+        """Whether the next rollout, if there is one, starts new episodes."""
         ended = self.num_timesteps > self._boundary and np.all(self.model._last_episode_starts)
         return self._is_due() or bool(ended)
 
@@ -107,11 +111,12 @@ class AtomicCheckpoints(BaseCallback):
         }
 
     def save(self) -> None:
-        """Write a checkpoint now, between two rollouts, and drop the oldest beyond ``keep``. Of
-        several processes the first writes.
+        """Write a checkpoint now, between two rollouts, and delete the oldest beyond ``keep``.
+
+        If several processes share the training, the first one writes.
 
         Raises:
-            NotSavedError: if it cannot be written.
+            NotSavedError: if the checkpoint cannot be written.
         """
         if not distributed.is_first():
             return
@@ -120,15 +125,16 @@ class AtomicCheckpoints(BaseCallback):
             old.unlink()
 
     def save_before_rollout(self) -> bool:
-        """Write a checkpoint of the training as it was when the rollout began in which, for
-        example, an environment failed.
+        """Write a checkpoint of the training as it was at the start of the current rollout.
+
+        Use this method if, for example, an environment failed during the rollout.
 
         Returns:
-            False, without a checkpoint, if no rollout was under way: its update may have been done
-                in part.
+            False if no rollout was in progress. Then there is no checkpoint, because part of an
+                update may already have been applied.
 
         Raises:
-            NotSavedError: if it cannot be written.
+            NotSavedError: if the checkpoint cannot be written.
         """
         if self._collecting:
             self.model.num_timesteps = self._boundary
@@ -138,23 +144,24 @@ class AtomicCheckpoints(BaseCallback):
 
 
 class StoppedTraining(Exception):
-    """The training was ended by a signal, after an update."""
+    """A signal ended the training after an update."""
 
 
 class StopOnSignal(BaseCallback):
-    """End the training on Ctrl-C or SIGTERM with a :class:`StoppedTraining`, after the update that
-    follows the current rollout.
+    """Stop the training on Ctrl-C or SIGTERM, after the update that follows the current rollout.
 
-    Another signal, a second or more after the first, interrupts at once with a KeyboardInterrupt.
+    The training ends with a :class:`StoppedTraining`. Another signal, a second or more after the
+    first, interrupts at once with a KeyboardInterrupt.
 
-    Signals are caught while ``learn`` runs in the main thread, the only one that they reach: what
-    they did before, they do again after it, and beside a training in another thread.
+    The callback catches signals while ``learn`` runs in the main thread, the only one that signals
+    reach. After the training, and during a training in another thread, signals act as they did
+    before.
 
-    Several processes that share a training stop together, whichever the signal reaches.
+    Several processes that share a training stop together, whichever process gets the signal.
 
     Attributes:
-        stopped: whether a signal came.
-        at_once: whether a second one came.
+        stopped: whether a signal arrived.
+        at_once: whether a second signal arrived.
     """
 
     def __init__(self) -> None:
@@ -182,8 +189,10 @@ class StopOnSignal(BaseCallback):
             raise KeyboardInterrupt
 
     def _learns(self, frame: FrameType | None) -> bool:
-        """Whether the training still runs: callbacks are not told of one that an exception has
-        ended."""
+        """Whether the training still runs.
+
+        If an exception ends the training, no callback is notified.
+        """
         while frame is not None:
             if frame.f_code.co_name == "learn" and frame.f_locals.get("self") is self.model:
                 return True
@@ -201,8 +210,10 @@ class StopOnSignal(BaseCallback):
         self.restore()
 
     def restore(self) -> None:
-        """Put the signal handlers back that were there before; the end of ``learn`` does so by
-        itself."""
+        """Restore the previous signal handlers.
+
+        The end of ``learn`` calls this method.
+        """
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._before.items():
                 if signal.getsignal(number) == self._stop and handler is not None:
@@ -211,13 +222,12 @@ class StopOnSignal(BaseCallback):
 
 
 class MaskableEvalCallback(EvalCallback):
-    """Stable-Baselines3's ``EvalCallback`` for environments that may have action masks
-    (:mod:`mnm_rl.masks`).
+    """Stable-Baselines3's ``EvalCallback``, with support for action masks (:mod:`mnm_rl.masks`).
 
     Args:
-        args: those of ``EvalCallback``, and so are ``kwargs``.
-        use_masking: None to heed masks where there are any, True to insist on them, False for
-            never.
+        args: positional arguments of ``EvalCallback``; ``kwargs`` are its keyword arguments.
+        use_masking: None applies masks if there are any, True requires masks, and False ignores
+            masks.
     """
 
     def __init__(self, *args: Any, use_masking: bool | None = None, **kwargs: Any) -> None:
@@ -254,10 +264,10 @@ TENSORBOARD_LAYOUT = {
 
 
 class TensorBoardLayout(BaseCallback):
-    """Lay out TensorBoard's tab *Custom Scalars*: the return, the goals where there are any, and
-    what the memory does.
+    """Lay out TensorBoard's tab *Custom Scalars*.
 
-    Without ``tensorboard_log`` it does nothing.
+    The tab shows the return, the goals if there are any, and the activity of the memory. Without
+    ``tensorboard_log``, the callback does nothing.
     """
 
     def _on_training_start(self) -> None:
@@ -270,16 +280,15 @@ class TensorBoardLayout(BaseCallback):
 
 
 class EpisodeMeans(BaseCallback):
-    """Log ``rollout/<key>``, the mean of a number that the environment's ``info`` holds at the end
-    of an episode.
+    """Log ``rollout/<key>``, the mean of a number in the ``info`` at the end of each episode.
 
-    The model keeps the numbers, and saves them: a loaded model goes on with the mean of the
-    episodes that it had played.
+    The model stores and saves the numbers. A loaded model continues with the mean of its earlier
+    episodes.
 
     Args:
-        key: the name in ``info``, such as ``"goals"``; nothing is logged for environments that do
-            not have it.
-        window: how many of the last episodes the mean is taken over.
+        key: the key in ``info``, such as ``"goals"``. Nothing is logged if the environment does not
+            have this key.
+        window: number of most recent episodes in the mean.
     """
 
     def __init__(self, key: str, window: int = 100) -> None:
@@ -289,7 +298,7 @@ class EpisodeMeans(BaseCallback):
 
     @property
     def mean(self) -> float | None:
-        """The mean over the last episodes, None before the first one."""
+        """Mean over the last episodes; None before the end of the first."""
         return float(np.mean(self._values)) if self._values else None
 
     def _on_training_start(self) -> None:
@@ -309,7 +318,7 @@ class EpisodeMeans(BaseCallback):
 
 
 def short(number: float) -> str:
-    """A number that is not negative, to a few digits, such as ``12``, ``3.0k`` or ``1.2M``."""
+    """Format a non-negative number with a few digits, such as ``12``, ``3.0k`` or ``1.2M``."""
     unit = ""
     for larger in "kMG":
         if number < 999.5:
@@ -319,15 +328,15 @@ def short(number: float) -> str:
 
 
 class ProgressBar(BaseCallback):
-    """Steps done, steps per second, time left and the current score of a training, on the standard
-    error output.
+    """Show the progress of a training on the standard error output.
 
-    On a terminal, of 60 columns or more, it is a bar; elsewhere it prints a line every ``interval``
-    seconds.
+    The display has the number of steps, the steps per second, the time left and the current score.
+    A terminal with at least 60 columns shows a bar. Any other output gets a line every
+    ``interval`` seconds.
 
     Args:
-        episode_means: the score to show; where it has none, the mean return.
-        interval: seconds between two lines where the output is not a terminal.
+        episode_means: the score to display. Without a value, the bar displays the mean return.
+        interval: seconds between two lines if the output is not a terminal.
     """
 
     def __init__(self, episode_means: EpisodeMeans, interval: float = 30.0) -> None:
@@ -377,6 +386,6 @@ class ProgressBar(BaseCallback):
         return f"{short(self.num_timesteps)}/{short(self._total)}"
 
     def close(self) -> None:
-        """Leave the terminal as it was; call it also when the training ended early."""
+        """Restore the terminal. Call this method also if the training ended early."""
         if self._bar is not None:
             self._bar.stop()

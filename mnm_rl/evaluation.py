@@ -1,4 +1,4 @@
-"""Play whole episodes with a model, heeding action masks, and report each of them."""
+"""Play whole episodes with a model, with action masks, and report each episode."""
 
 import inspect
 import logging
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 class Masked:
-    """A model whose ``predict`` is told which actions the environments allow.
+    """A model whose ``predict`` receives the action masks of the environments.
 
     Args:
-        model: any Stable-Baselines3 model; one whose ``predict`` takes no ``action_masks`` is not
-            told.
-        env: the environments that it plays in.
-        use_masking: None to heed masks where there are any, True to insist on them, False for
-            never.
+        model: any Stable-Baselines3 model. If its ``predict`` has no argument ``action_masks``, it
+            receives no masks.
+        env: the environments that the model plays in.
+        use_masking: None applies masks if there are any, True requires masks, and False ignores
+            masks.
     """
 
     def __init__(self, model: Any, env: VecEnv, use_masking: bool | None = None) -> None:
@@ -43,10 +43,10 @@ class Masked:
         return getattr(self.model, name)
 
     def predict(self, observation: Any, **arguments: Any) -> tuple[Any, Any]:
-        """As the model's, with the masks of the environments as they are now.
+        """Call ``predict`` of the model with the current masks of the environments.
 
         Raises:
-            ValueError: if there are to be masks, and the environments have none.
+            ValueError: if masks are required, but the environments have none.
         """
         if self._heeds is None:
             self._heeds = heeds(self.env, self.use_masking)
@@ -62,31 +62,30 @@ def evaluate_policy(
     use_masking: bool | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Stable-Baselines3's ``evaluate_policy`` for environments that may have action masks
-    (:mod:`mnm_rl.masks`).
+    """Run Stable-Baselines3's ``evaluate_policy`` with action masks (:mod:`mnm_rl.masks`).
 
     Args:
         model: any Stable-Baselines3 model.
-        env: an environment, or several.
-        args: the other arguments of Stable-Baselines3's, with the same defaults, and so are
-            ``kwargs``.
-        use_masking: None to heed masks where there are any, True to insist on them, False for
-            never.
+        env: a single environment or a vectorized one.
+        args: the other arguments of Stable-Baselines3's function, with the same defaults;
+            ``kwargs`` likewise.
+        use_masking: None applies masks if there are any, True requires masks, and False ignores
+            masks.
 
     Returns:
-        the mean and the standard deviation of the returns, or with ``return_episode_rewards``
-        returns and lengths.
+        the mean and the standard deviation of the returns, or the returns and lengths of all
+            episodes if ``return_episode_rewards`` is true.
 
     Raises:
-        ValueError: if there are to be masks, and the environments or the model have none, or one
-            allows no action.
+        ValueError: if masks are required, but the environments or the model do not support them,
+            or if a mask allows no action.
     """
     envs = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     return evaluation.evaluate_policy(Masked(model, envs, use_masking), envs, *args, **kwargs)  # type: ignore[arg-type]
 
 
 class _LimitReached(Exception):
-    """Ends :func:`evaluate_policy`."""
+    """The step limit ends :func:`evaluate_policy`."""
 
 
 def evaluate_episodes(
@@ -97,24 +96,23 @@ def evaluate_episodes(
     max_length: int = 100_000,
     max_steps: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Play episodes, recurrent state included, shared out evenly over the environments.
+    """Play episodes with the recurrent state, divided evenly among the environments.
 
     Args:
-        model: any Stable-Baselines3 model; action masks are heeded where the environments have
-            them.
-        env: environments whose ``info`` holds ``episode`` at the end of one, as
-            :class:`mnm_rl.GymnasiumVecEnv` and Stable-Baselines3's ``Monitor`` give it.
-        episodes: how many.
+        model: any Stable-Baselines3 model. Action masks apply if the environments have them.
+        env: environments whose ``info`` holds ``episode`` at the end of an episode, like
+            :class:`mnm_rl.GymnasiumVecEnv` and Stable-Baselines3's ``Monitor``.
+        episodes: number of episodes.
         deterministic: take the most likely action instead of a sample.
-        max_length: steps after which an episode is taken for endless.
-        max_steps: steps of all environments together after which no more are played, with a warning
-            in the log; by default 2,000 an episode, but at least 100,000. Episodes that are under
-            way then count as far as they went.
+        max_length: number of steps after which an episode counts as endless.
+        max_steps: limit for the steps of all environments together. At the limit, play stops with a
+            warning in the log, and unfinished episodes count as far as they went. The default is
+            2,000 per episode, but at least 100,000.
 
     Returns:
-        The final ``info`` of each episode, with ``return``, ``length`` and ``rewarded``: the steps,
-        counted from 1, that gave a positive reward; of an episode that was cut off, these three
-        alone.
+        the final ``info`` of each episode, with ``return``, ``length`` and ``rewarded``. The latter
+            lists the steps, counted from 1, with a positive reward. An episode that was cut off has
+            only these three entries.
 
     Raises:
         RuntimeError: if an episode does not end within ``max_length`` steps, an environment exits,

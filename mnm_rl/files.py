@@ -1,5 +1,7 @@
-"""Files that are whole or not there, whatever happens while they are written, and the checkpoints
-of a training."""
+"""Atomic writes of files, and the checkpoints of a training.
+
+Whatever happens during writing, a file is complete or absent.
+"""
 
 import os
 import signal
@@ -19,17 +21,20 @@ UNFINISHED = ".unfinished"
 
 
 class NotSavedError(OSError):
-    """A file could not be written, for example because the disk is full; its name is in the
-    message."""
+    """A file could not be written, for example because the disk is full.
+
+    The message names the file.
+    """
 
 
 def save_atomically(model: BaseAlgorithm, path: Path) -> None:
-    """Save a model so that ``path`` holds, at every moment, either what it held before or the whole
-    new file.
+    """Save a model atomically.
+
+    At every moment, ``path`` holds either its previous content or the complete new file.
 
     Raises:
-        NotSavedError: if the file cannot be written, for example on a full disk; ``path`` is then
-            as it was.
+        NotSavedError: if the file cannot be written, for example on a full disk. ``path`` then
+            stays unchanged.
     """
     with replacing(path) as file:
         model.save(file)
@@ -37,11 +42,13 @@ def save_atomically(model: BaseAlgorithm, path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BufferedRandom]:
-    """A file to write, which takes the place of ``path`` when it is whole. Signals wait until then:
-    an exception amid the writing may come out of PyTorch as another one.
+    """Open a file for writing that replaces ``path`` when it is complete.
+
+    Signals are delayed until then. Otherwise, PyTorch may turn an exception during the writing into
+    another one.
 
     Raises:
-        NotSavedError: if the file cannot be written; ``path`` is then as it was.
+        NotSavedError: if the file cannot be written. ``path`` then stays unchanged.
     """
     unfinished = path.with_suffix(UNFINISHED)
     with _signals_held_back():
@@ -63,8 +70,10 @@ def replacing(path: Path) -> Iterator[BufferedRandom]:
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
-    """The OSError that another exception came from, as PyTorch raises a RuntimeError where a file
-    cannot be written."""
+    """Return the OSError that caused another exception.
+
+    PyTorch raises a RuntimeError if a file cannot be written.
+    """
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
@@ -72,7 +81,7 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the end of the block."""
+    """Delay Ctrl-C and SIGTERM until the end of the block."""
     # signals reach the main thread alone
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -89,10 +98,10 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def checkpoint(directory: Path, steps: int) -> Path:
-    """The name of the checkpoint after so many steps."""
+    """Return the path of the checkpoint after ``steps`` steps."""
     return directory / f"step-{steps:012d}.zip"
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints in a directory, oldest first."""
+    """Return the checkpoints in a directory, oldest first."""
     return sorted(directory.glob("step-*.zip"))

@@ -1,9 +1,8 @@
-"""Action masks: which actions an environment allows, by the conventions of sb3-contrib's
-``MaskablePPO`` and of Gymnasium.
+"""Action masks, with the conventions of sb3-contrib's ``MaskablePPO`` and of Gymnasium.
 
-A mask is an array of bool, true where an action may be taken: ``[n]`` for Discrete, ``[sum(nvec)]``
-for MultiDiscrete, the actions of each part one after the other, and ``[2 n]`` for MultiBinary, "may
-be 0" and "may be 1" for each number.
+A mask is an array of bool, true for each action that the environment allows. Its shape is ``[n]``
+for Discrete and ``[sum(nvec)]`` for MultiDiscrete, the actions of each part one after the other.
+For MultiBinary the shape is ``[2 n]``, "may be 0" and "may be 1" for each number.
 """
 
 from typing import Any
@@ -31,11 +30,14 @@ KEY = "action_mask"
 
 
 def has_action_masks(env: VecEnv) -> bool:
-    """Whether the environments say which actions they allow. Where they do so in their ``info``, as
-    Gymnasium's vector environments do, this is known from the first ``reset`` on.
+    """Whether the environments have action masks.
+
+    If the masks are in ``info``, as in Gymnasium's vector environments, the answer is known after
+    the first ``reset``.
 
     Raises:
-        ValueError: if some do and others do not, or by an attribute that is no method.
+        ValueError: if only some environments have masks, or if the attribute for masks is not a
+            method.
     """
     try:
         has = env.has_attr(METHOD)
@@ -62,11 +64,13 @@ def has_action_masks(env: VecEnv) -> bool:
 
 
 def heeds(env: VecEnv, use_masking: bool | None) -> bool:
-    """Whether the masks of the environments are to be heeded: None for where there are any, True to
-    insist on them, False for never.
+    """Whether to apply the masks of the environments.
+
+    ``use_masking`` None applies masks if there are any, True requires masks, and False ignores
+    masks.
 
     Raises:
-        ValueError: as :func:`has_action_masks`, and if they are insisted on and there are none.
+        ValueError: as :func:`has_action_masks`, and if masks are required but missing.
     """
     has = use_masking is not False and has_action_masks(env)
     if use_masking and not has:
@@ -79,8 +83,10 @@ def heeds(env: VecEnv, use_masking: bool | None) -> bool:
 
 
 def _single_envs(env: VecEnv) -> list[gym.Env[Any, Any]]:
-    """The environments of Stable-Baselines3's DummyVecEnv or Gymnasium's SyncVectorEnv; of others,
-    none."""
+    """Return the environments of a DummyVecEnv or a SyncVectorEnv.
+
+    For other vectorized environments, the list is empty.
+    """
     base = env.unwrapped
     envs = getattr(getattr(base, "env", base).unwrapped, "envs", None)
     return (
@@ -96,27 +102,26 @@ def _attribute(env: gym.Env[Any, Any]) -> Any:
 
 
 def action_masks(env: VecEnv, space: spaces.Space[Any]) -> NDArray[np.bool_]:
-    """The masks of all environments as they are now, ``[n_envs, width]``.
+    """Return the current masks of all environments, ``[n_envs, width]``.
 
     Raises:
-        ValueError: if one has another shape than the action space asks for, or allows no action;
-            the message names the environment.
+        ValueError: if the shape of a mask does not fit the action space, or a mask allows no
+            action. The message names the environment.
     """
     choices(space)  # before environments are asked, which know as little of masks for other actions
     return checked(env.env_method(METHOD), space, env.num_envs)
 
 
 def checked(masks: Any, space: spaces.Space[Any], n: int) -> NDArray[np.bool_]:
-    """Masks of n environments as ``[n, width]``, a copy; a single one may come without its first
-    dimension.
+    """Validate the masks of n environments, and return a copy ``[n, width]``.
 
-    Arrays, tensors and lists do, of bool, or of any numbers that are 0 or 1. The mask of an
-    environment may come in parts, such as the tuple of arrays that Gymnasium's MultiDiscrete takes
-    to sample.
+    A single mask may lack the first dimension. Arrays, tensors and lists are accepted, of bool or
+    of numbers that are 0 or 1. The mask of an environment may have several parts, such as the tuple
+    of arrays that Gymnasium's MultiDiscrete accepts for sampling.
 
     Raises:
-        ValueError: if they do not fit the action space, hold anything else, or one allows no
-            action.
+        ValueError: if the masks do not fit the action space, contain anything else, or if a mask
+            allows no action.
     """
     sizes = choices(space)
     width = int(sizes.sum())
@@ -149,7 +154,7 @@ _ARRAYS = (np.ndarray, Tensor, list, tuple)
 
 
 def _rows(masks: Any, n: int, width: int) -> list[NDArray[Any]]:
-    """The masks of n environments, or of one, each flat."""
+    """Split the masks of n environments, or of one, into flat arrays."""
     if n == 1 and (one := flat(masks)).size == width:
         return [one]
     if not isinstance(masks, _ARRAYS) or getattr(masks, "ndim", 1) == 0:
@@ -161,7 +166,7 @@ def _rows(masks: Any, n: int, width: int) -> list[NDArray[Any]]:
 
 
 def flat(mask: Any) -> NDArray[Any]:
-    """The numbers of one mask, ``[width]``, whatever parts it comes in."""
+    """Return the numbers of one mask, ``[width]``, from any nesting of parts."""
     if isinstance(mask, Tensor):
         mask = mask.detach().cpu().numpy()
     nested = isinstance(mask, list | tuple) or (
@@ -173,11 +178,11 @@ def flat(mask: Any) -> NDArray[Any]:
 
 
 def truths(mask: NDArray[Any], i: int = 0) -> NDArray[np.bool_]:
-    """The flat mask of environment i as bool.
+    """Return the flat mask of environment i as bool.
 
     Raises:
-        ValueError: if a number is neither 0 nor 1: NaN, say, and the zeros and infinities that are
-            added to logits elsewhere.
+        ValueError: if a number is neither 0 nor 1. Examples are NaN, and additive masks for logits
+            with zeros and infinities.
     """
     if mask.dtype != bool and not np.all((mask == 0) | (mask == 1)):
         raise ValueError(
@@ -188,7 +193,7 @@ def truths(mask: NDArray[Any], i: int = 0) -> NDArray[np.bool_]:
 
 
 def choices(space: spaces.Space[Any]) -> NDArray[np.int64]:
-    """How many values each part of an action has.
+    """Return the number of values of each part of an action.
 
     Raises:
         ValueError: if the actions are not choices.
@@ -206,17 +211,21 @@ def choices(space: spaces.Space[Any]) -> NDArray[np.int64]:
 
 
 def mask_logits(logits: Tensor, masks: Tensor) -> Tensor:
-    """Logits ``[..., n]`` whose softmax is exactly zero where ``masks [..., n]`` is false. They are
-    finite all the same: infinities would make entropy and gradients NaN."""
+    """Return logits ``[..., n]`` whose softmax is exactly zero where ``masks [..., n]`` is false.
+
+    These logits are finite, because infinities would make entropy and gradients NaN.
+    """
     return logits.masked_fill(~masks, torch.finfo(logits.dtype).min)
 
 
 def mask_distribution(dist: Distribution, masks: Tensor) -> Distribution:
-    """The distribution with probability zero for what ``masks [B, width]`` does not allow, made in
-    place.
+    """Set the probability to zero, in place, for all actions that ``masks [B, width]`` forbids.
+
+    Returns:
+        the same distribution.
 
     Raises:
-        ValueError: if it is not one of choices.
+        ValueError: if the distribution is not over choices.
     """
     if hasattr(dist, "apply_masking"):  # one of sb3-contrib's
         dist.apply_masking(masks)

@@ -1,5 +1,7 @@
-"""The trained models that come with the package, by their names: an environment and an agent, such
-as ``"mnm/Maze-v0:mnm-p"``."""
+"""The trained models that come with the package.
+
+Each name combines an environment and an agent, such as ``"mnm/Maze-v0:mnm-p"``.
+"""
 
 from pathlib import Path
 
@@ -7,8 +9,10 @@ MODELS = Path(__file__).parent / "models"
 
 
 def trained_models() -> dict[str, Path]:
-    """The directory of each model by its name; its README.md says how it was trained, and how well
-    it does."""
+    """Return the directory of each model by name.
+
+    The README.md in a directory describes the training and the performance of the model.
+    """
     directories = sorted(path.parent for path in MODELS.rglob("model.safetensors"))
     return {
         ":".join(directory.relative_to(MODELS).as_posix().rsplit("/", 1)): directory
@@ -17,10 +21,15 @@ def trained_models() -> dict[str, Path]:
 
 
 def find_model(name: str | Path) -> Path:
-    """The directory of an exported model: a path that there is, or the name of a trained one.
+    """Return the directory of an exported model.
+
+    The model is given by an existing path, or by the name of a trained model.
+
+    Args:
+        name: the path or the name.
 
     Raises:
-        FileNotFoundError: if there is neither.
+        FileNotFoundError: if neither the path nor the name exists.
     """
     if Path(name).is_dir():
         return Path(name)

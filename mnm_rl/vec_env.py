@@ -39,41 +39,42 @@ _NO_FIRST_MASK = (
 class GymnasiumVecEnv(VecEnv):
     """Run any ``gymnasium.vector.VectorEnv`` under a Stable-Baselines3 algorithm.
 
-    Stable-Baselines3 resets an environment in the step that ends its episode and passes the final
-    observation on in ``info["terminal_observation"]``. Every autoreset mode of Gymnasium is brought
-    to that form:
+    Stable-Baselines3 resets an environment in the step that ends its episode, and passes the final
+    observation in ``info["terminal_observation"]``. This class converts every autoreset mode of
+    Gymnasium to that form:
 
-    - *same step*: as it is.
+    - *same step*: unmodified.
     - *disabled*: finished environments are reset at once, with ``reset(options={"reset_mask":
       ...})``.
-    - *next step*: the same for ``SyncVectorEnv`` and ``AsyncVectorEnv``, if no wrapper would
-      notice. A wrapper that steps or
-      resets in its own way, such as ``NormalizeReward``, would; and other environments may know of
-      no masks. Then the environment is left to reset in its next step, which becomes the last of
-      the episode here, with reward 0 and an action that does nothing.
+    - *next step*: the same for ``SyncVectorEnv`` and ``AsyncVectorEnv``, if no wrapper observes the
+      reset. A wrapper with its own ``step`` or ``reset``, such as ``NormalizeReward``, would
+      observe the reset, and other environments may not support masks. In these cases, the
+      environment resets in its next step. This step becomes the last one of the episode, with
+      reward 0 and an action that has no effect.
 
-    A resetting step is nothing to learn from: ``info["reset_step"]`` marks it, and
-    ``info["reset_follows"]`` the step before it, in which the episode ended. The algorithms of this
-    library take an episode to end there, and leave the resetting step out of their losses. Others
-    discount the value of the final observation of a truncated episode once more than they should.
+    There is nothing to learn from such a resetting step. ``info["reset_step"]`` marks this step,
+    and ``info["reset_follows"]`` marks the previous step, in which the episode ended. The
+    algorithms of this library end the episode there, and exclude the resetting step from their
+    losses. Other algorithms discount the value of the final observation of a truncated episode once
+    too often.
 
-    ``info["episode"]`` holds the return ``r`` and the length ``l`` of an episode that ended, as
-    with Stable-Baselines3's ``Monitor``, and the seconds ``t`` that it took; statistics from
-    ``RecordEpisodeStatistics`` are kept where there are any. ``info["TimeLimit.truncated"]`` tells
-    whether it was cut short.
+    ``info["episode"]`` holds the return ``r`` and the length ``l`` of a finished episode, as with
+    Stable-Baselines3's ``Monitor``, and its duration ``t`` in seconds. Existing
+    statistics from ``RecordEpisodeStatistics`` are kept. ``info["TimeLimit.truncated"]``
+    tells whether the episode was truncated.
 
-    Action masks (:mod:`mnm_rl.masks`) that the environment gives in its ``info``, from ``reset``
-    on, are those of the method ``action_masks`` here, as Stable-Baselines3's world has it; and so
-    are those of a vector environment or vector wrapper that has this method itself, for all
-    environments at once, ``[num_envs, width]``.
+    The method ``action_masks`` returns the action masks (:mod:`mnm_rl.masks`), as
+    Stable-Baselines3's algorithms expect. The masks come from the ``info`` of the environment, from
+    ``reset`` on. They may also come from a method ``action_masks`` of the vector environment or of
+    a vector wrapper, for all environments at once, ``[num_envs, width]``.
 
     Args:
-        env: the vector environment, wrapped or not.
+        env: the vector environment, with or without wrappers.
 
     Raises:
         TypeError: if ``env`` is not a ``gymnasium.vector.VectorEnv``.
-        ValueError: if its metadata does not name its autoreset mode; from ``step``, if rewards or
-            flags are not one per environment, or ``infos`` cannot be told apart.
+        ValueError: if the metadata does not name the autoreset mode. Also from ``step``, if there
+            is not one reward and flag per environment, or ``infos`` cannot be split by environment.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -185,10 +186,10 @@ class GymnasiumVecEnv(VecEnv):
             return observations, rewards.astype(np.float32), dones, infos
 
     def _finals(self, infos: list[dict[str, Any]], done: list[int]) -> list[Any]:
-        """Same-step mode: the final observations of the episodes that ended, None where there are
-        none.
+        """Same-step mode: return the final observations of the finished episodes, None if missing.
 
-        Their infos stay in ``infos``; those of the new episodes go to ``reset_infos``.
+        The infos of these episodes stay in ``infos``. Those of the new episodes go to
+        ``reset_infos``.
         """
         finals = [info.pop("final_obs", None) for info in infos]
         final_infos = [info.pop("final_info", None) for info in infos]
@@ -203,7 +204,7 @@ class GymnasiumVecEnv(VecEnv):
         return [None if finals[i] is None else arrays(finals[i]) for i in done]
 
     def _spoken(self, array: NDArray[Any]) -> Any:
-        """An array in the form in which the environment gives its observations."""
+        """Convert an array to the type of the observations of the environment."""
         return torch.as_tensor(array) if self._tensors else array
 
     def _forget(self, mask: NDArray[np.bool_]) -> None:
@@ -282,8 +283,10 @@ class GymnasiumVecEnv(VecEnv):
         return [getattr(base, method_name)(*method_args, **method_kwargs)] * self.num_envs
 
     def _masks_of_all(self) -> Callable[..., Any] | None:
-        """The method ``action_masks`` of the vector environment or of a wrapper around it, the
-        outermost."""
+        """Return the method ``action_masks`` for all environments at once, None if there is none.
+
+        The method belongs to the vector environment or to the outermost wrapper that has one.
+        """
         owners = (
             layer
             for layer in layers(self.env)
@@ -302,9 +305,9 @@ class GymnasiumVecEnv(VecEnv):
 
 
 class _ResetMask(dict[str, Any]):
-    """Reset options that hold a mask, however often it is popped, and are then empty.
+    """Reset options with a mask that survives a pop, although the dict itself becomes empty.
 
-    ``SyncVectorEnv`` pops the mask and hands the rest to the environments; wrappers around it look
+    ``SyncVectorEnv`` pops the mask and passes the rest to the environments. Wrappers around it look
     for the mask afterwards.
     """
 
@@ -333,12 +336,13 @@ def _is_wrapped(env: Any, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]]) 
 
 @contextmanager
 def failures_named(env: VecEnv | None, when: str, note: bool = True) -> Iterator[None]:
-    """Say in words that an environment's process has ended, or that it called ``sys.exit``; its
-    other errors are passed on, with a note where they come from. ``when`` is in words, such as ``at
-    step 100``.
+    """Report the end of an environment's process, or its call of ``sys.exit``, in words.
+
+    Other errors of the environment pass through, with a note on their origin. ``when`` is a phrase
+    such as ``at step 100``.
 
     Raises:
-        RuntimeError: for an end or an exit.
+        RuntimeError: if a process ended or an environment exited.
     """
     try:
         yield

@@ -12,15 +12,15 @@ from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
 class RecurrentA2C(RecurrentOnPolicyAlgorithm):
     """Advantage actor-critic (A2C, Mnih et al. 2016) for policies with a recurrent core.
 
-    Arguments are named and defaulted as in Stable-Baselines3's ``A2C``; ``meta_coef`` is new. One
-    rollout of ``n_steps`` in every environment is one sequence for backpropagation through time,
-    from the recurrent state that the rollout started with; advantages are GAE (Schulman et al.
-    2016). The loss is
+    The arguments have the names and the defaults of Stable-Baselines3's ``A2C``. ``meta_coef`` is
+    new. One rollout of ``n_steps`` in every environment is one sequence for backpropagation through
+    time. It starts from the recurrent state at the start of the rollout. Advantages are GAE
+    (Schulman et al. 2016). The loss is
 
         L = L_policy + vf_coef * L_value - ent_coef * entropy + meta_coef * mean(l_t),
 
-    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores
-    that have none.
+    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3). It is zero for
+    cores without a meta-loss.
 
     Args:
         policy: ``"MnmPolicy"``, ``"LstmPolicy"`` or another of ``policy_aliases``, or a policy
@@ -30,26 +30,26 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
         learning_rate: a number, or a function of the remaining progress (from 1 to 0).
         n_steps: rollout length per environment, and the length of backpropagation through time.
         gamma: discount factor.
-        gae_lambda: bias against variance of the advantages.
+        gae_lambda: trade-off between bias and variance of the advantages.
         ent_coef: weight of the entropy bonus.
         vf_coef: weight of the value loss.
-        max_grad_norm: gradient norm above which gradients are scaled down.
+        max_grad_norm: maximum norm of the gradient. Larger gradients are scaled down.
         rms_prop_eps: epsilon of RMSprop.
-        use_rms_prop: RMSprop (default) or Adam.
+        use_rms_prop: train with RMSprop (default) instead of Adam.
         use_sde: generalized state-dependent exploration, for Box actions.
-        sde_sample_freq: steps between new exploration matrices; -1 for once a rollout.
+        sde_sample_freq: steps between new exploration matrices; -1 for once per rollout.
         normalize_advantage: scale the advantages of a rollout to mean 0 and standard deviation 1.
         meta_coef: weight of the meta-loss.
-        stats_window_size: episodes that the logged means are taken over.
+        stats_window_size: number of episodes over which logged means are taken.
         tensorboard_log: directory of the TensorBoard logs.
         policy_kwargs: arguments of the policy, such as ``{"write_rule": "g", "hidden_size": 64}``.
-        verbose: 0 for nothing, 1 for information, 2 for more.
-        seed: seed of everything random.
+        verbose: 0 for no output, 1 for information, 2 for more.
+        seed: seed of all random number generators.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
 
     Raises:
-        ValueError: if the environment's spaces cannot be used.
-        TrainingDivergedError: from ``learn``, when a reward, observation, output, loss, gradient or
+        ValueError: if the environment's spaces are not supported.
+        TrainingDivergedError: from ``learn``, if a reward, observation, output, loss, gradient or
             parameter is NaN or infinite.
     """
 
@@ -109,11 +109,11 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
         )
 
     def train(self) -> None:
-        """One gradient step on the whole rollout.
+        """Take one gradient step on the whole rollout.
 
         Raises:
             TrainingDivergedError: if the loss, the gradient or the new parameters are NaN or
-                infinite; the parameters are left as they were.
+                infinite. The parameters stay unchanged.
         """
         rollout = self._begin_update()
         values, log_prob, entropy, meta_loss = self._evaluate(rollout)

@@ -1,5 +1,7 @@
-"""What all on-policy algorithms for recurrent policies share; one file an algorithm holds the
-rest."""
+"""The common part of all on-policy algorithms for recurrent policies.
+
+Each algorithm has its own file for the rest.
+"""
 
 import io
 import json
@@ -59,16 +61,16 @@ from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
 
 class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
-    """What on-policy algorithms for policies with a recurrent core share: all but the constructor
-    and ``train``.
+    """Base class of on-policy algorithms for policies with a recurrent core.
 
-    One rollout of ``n_steps`` in every environment is one sequence for backpropagation through
-    time, from the recurrent state that the rollout started with; advantages are GAE (Schulman et
+    It contains everything except the constructor and ``train`` of an algorithm. One rollout of
+    ``n_steps`` in every environment is one sequence for backpropagation through time. The sequence
+    starts from the recurrent state at the start of the rollout. Advantages are GAE (Schulman et
     al. 2016).
 
     A subclass has every hyperparameter as an argument of its constructor and as an attribute of the
-    same name, which is what :meth:`export` writes. Its ``train`` reads
-    ``self.rollout_buffer.sequence()``, whole or in minibatches, and updates with
+    same name. :meth:`export` writes these attributes. ``train`` of the subclass reads
+    ``self.rollout_buffer.sequence()``, whole or in minibatches, and updates the policy with
     :meth:`_gradient_step`.
 
     Args:
@@ -78,10 +80,10 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         n_steps: rollout length per environment, and the length of backpropagation through time.
         normalize_advantage: scale the advantages to mean 0 and standard deviation 1.
         meta_coef: weight of the meta-loss.
-        arguments: those of Stable-Baselines3's ``OnPolicyAlgorithm``.
+        arguments: arguments of Stable-Baselines3's ``OnPolicyAlgorithm``.
 
     Raises:
-        ValueError: if the environment's spaces cannot be used, or if ``n_steps`` is not positive.
+        ValueError: if the environment's spaces are not supported, or ``n_steps`` is not positive.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
@@ -170,20 +172,22 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         device: torch.device | str = "auto",
         **kwargs: Any,
     ) -> Self:
-        """Load what ``save`` wrote. **This runs code from the file**, as every pickle does: for
-        files from strangers, see :meth:`from_pretrained`.
+        """Load a model that ``save`` wrote.
+
+        **This runs code from the file**, as every pickle does. For files from strangers, use
+        :meth:`from_pretrained`.
 
         Args:
             path: the file.
-            env: environments to go on training in, of the same spaces; their number may differ.
-                Training begins new episodes.
+            env: environments for further training, with the same spaces. Their number may differ.
+                Training starts new episodes.
             device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
             kwargs: the other arguments of Stable-Baselines3's ``load``, and attributes to change.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            OtherSpacesError: if its spaces are not those of ``env``; a ValueError.
-            ValueError: if it is no model that this version of this library can read.
+            FileNotFoundError: if the file does not exist.
+            OtherSpacesError: if the model's spaces differ from those of ``env``; a ValueError.
+            ValueError: if the file is not a model that this version of the library can read.
         """
         if isinstance(path, str | Path) and Path(path).is_dir():
             raise ValueError(f"{path} is a directory: what export wrote is read by from_pretrained")
@@ -230,8 +234,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
 
     @property
     def _last_state(self) -> State | None:
-        """The recurrent state that ``_last_obs`` is seen in, at any moment; None for that of new
-        episodes."""
+        """The current recurrent state, which belongs to ``_last_obs``; None for new episodes."""
         return None if self._moment is None else self._moment.state()
 
     @_last_state.setter
@@ -239,17 +242,19 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self._moment = None if state is None else _Moment(state)
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """Seed everything random; of several processes that share the training, each in its own
-        way, as if all environments were numbered through."""
+        """Seed all random number generators.
+
+        Processes that share a training get different seeds, as if all environments were numbered
+        consecutively.
+        """
         before = distributed.rank() * (0 if self.env is None else self.env.num_envs)
         super().set_random_seed(seed if seed is None or before == 0 else (seed + before) % 2**32)
 
     def begin_episodes(self, seed: int) -> None:
-        """Seed every random generator as :meth:`set_random_seed` does, and begin new episodes in
-        all environments.
+        """Seed with :meth:`set_random_seed`, and start new episodes in all environments.
 
-        What follows depends on the seed and on what ``save`` keeps alone, where the environments
-        depend on their seeds alone.
+        If the environments depend only on their seeds, all further training depends only on the
+        seed and on the contents of ``save``.
         """
         assert self.env is not None, "there are no environments"
         self.set_random_seed(seed)
@@ -260,8 +265,11 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self._last_state = None
 
     def save(self, path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> None:
-        """Save the model, arguments as for every Stable-Baselines3 algorithm, with what was logged
-        since the last row: the figures of an update are written with the next rollout's."""
+        """Save the model, including the log entries since the last row.
+
+        The arguments are those of every Stable-Baselines3 algorithm. The figures of an update
+        appear in the log row of the next rollout, so the file has to keep them.
+        """
         if "_logger" in vars(self):
             self._unlogged = dict(self.logger.name_to_value), dict(self.logger.name_to_excluded)
         try:
@@ -270,16 +278,17 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             self._unlogged = None
 
     def record_unlogged(self) -> None:
-        """Log again, in a model that was loaded, what had been logged but not written when it was
-        saved."""
+        """Restore the log entries of a loaded model that were not yet written when it was saved."""
         values, excluded = self._unlogged or ({}, {})
         for name, value in values.items():
             self.logger.record(name, value, tuple(excluded[name]))
         self._unlogged = None
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """Write the log; ``time/iterations`` counts all rollouts, also those before the model was
-        loaded."""
+        """Write the log.
+
+        ``time/iterations`` counts all rollouts, including those before the model was loaded.
+        """
         super().dump_logs(
             iteration
             and self.num_timesteps // (self.n_steps * self.n_envs * distributed.world_size())
@@ -293,7 +302,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         deterministic: bool = False,
         action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """The policy's actions, see :meth:`RecurrentActorCriticPolicy.predict`."""
+        """Return the actions of the policy, see :meth:`RecurrentActorCriticPolicy.predict`."""
         masks = {} if action_masks is None else {"action_masks": action_masks}
         return self.policy.predict(observation, state, episode_start, deterministic, **masks)
 
@@ -325,14 +334,15 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         rollout_buffer: RolloutBuffer,
         n_rollout_steps: int,
     ) -> bool:
-        """Collect ``n_rollout_steps`` steps of every environment; the recurrent state goes on from
-        the last rollout.
+        """Collect ``n_rollout_steps`` steps of every environment.
+
+        The recurrent state carries over from the previous rollout.
 
         Returns:
             False if a callback stopped the training.
 
         Raises:
-            TrainingDivergedError: if the environment gives a reward or an observation that is NaN
+            TrainingDivergedError: if the environment returns a reward or an observation that is NaN
                 or infinite.
         """
         assert self._last_obs is not None, "No previous observation was provided"
@@ -631,22 +641,24 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         progress_bar: bool = False,
         use_masking: bool | None = None,
     ) -> Self:
-        """Train for ``total_timesteps`` environment steps; arguments as for every Stable-Baselines3
-        algorithm, whose logs are named after the class.
+        """Train for ``total_timesteps`` environment steps.
+
+        The arguments are those of every Stable-Baselines3 algorithm. Logs are named after the
+        class.
 
         Args:
-            total_timesteps: of all environments together.
-            callback: one or more, called at every step.
-            log_interval: rollouts from one row of the log to the next.
-            tb_log_name: of this training in TensorBoard.
-            reset_num_timesteps: count from 0, in new episodes.
-            progress_bar: show one.
-            use_masking: heed the action masks of the environments (:mod:`mnm_rl.masks`): None where
-                they have them, True to insist on them, False for never.
+            total_timesteps: total over all environments.
+            callback: one or more callbacks, called at every step.
+            log_interval: number of rollouts per row of the log.
+            tb_log_name: name of this training in TensorBoard.
+            reset_num_timesteps: count from 0, and start new episodes.
+            progress_bar: show a progress bar.
+            use_masking: apply the action masks of the environments (:mod:`mnm_rl.masks`). None
+                applies masks if there are any, True requires masks, and False ignores masks.
 
         Raises:
-            TrainingDivergedError: when a reward, observation, loss or gradient is NaN or infinite.
-            ValueError: if there are no action masks to use, or one allows no action.
+            TrainingDivergedError: if a reward, observation, loss or gradient is NaN or infinite.
+            ValueError: if masks are required but missing, or if a mask allows no action.
         """
         self._asked_masking = use_masking
         if progress_bar:

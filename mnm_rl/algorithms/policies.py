@@ -1,5 +1,7 @@
-"""Actor-critic policies around a recurrent core: Stable-Baselines3's feature extractors below it,
-its heads above."""
+"""Actor-critic policies around a recurrent core.
+
+Stable-Baselines3's feature extractors come before the core, and its heads after the core.
+"""
 
 import inspect
 import logging
@@ -63,56 +65,56 @@ POLICIES: dict[str, type[BasePolicy]] = {}
 class RecurrentActorCriticPolicy(ActorCriticPolicy):
     """Actor and critic on the outputs of one recurrent core.
 
-    Use one of its subclasses, or a core of your own: as ``core_class`` in ``policy_kwargs``, or
-    with a name, in two lines that make ``"MyPolicy"`` known to every algorithm (a later class of
-    the same name takes its place)::
+    Use one of the subclasses, or a core of your own. Pass the core as ``core_class`` in
+    ``policy_kwargs``, or give it a name. These two lines make ``"MyPolicy"`` known to every
+    algorithm, and a later class of the same name replaces it::
 
         class MyPolicy(RecurrentActorCriticPolicy):
             core_class = MyCore
 
-    Arguments that are not named here go to the core if its constructor takes them; the others are
-    those of Stable-Baselines3's ``ActorCriticPolicy``, with the same meaning. ``net_arch`` comes
-    after the core and is empty by default.
+    Arguments that are not listed here go to the core if its constructor accepts them. The others
+    are those of Stable-Baselines3's ``ActorCriticPolicy``, with the same meaning. ``net_arch``
+    comes after the core and is empty by default.
 
     Args:
-        observation_space: any space that Stable-Baselines3 has a features extractor for; the
-            extractor is chosen by the space unless ``features_extractor_class`` is given:
-            Stable-Baselines3's CNN for images (flattened if they are smaller than 36 x 36, which it
-            cannot take), all keys combined for Dict, else flatten.
+        observation_space: any space for which Stable-Baselines3 has a features extractor. Unless
+            ``features_extractor_class`` is given, the space selects the extractor. Images use
+            Stable-Baselines3's CNN, or are flattened if they are smaller than 36 x 36, its minimum.
+            Dict combines all keys. All other spaces are flattened.
         action_space: Discrete, Box, MultiDiscrete or MultiBinary.
         lr_schedule: learning rate as a function of the remaining progress (from 1 to 0).
-        core_layers: how many cores there are one after the other.
-        core_dropout: share of the outputs between two of these layers that is left out in training.
-        critic_core: what the critic has of memory: that of the actor (``"shared"``), the same
-            without its gradient (``"detached"``), one of its own (``"own"``), or ``"none"``.
+        core_layers: number of stacked cores.
+        core_dropout: share of the outputs between two of these layers that is dropped in training.
+        critic_core: the memory of the critic: that of the actor (``"shared"``), the same without
+            its gradient (``"detached"``), one of its own (``"own"``), or none (``"none"``).
         popart: normalize the returns that the critic learns, so that rewards may have any scale
-            (see :class:`mnm_rl.algorithms.popart.PopArt`); None for where the critic's gradient
-            reaches the actor's memory, which is where ``critic_core`` is ``"shared"``, and
-            ``value_net`` is the one that was built here.
-        ortho_init: Stable-Baselines3's initialization, which shrinks the action head a hundredfold,
-            and with it the gradients that reach the memory; off by default, and on for the policies
-            with sb3-contrib's names.
-        core_class: the core, built as ``core_class(input_size, **core_kwargs)``; not for subclasses
-            that name theirs.
-        core_kwargs: arguments of the core, beside those given by name: for names that
-            ``ActorCriticPolicy`` has, too.
+            (see :class:`mnm_rl.algorithms.popart.PopArt`). None normalizes if the critic's gradient
+            reaches the actor's memory (``critic_core`` is ``"shared"``) and ``value_net`` is the
+            one that this class built.
+        ortho_init: use Stable-Baselines3's initialization. This initialization shrinks the action
+            head a hundredfold, and with it the gradients that reach the memory. Off by default, and
+            on for the policies with sb3-contrib's names.
+        core_class: the core, built as ``core_class(input_size, **core_kwargs)``. Not allowed in
+            subclasses that name their core.
+        core_kwargs: further arguments of the core. Use it for arguments whose names
+            ``ActorCriticPolicy`` also has.
 
     Raises:
-        TypeError: for an argument that neither the policy nor its core takes, and if there is no
+        TypeError: for an argument that neither the policy nor its core accepts, and if there is no
             core, or two.
-        ValueError: if ``share_features_extractor`` is false where actor and critic share one
-            memory: one extractor feeds it.
+        ValueError: if ``share_features_extractor`` is false although actor and critic share one
+            memory. One extractor feeds this memory.
 
-    Stable-Baselines3's methods and modules may be overridden, in a subclass or on the policy
-    itself: ``extract_features``, ``_build_mlp_extractor``, ``action_net``, ``value_net``,
-    ``action_dist``, ``_get_action_dist_from_latent``, ``get_distribution`` and ``predict_values``
-    act in rollouts, updates and ``predict`` alike; ``forward`` acts in rollouts and in ``predict``,
-    ``evaluate_actions`` in updates, ``_predict`` in ``predict``.
+    Subclasses and policy objects may override Stable-Baselines3's methods and modules.
+    ``extract_features``, ``_build_mlp_extractor``, ``action_net``, ``value_net``, ``action_dist``,
+    ``_get_action_dist_from_latent``, ``get_distribution`` and ``predict_values`` take effect in
+    rollouts, updates and ``predict``. ``forward`` takes effect in rollouts and in ``predict``,
+    ``evaluate_actions`` in updates, and ``_predict`` in ``predict``.
     """
 
     core_class: type[RecurrentCore[Any]]
     ppo_learning_rate: ClassVar[float] = 2e-3
-    """The one of :meth:`ppo_defaults`."""
+    """The learning rate of :meth:`ppo_defaults`."""
     _last_like: tuple[tuple[Any, ...], State] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -196,9 +198,12 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     @classmethod
     def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """``learning_rate`` and ``target_kl`` of :class:`mnm_rl.RecurrentPPO` with this policy and
-        these arguments, those of ``core_kwargs`` among them, unless they are given; those that were
-        tuned (docs/results.md). A policy of one's own may give one of them alone."""
+        """Return the defaults of :class:`mnm_rl.RecurrentPPO` that were tuned for this policy.
+
+        These are ``learning_rate`` and ``target_kl`` (docs/results.md), for these arguments of the
+        policy, including those in ``core_kwargs``. They apply unless the user passes other values.
+        Your own policy may return only one of the two.
+        """
         return {"learning_rate": cls.ppo_learning_rate, "target_kl": 0.05}
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -235,8 +240,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         self.popart = PopArt()
 
     def _build_mlp_extractor(self) -> None:
-        """Make ``mlp_extractor``, what comes after the core: it gets the outputs of ``actor_core``,
-        ``[B, output_size]``."""
+        """Build ``mlp_extractor``, the layers after the core.
+
+        Their input is the output of ``actor_core``, ``[B, output_size]``.
+        """
         self.mlp_extractor = MlpExtractor(
             self.actor_core.output_size, self.net_arch, self.activation_fn, self.device
         )
@@ -249,7 +256,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     @property
     def actor_core(self) -> RecurrentCore[Any]:
-        """The memory that the actor uses, all that playing needs."""
+        """The core of the actor, the only memory that playing needs."""
         return self.core.actor if isinstance(self.core, ActorAndCritic) else self.core
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -273,20 +280,18 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         return self.__dict__ | {"action_dist": dist}
 
     def initial_state(self, n_envs: int) -> State:
-        """The recurrent state of ``n_envs`` environments at the start of an episode, without
-        gradient."""
+        """Return the state of ``n_envs`` new episodes, without gradient."""
         with torch.no_grad():
             return cast(State, self.core.initial_state(n_envs))
 
     def trace(self, state: State, steps: int) -> Trace[Any]:
-        """Go on from a state by :meth:`step`, so many times at most."""
+        """Continue from a state with at most ``steps`` calls of :meth:`step`."""
         return (
             self.core.trace(state, steps) if self.acts_as_built else Trace(Plain(self.core), state)
         )
 
     def _own(self, *methods: str) -> bool:
-        """Whether these methods are the library's own, and overridden neither in a class nor on
-        this policy."""
+        """Whether neither a class nor this policy object overrides any of these methods."""
         own, kind = self.__dict__, type(self)
         # A loop, since this runs at every step: all(...) takes twice as long.
         for name in methods:
@@ -296,23 +301,23 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     @property
     def acts_as_built(self) -> bool:
-        """Whether a step of a rollout gives what :meth:`forward` would give, without calling it:
-        nobody would notice."""
+        """Whether a rollout step may skip :meth:`forward`, because the result would be the same.
+
+        Then nothing observes whether :meth:`forward` is called.
+        """
         return self._own("__call__", "forward", "get_distribution", "predict_values") and not (
             hooked(self) or hooked(self.core)
         )
 
     @property
     def predicts_as_built(self) -> bool:
-        """Whether the actions of ``predict`` are those of :meth:`get_distribution`, overridden or
-        not."""
+        """Whether ``predict`` acts by :meth:`get_distribution`, overridden or not."""
         of_distribution = not self._own("get_distribution") or self._own("__call__", "forward")
         return self._own("_predict") and of_distribution
 
     @property
     def _is_plain_categorical(self) -> bool:
-        """Whether actions are drawn from the softmax of ``action_net``'s outputs, and nothing else
-        has a say in it."""
+        """Whether actions are plain samples from the softmax of ``action_net``'s outputs."""
         dist = self.action_dist
         return (
             type(dist) is CategoricalDistribution
@@ -322,8 +327,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         )
 
     def _features(self, obs: PyTorchObs, *batch: int, actor_only: bool = False) -> Tensor:
-        """What the core sees of observations ``[*batch, ...]``: ``[*batch, F]``, of actor and
-        critic if each has its extractor."""
+        """Map observations ``[*batch, ...]`` to the core's inputs ``[*batch, F]``.
+
+        If actor and critic have separate extractors, the result holds the features of both.
+        """
         # in the shapes of the space: the buffer gives Discrete observations one dimension more
         rows: PyTorchObs
         if isinstance(self.observation_space, spaces.Dict):
@@ -360,11 +367,16 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         deterministic: bool = False,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """One step: actions ``[B, *action_shape]``, values ``[B, 1]``, log-probabilities ``[B]``
-        and the new state.
+        """Take one step.
 
-        ``action_masks [B, width]`` bool is false where an action must not be taken
-        (:mod:`mnm_rl.masks`); None where all may.
+        ``action_masks [B, width]`` bool is false for forbidden actions (:mod:`mnm_rl.masks`). None
+        allows all actions.
+
+        Returns:
+            actions ``[B, *action_shape]``
+            values ``[B, 1]``
+            log-probabilities ``[B]``
+            the new state
         """
         latent, new_state = self._one_step(obs, state, episode_starts)
         if self._own("get_distribution", "predict_values"):
@@ -392,17 +404,21 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         as_built: bool = False,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step of a rollout, which the trace goes on by: :meth:`forward`, but for the state.
+        """Take one step of a rollout like :meth:`forward`, with the state in the trace.
+
+        The step advances the trace.
 
         Args:
             obs: ``[B, ...]``.
-            trace: of the steps before.
+            trace: the previous steps.
             episode_starts: ``[B]`` bool.
-            as_built: what :attr:`acts_as_built` is, where that is known.
+            as_built: the value of :attr:`acts_as_built`, if the caller knows this value.
             action_masks: as for :meth:`forward`.
 
         Returns:
-            actions ``[B, *action_shape]``, values ``[B, 1]`` and log-probabilities ``[B]``.
+            actions ``[B, *action_shape]``
+            values ``[B, 1]``
+            log-probabilities ``[B]``
         """
         if as_built or self.acts_as_built:
             latent = trace.step(self._features(obs, len(episode_starts)), episode_starts)
@@ -471,8 +487,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
 
     @property
     def return_std(self) -> Tensor:
-        """The standard deviation of the returns where the critic learns normalized ones, else 1; a
-        scalar."""
+        """Standard deviation of the returns, a scalar; 1 without normalized returns."""
         return (
             self.popart.std
             if self.popart.normalizes(self.value_net)
@@ -480,12 +495,11 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         )
 
     def take_in_returns(self, returns: Tensor) -> None:
-        """Follow the scale of the returns with the value head, where it is normalized; the values
-        do not change.
+        """Adapt a normalized value head to the scale of the returns; values stay the same.
 
         Raises:
-            ValueError: if ``popart=True`` was asked for, and ``value_net`` is another than the one
-                that was built here.
+            ValueError: if ``popart=True`` was requested, but ``value_net`` is not the one that this
+                class built.
         """
         if self.normalizes_returns:
             self.popart.update(returns, self.value_net)
@@ -554,14 +568,13 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             )
 
     def reset_noise(self, n_envs: int = 1) -> None:
-        """Draw the matrices of state-dependent exploration anew, one for each of ``n_envs``
-        environments."""
+        """Draw new matrices of state-dependent exploration for ``n_envs`` environments."""
         if self.use_sde:
             self._check_spread()
         super().reset_noise(n_envs)
 
     def predict_values(self, obs: PyTorchObs, state: State, episode_starts: Tensor) -> Tensor:  # type: ignore[override]
-        """Values ``[B, 1]`` of observations ``[B, ...]`` seen in ``state``."""
+        """Return values ``[B, 1]`` of observations ``[B, ...]`` in ``state``."""
         latent, _ = self._one_step(obs, state, episode_starts)
         return cast(Tensor, self.value_net(self._latents(latent)[1]))
 
@@ -572,8 +585,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         episode_starts: Tensor,
         action_masks: Tensor | None = None,
     ) -> tuple[Distribution, State]:
-        """The action distribution for observations ``[B, ...]`` seen in ``state``, that of
-        ``actor_core``, and the new state."""
+        """Return the action distribution for observations ``[B, ...]``, and the new state.
+
+        The policy sees the observations in ``state``. Both states are those of ``actor_core``.
+        """
         latent_pi, state = self._actor_latent(obs, state, episode_starts)
         return self._distribution(latent_pi, action_masks), state
 
@@ -593,19 +608,21 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         trace: Trace[Any] | None = None,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """Values, log-probabilities and entropies of a rollout, with gradient.
+        """Compute values, log-probabilities and entropies of a rollout, with gradient.
 
         Args:
             obs: ``[T, B, ...]``.
             actions: ``[T, B, action_dim]``, or ``[T, B]`` for Discrete.
             state: recurrent state before the first step, batch first.
             episode_starts: ``[T, B]`` bool.
-            trace: what the rollout kept of these steps, so that they need not be run again.
-            action_masks: those of the rollout, ``[T, B, width]`` bool; None where there were none.
+            trace: the steps as the rollout recorded them, to avoid a second run.
+            action_masks: the masks of the rollout, ``[T, B, width]`` bool; None if there were none.
 
         Returns:
-            values, log-probabilities, entropies (None where the distribution has no closed form)
-            and meta-loss, ``[T, B]``.
+            values ``[T, B]``
+            log-probabilities ``[T, B]``
+            entropies ``[T, B]``, None if the distribution has no closed form
+            meta-loss ``[T, B]``
         """
         features = self._features(obs, *episode_starts.shape)
         if trace is None:
@@ -645,7 +662,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         trace: Trace[Any] | None,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """What :meth:`evaluate_actions` gives, an overridden one included, which gets no trace."""
+        """Call :meth:`evaluate_actions`.
+
+        An overridden :meth:`evaluate_actions` does not receive the trace.
+        """
         if self._own("evaluate_actions"):
             return self.evaluate_actions(obs, actions, state, episode_starts, trace, action_masks)
         what = "values, log-probabilities, entropies and meta-loss, [T, B] each"
@@ -657,8 +677,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         )  # type: ignore[return-value]
 
     def compare(self, in_rollout: Tensor, in_update: Tensor) -> None:
-        """Log a warning, once, where an overridden method acts in rollouts or in updates alone:
-        log-probabilities of the same actions by the same weights."""
+        """Log a warning, once, if an override acts only in rollouts or only in updates.
+
+        Both arguments are log-probabilities of the same actions, computed with the same weights.
+        """
         if self._own("forward") == self._own("evaluate_actions"):
             return
         difference = (in_rollout.flatten() - in_update.detach().flatten()).abs().max().item()
@@ -712,8 +734,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         deterministic: bool = False,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """Actions for observations ``[B, ...]`` seen in ``state``, that of ``actor_core``, and its
-        new state."""
+        """Return actions for observations ``[B, ...]`` in ``state``, and the new state.
+
+        ``state`` and the new state are those of ``actor_core``.
+        """
         if not self._own("get_distribution"):
             distribution, state = self.get_distribution(
                 observation, state, episode_starts, **_given(self.get_distribution, action_masks)
@@ -745,27 +769,26 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         deterministic: bool = False,
         action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Actions for observations, as Stable-Baselines3's recurrent algorithms give them.
+        """Return actions for observations, like Stable-Baselines3's recurrent algorithms.
 
         Args:
             observation: one observation, or a batch of B.
-            state: what the previous call returned, or None at the start. The batch size may differ
-                from training.
-            episode_start: ``[B]`` bool; where true, that environment's state is reset before the
-                step.
+            state: the state that the previous call returned, or None at the start. The batch size
+                may differ from that in training.
+            episode_start: ``[B]`` bool. True resets the state of that environment before the step.
             deterministic: take the most likely action instead of a sample.
-            action_masks: which actions may be taken, ``[width]`` or ``[B, width]`` bool
-                (:mod:`mnm_rl.masks`); None for all.
+            action_masks: allowed actions, ``[width]`` or ``[B, width]`` bool (:mod:`mnm_rl.masks`);
+                None allows all.
 
         Returns:
-            actions (without batch dimension if the observation had none), and the state: a tuple of
-            arrays, batch first.
+            actions, without batch dimension if the observation had none
+            the state, a tuple of arrays, batch first
 
         Raises:
             ValueError: if the observation is not in the observation space (values beyond the bounds
-                of a Box are let pass), if ``state``, ``episode_start`` or ``action_masks`` do not
-                fit it, if a mask allows no action, or if what the policy makes of them is NaN or
-                infinite.
+                of a Box are allowed). Also if ``state``, ``episode_start`` or ``action_masks`` do
+                not fit the observation, if a mask allows no action, or if the policy computes NaN
+                or infinite values.
         """
         if any(part.training for part in parts(self)):
             self.set_training_mode(False)
@@ -963,8 +986,10 @@ POLICIES["RecurrentActorCriticPolicy"] = RecurrentActorCriticPolicy
 
 
 class MnmPolicy(RecurrentActorCriticPolicy):
-    """Policy with a metalearned neural memory; it takes the arguments of :class:`mnm_rl.MnmCore`
-    and of the base class."""
+    """Policy with a metalearned neural memory.
+
+    The policy takes the arguments of :class:`mnm_rl.MnmCore` and of the base class.
+    """
 
     core_class = MnmCore
 
@@ -977,76 +1002,91 @@ class MnmPolicy(RecurrentActorCriticPolicy):
 
 
 class PlasticPolicy(RecurrentActorCriticPolicy):
-    """Policy with differentiable plasticity; it takes the arguments of :class:`mnm_rl.PlasticCore`
-    and of the base class."""
+    """Policy with differentiable plasticity.
+
+    The policy takes the arguments of :class:`mnm_rl.PlasticCore` and of the base class.
+    """
 
     core_class = PlasticCore
 
 
 class LstmPolicy(RecurrentActorCriticPolicy):
-    """Policy with an LSTM; it takes the arguments of :class:`mnm_rl.LstmCore` and of the base
-    class."""
+    """Policy with an LSTM.
+
+    The policy takes the arguments of :class:`mnm_rl.LstmCore` and of the base class.
+    """
 
     core_class = LstmCore
     ppo_learning_rate = 4e-3
 
 
 class GruPolicy(RecurrentActorCriticPolicy):
-    """Policy with a GRU; it takes the arguments of :class:`mnm_rl.GruCore` and of the base
-    class."""
+    """Policy with a GRU.
+
+    The policy takes the arguments of :class:`mnm_rl.GruCore` and of the base class.
+    """
 
     core_class = GruCore
     ppo_learning_rate = 4e-3
 
 
 class MinGruPolicy(RecurrentActorCriticPolicy):
-    """Policy with a minGRU; it takes the arguments of :class:`mnm_rl.MinGruCore` and of the base
-    class."""
+    """Policy with a minGRU.
+
+    The policy takes the arguments of :class:`mnm_rl.MinGruCore` and of the base class.
+    """
 
     core_class = MinGruCore
     ppo_learning_rate = 4e-3
 
 
 class RnnPolicy(RecurrentActorCriticPolicy):
-    """Policy with a vanilla RNN; it takes the arguments of :class:`mnm_rl.RnnCore` and of the base
-    class."""
+    """Policy with a vanilla RNN.
+
+    The policy takes the arguments of :class:`mnm_rl.RnnCore` and of the base class.
+    """
 
     core_class = RnnCore
 
 
 class SaluPolicy(RecurrentActorCriticPolicy):
-    """Policy with a soft-attention look-up; it takes the arguments of :class:`mnm_rl.SaluCore` and
-    of the base class."""
+    """Policy with a soft-attention look-up.
+
+    The policy takes the arguments of :class:`mnm_rl.SaluCore` and of the base class.
+    """
 
     core_class = SaluCore
 
 
 class NtmPolicy(RecurrentActorCriticPolicy):
-    """Policy with a Neural Turing Machine; it takes the arguments of :class:`mnm_rl.NtmCore` and of
-    the base class."""
+    """Policy with a Neural Turing Machine.
+
+    The policy takes the arguments of :class:`mnm_rl.NtmCore` and of the base class.
+    """
 
     core_class = NtmCore
 
 
 class MlpLstmPolicy(RecurrentActorCriticPolicy):
-    """sb3-contrib's policy of this name: an LSTM each for actor and critic, and layers after it.
+    """sb3-contrib's policy of this name: an LSTM each for actor and critic, then layers.
 
     Args:
-        observation_space: as for the base class, and so are the arguments that are not named here.
+        observation_space: as for the base class, like all arguments that are not listed here.
         action_space: the same.
         lr_schedule: the same.
-        net_arch: layers after the LSTM, for actor and critic each; by default ``[64, 64]``, and
-            none after a CNN.
+        net_arch: layers after the LSTM, for the actor and for the critic; by default ``[64, 64]``,
+            and none after a CNN.
         lstm_hidden_size: width of the LSTM.
-        n_lstm_layers: how many of them there are one after the other.
-        shared_lstm: the critic uses the actor's, without training it.
-        enable_critic_lstm: the critic has its own; if false and not shared, it has no memory.
+        n_lstm_layers: number of stacked LSTM layers.
+        shared_lstm: the critic uses the actor's LSTM, without training it.
+        enable_critic_lstm: the critic has its own LSTM. If false and not shared, the critic has no
+            memory.
         lstm_kwargs: ``{"dropout": share}``.
-        features_extractor_class: what comes before the LSTM.
-        share_features_extractor: whether actor and critic have one features extractor.
+        features_extractor_class: the features extractor before the LSTM.
+        share_features_extractor: actor and critic share one features extractor.
 
     Raises:
-        AssertionError: for combinations that exclude each other, as there.
+        AssertionError: for contradictory combinations, as in sb3-contrib.
         TypeError: for arguments of ``nn.LSTM`` other than ``dropout``.
     """
 
@@ -1055,7 +1095,7 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
 
     @classmethod
     def ppo_defaults(cls, policy_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """sb3-contrib's."""
+        """Return the defaults of sb3-contrib."""
         return {"learning_rate": 3e-4, "target_kl": None}
 
     def __init__(
@@ -1116,7 +1156,7 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
 
     @property
     def lstm_output_dim(self) -> int:
-        """What ``_build_mlp_extractor`` builds upon, by sb3-contrib's name."""
+        """Input width for ``_build_mlp_extractor``, under sb3-contrib's name."""
         return self.actor_core.output_size
 
     def predict(
@@ -1127,8 +1167,10 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
         deterministic: bool = False,
         action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """As for every policy, but for the state: h and c of the actor's LSTM, both
-        ``[n_lstm_layers, B, lstm_hidden_size]``."""
+        """Return actions as every policy does, but with a state in the form of sb3-contrib.
+
+        The state is h and c of the actor's LSTM, both ``[n_lstm_layers, B, lstm_hidden_size]``.
+        """
         if state is not None:
             h, c = state
             state = tuple(part for layer in zip(h, c, strict=True) for part in layer)
@@ -1140,14 +1182,14 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
 
 
 class CnnLstmPolicy(MlpLstmPolicy):
-    """sb3-contrib's policy of this name, for images: see :class:`MlpLstmPolicy`."""
+    """sb3-contrib's policy of this name, for images, see :class:`MlpLstmPolicy`."""
 
     core_class = LstmCore
     default_extractor = NatureCNN
 
 
 class MultiInputLstmPolicy(MlpLstmPolicy):
-    """sb3-contrib's policy of this name, for Dict observations: see :class:`MlpLstmPolicy`."""
+    """sb3-contrib's policy of this name, for Dict observations, see :class:`MlpLstmPolicy`."""
 
     core_class = LstmCore
     default_extractor = _CombinedExtractor

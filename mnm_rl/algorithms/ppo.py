@@ -21,57 +21,58 @@ from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
 class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     """Proximal policy optimization (PPO, Schulman et al. 2017) for policies with a recurrent core.
 
-    Arguments are named as in sb3-contrib's ``RecurrentPPO``, and have its defaults but for two:
-    ``learning_rate`` and ``target_kl`` are those of the policy, which are sb3-contrib's only with
-    its names of policies. ``meta_coef`` is new. The loss is
+    The arguments have the names and the defaults of sb3-contrib's ``RecurrentPPO``, except for
+    ``learning_rate`` and ``target_kl``. Their defaults depend on the policy, and are those of
+    sb3-contrib only for policies with sb3-contrib's names. ``meta_coef`` is new. The loss is
 
         L = L_clip + vf_coef * L_value - ent_coef * entropy + meta_coef * mean(l_t),
 
-    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3), zero for cores
-    that have none.
+    where ``l_t`` is the meta-loss of the core (Munkhdalai et al. 2019, section 3.3). It is zero for
+    cores without a meta-loss.
 
-    A minibatch is ``batch_size`` steps in whole sequences of some environments, for backpropagation
-    through time: choose a multiple of ``n_steps``. With any other size, sequences are cut, and go
-    on from the recurrent state that the rollout had there.
+    A minibatch holds ``batch_size`` steps, as whole sequences of some environments, for
+    backpropagation through time. Choose a multiple of ``n_steps``. Any other size cuts sequences.
+    A cut sequence resumes from the recurrent state that the rollout had at that step.
 
     Args:
         policy: ``"MnmPolicy"``, ``"LstmPolicy"`` or another of ``policy_aliases``, or a policy
             class.
         env: a Gymnasium environment, its id, a Gymnasium ``VectorEnv``, or a Stable-Baselines3
             ``VecEnv``.
-        learning_rate: a number, or a function of the remaining progress (from 1 to 0); ``"auto"``
-            for that which was tuned for the policy (see its ``ppo_defaults``).
+        learning_rate: a number, or a function of the remaining progress (from 1 to 0). ``"auto"``
+            selects the rate that was tuned for the policy (see its ``ppo_defaults``).
         n_steps: rollout length per environment, and the length of backpropagation through time.
-        batch_size: steps in a minibatch (of all processes, where several share the training), or
-            None for the whole rollout.
-        n_epochs: how many times an update goes through the rollout.
+        batch_size: steps in a minibatch, or None for the whole rollout. If several processes share
+            the training, this is the total over all processes.
+        n_epochs: number of passes over the rollout in each update.
         gamma: discount factor.
-        gae_lambda: bias against variance of the advantages.
-        clip_range: change of an action's probability beyond which there is no gradient: a number,
+        gae_lambda: trade-off between bias and variance of the advantages.
+        clip_range: change of an action's probability beyond which the gradient is zero. A number,
             or a function of the remaining progress.
-        clip_range_vf: the same for a change of the value; None for no bound. It is in the units of
-            the rewards, or of the standard deviation of the returns where the policy normalizes
-            these.
+        clip_range_vf: the same for a change of the value; None disables clipping. The unit is that
+            of the rewards. If the policy normalizes the returns, the unit is their standard
+            deviation.
         normalize_advantage: scale the advantages of a minibatch to mean 0 and standard deviation 1.
         ent_coef: weight of the entropy bonus.
         vf_coef: weight of the value loss.
-        max_grad_norm: gradient norm above which gradients are scaled down.
+        max_grad_norm: maximum norm of the gradient. Larger gradients are scaled down.
         use_sde: generalized state-dependent exploration, for Box actions.
-        sde_sample_freq: steps between new exploration matrices; -1 for once a rollout.
-        target_kl: an update ends before the minibatch whose estimated divergence from the policy of
-            the rollout is more than 1.5 times this; None for never, ``"auto"`` for what the policy
-            has (0.05; None with sb3-contrib's names).
-        stats_window_size: episodes that the logged means are taken over.
+        sde_sample_freq: steps between new exploration matrices; -1 for once per rollout.
+        target_kl: limit for the estimated divergence from the policy of the rollout. An update ends
+            before the first minibatch whose divergence exceeds 1.5 times this limit. None disables
+            the limit. ``"auto"`` selects the policy's own limit (0.05; None for policies with
+            sb3-contrib's names).
+        stats_window_size: number of episodes over which logged means are taken.
         tensorboard_log: directory of the TensorBoard logs.
         policy_kwargs: arguments of the policy, such as ``{"write_rule": "g", "hidden_size": 64}``.
-        verbose: 0 for nothing, 1 for information, 2 for more.
-        seed: seed of everything random.
+        verbose: 0 for no output, 1 for information, 2 for more.
+        seed: seed of all random number generators.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         meta_coef: weight of the meta-loss.
 
     Raises:
-        ValueError: if the environment's spaces cannot be used, or an argument is out of range.
-        TrainingDivergedError: from ``learn``, when a reward, observation, output, loss, gradient or
+        ValueError: if the environment's spaces are not supported, or an argument is out of range.
+        TrainingDivergedError: from ``learn``, if a reward, observation, output, loss, gradient or
             parameter is NaN or infinite.
     """
 
@@ -163,11 +164,11 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 
     def train(self) -> None:
-        """``n_epochs`` times through the rollout, one gradient step for each minibatch.
+        """Pass over the rollout ``n_epochs`` times, with one gradient step per minibatch.
 
         Raises:
             TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or
-                infinite; the parameters are left as they were.
+                infinite. The parameters stay unchanged.
         """
         rollout = self._begin_update()
         clip_range = self._now(self.clip_range)
@@ -213,8 +214,12 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
     def _losses_and_changes(
         self, minibatch: list[RolloutSequence], clip_range: float, clip_range_vf: float | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The losses of a minibatch, and how far the policy has gone from that of the rollout:
-        scalars by name."""
+        """Compute the losses of a minibatch, and the distance from the policy of the rollout.
+
+        Returns:
+            the losses, scalars by name
+            the distance, scalars by name
+        """
         values, log_prob, entropy, meta_loss = map(
             _joined, zip(*map(self._evaluate, minibatch), strict=True)
         )
@@ -258,7 +263,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         progress_bar: bool = False,
         use_masking: bool | None = None,
     ) -> Self:
-        """As :meth:`RecurrentOnPolicyAlgorithm.learn`, with a row of the log for every rollout."""
+        """Train like :meth:`RecurrentOnPolicyAlgorithm.learn`, with a log row per rollout."""
         return super().learn(
             total_timesteps,
             callback,

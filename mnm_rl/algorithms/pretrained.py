@@ -1,10 +1,10 @@
-"""Models as weights and a description, for exchange: reading them executes no code, whoever wrote
-them.
+"""Models as weights and a description, for exchange.
 
-A directory holds ``model.safetensors``, the parameters of the policy, and ``config.json``: the
-policy, its arguments, those of the algorithm, and the spaces. Classes are written as names and read
-from a list of PyTorch's and Stable-Baselines3's; a policy is known by its name
-(:data:`mnm_rl.algorithms.policies.POLICIES`).
+Reading a model executes no code from its files, whoever wrote them. A directory holds
+``model.safetensors`` and ``config.json``. The first has the parameters of the policy. The second
+has the policy, its arguments, the arguments of the algorithm, and the spaces. Classes are written
+as names, and are read from a list of PyTorch's and Stable-Baselines3's classes. The name of a
+policy identifies the policy (:data:`mnm_rl.algorithms.policies.POLICIES`).
 """
 
 import inspect
@@ -85,7 +85,7 @@ MB of weights."""
 class ExportableAlgorithm(OnPolicyAlgorithm):
     """An algorithm whose models can be exchanged as weights and a description.
 
-    A subclass has every hyperparameter as an argument of its constructor, and keeps it as an
+    A subclass has every hyperparameter as an argument of its constructor, and stores it as an
     attribute of the same name.
     """
 
@@ -103,8 +103,10 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
 
     @classmethod
     def hyperparameters(cls) -> list[str]:
-        """The arguments of the constructor that make the model what it is: all but where and how it
-        runs."""
+        """Return the names of the constructor arguments that define the model.
+
+        All arguments count, except those that say where and how the model runs.
+        """
         names: list[str] = []
         for base in cls.__mro__[: cls.__mro__.index(ExportableAlgorithm)]:
             if "__init__" not in vars(base):
@@ -131,27 +133,34 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
     ) -> None:
         """Write the policy for use elsewhere, without the optimizer's state.
 
-        ``"safetensors"`` is for :meth:`from_pretrained`: the parameters and a description of the
-        model. It keeps no code: arguments that JSON cannot hold (a learning rate schedule, a
-        features extractor or a core of your own) are named in the file and have to be given again.
+        ``"safetensors"`` is the format for :meth:`from_pretrained`: the parameters and a
+        description of the model. The format contains no code. Arguments that JSON cannot hold (a
+        learning rate schedule, your own features extractor or core) are named in the file. Pass
+        them again to :meth:`from_pretrained`.
 
-        ``"onnx"`` is for ONNX Runtime: one step of B environments, without PyTorch and without this
-        library. Inputs are ``observation [B, ...]``, as in the policy's observation space (of a
-        Dict one for each key, ``observation_KEY``; images channels first), ``episode_start [B]``
-        bool, and the state, ``state_NAME [B, ...]``; any numbers do where an episode starts.
-        Outputs are ``action [B, ...]``, the likeliest and within the bounds of a Box, ``logits`` of
-        choices side by side or the ``action_mean`` of a Gaussian, and the new state in the order of
-        the inputs.
+        ``"onnx"`` is the format for ONNX Runtime: one step of B environments, without PyTorch and
+        without this library. The inputs are
+
+        - ``observation [B, ...]``, as in the policy's observation space. A Dict space has one input
+          ``observation_KEY`` per key, and images have channels first.
+        - ``episode_start [B]`` bool.
+        - the state, ``state_NAME [B, ...]``. At the start of an episode, any numbers are valid.
+
+        The outputs are
+
+        - ``action [B, ...]``, the most likely action, within the bounds of a Box.
+        - ``logits`` of all choices side by side, or the ``action_mean`` of a Gaussian.
+        - the new state, in the order of the inputs.
 
         Args:
-            path: a directory for ``config.json`` and ``model.safetensors``, made if missing; or the
-                file of the ONNX model.
+            path: a directory for ``config.json`` and ``model.safetensors``, created if missing; or
+                the file of the ONNX model.
             format: ``"safetensors"`` or ``"onnx"``.
 
         Raises:
-            ValueError: if the format is another, or the policy is not one of ``policy_aliases``,
-                which ONNX does not need.
-            ImportError: for ONNX without the packages of the extra ``onnx``.
+            ValueError: if the format is unknown, or, except for ONNX, if the policy is not one of
+                ``policy_aliases``.
+            ImportError: if the format is ONNX and the packages of the extra ``onnx`` are missing.
         """
         if format == "onnx":
             export_onnx(cast(RecurrentActorCriticPolicy, self.policy), path)
@@ -192,24 +201,25 @@ class ExportableAlgorithm(OnPolicyAlgorithm):
         env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
         **arguments: Any,
     ) -> Self:
-        """Read what :meth:`export` wrote. No code from the files is run: safe for files from
-        strangers.
+        """Read a model that :meth:`export` wrote.
+
+        No code from the files runs, so files from strangers are safe. Nothing is built before the
+        shapes in the description match those of the weights. The time and memory for reading
+        therefore depend only on the size of the files.
 
         Args:
-            directory: what was given to :meth:`export`, or the name of a model that comes with the
-                package, such as ``"mnm/Maze-v0:mnm-p"`` (:func:`mnm_rl.trained.trained_models`).
-            env: environments to go on training in, of the same spaces.
-            arguments: arguments of the constructor to give anew; ``policy_kwargs`` are added to the
-                model's.
-
-        Nothing is built before the shapes that the description asks for are those of the weights:
-        what it takes of time and memory depends on the size of the files alone.
+            directory: the directory given to :meth:`export`, or the name of a model that comes with
+                the package, such as ``"mnm/Maze-v0:mnm-p"``
+                (:func:`mnm_rl.trained.trained_models`).
+            env: environments for further training, with the same spaces.
+            arguments: constructor arguments that replace those of the model. ``policy_kwargs`` are
+                added to the model's.
 
         Raises:
-            FileNotFoundError: if one of the files is missing, or there is no model of that name.
-            OtherSpacesError: if the model's spaces are not those of ``env``; a ValueError.
-            ValueError: if they cannot be read, are of another version or algorithm, or leave out an
-                argument that is not given again.
+            FileNotFoundError: if one of the files is missing, or no model has this name.
+            OtherSpacesError: if the model's spaces differ from those of ``env``; a ValueError.
+            ValueError: if the files cannot be read, are of another version or algorithm, or lack an
+                argument that was not passed again.
         """
         directory = find_model(directory)
         if not (directory / "config.json").is_file():

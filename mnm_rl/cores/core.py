@@ -1,5 +1,7 @@
-"""The interface that every recurrent core has: its equations, step by step, and the reset of its
-state at episode starts."""
+"""The interface of all recurrent cores.
+
+A core has equations for one step, and a reset of its state at episode starts.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -23,23 +25,22 @@ StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
 
 
 class RecurrentCore(nn.Module, ABC, Generic[StateT]):
-    """A recurrent network that is called the same way for one rollout step (T = 1) and for a
-    training sequence.
+    """A recurrent network with the same call for one rollout step (T = 1) and a training sequence.
 
-    A core of your own has :meth:`initial_state` and :meth:`step`, in plain PyTorch; its constructor
-    takes ``input_size`` first.
+    Your own core implements :meth:`initial_state` and :meth:`step` in plain PyTorch. The first
+    argument of its constructor is ``input_size``.
 
     Args:
         hidden_size: width of the core and of its outputs.
 
     Attributes:
         output_size: width of the outputs.
-        diagnostics: scalars of the last forward pass that are worth logging, detached, by the name
-            that they are logged under.
-        path: which implementation runs: ``"fused"`` (Numba kernels), ``"reversible"`` (PyTorch on
-            any device, without keeping fast weights), ``"plain"`` (the equations as they stand), or
-            ``"auto"`` (default): the first of these that serves this core, see :meth:`why_not`. All
-            give the same numbers, but for rounding.
+        diagnostics: scalars of the last forward pass for the log, detached, by their names in the
+            log.
+        path: the implementation that runs: ``"fused"`` (Numba kernels), ``"reversible"`` (PyTorch
+            on any device, without storing fast weights), ``"plain"`` (the equations as written) or
+            ``"auto"`` (default). The latter selects the first of these that supports this core, see
+            :meth:`why_not`. The results of all implementations are equal up to rounding.
     """
 
     output_size: int
@@ -56,31 +57,37 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> StateT:
-        """The state at the start of an episode: a NamedTuple of tensors, batch first."""
+        """Return the state at the start of an episode: a NamedTuple of tensors, batch first."""
 
     @abstractmethod
     def step(self, x: Tensor, state: StateT) -> tuple[Tensor, StateT, Tensor]:
-        """One step: inputs ``[B, F]`` to outputs ``[B, output_size]``, the new state, and the
-        meta-loss ``[B]``."""
+        """Take one step from inputs ``[B, F]``.
+
+        Returns:
+            outputs ``[B, output_size]``
+            the new state
+            the meta-loss ``[B]``
+        """
 
     def forward(
         self, inputs: Tensor, state: StateT, episode_starts: Tensor
     ) -> tuple[Tensor, StateT, Tensor]:
-        """Run T steps, by the implementation that serves this core.
+        """Run T steps with the implementation that :attr:`path` selects.
 
         Args:
             inputs: ``[T, B, F]``.
             state: the state before the first step, batch first.
-            episode_starts: ``[T, B]`` bool; where true, that environment's state is replaced by the
+            episode_starts: ``[T, B]`` bool. True replaces the state of that environment by the
                 initial state before that step, and no gradient crosses.
 
         Returns:
-            outputs ``[T, B, output_size]``, the state after the last step, and the meta-loss ``[T,
-            B]`` (zeros for cores that have none).
+            outputs ``[T, B, output_size]``
+            the state after the last step
+            the meta-loss ``[T, B]``, zeros for cores without a meta-loss
 
         Raises:
-            RuntimeError: if ``path`` names an implementation that does not serve this core.
-            ValueError: if there is no step.
+            RuntimeError: if ``path`` names an implementation that does not support this core.
+            ValueError: if the sequence has no steps.
         """
         if len(inputs) == 0:
             raise ValueError("inputs must have at least one step, [T, B, F] with T > 0")
@@ -99,7 +106,10 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
     def scan(
         self, inputs: Tensor, state: StateT, episode_starts: Tensor
     ) -> tuple[Tensor, StateT, Tensor]:
-        """What :meth:`forward` gives, in plain PyTorch: the reference of every implementation."""
+        """Compute the result of :meth:`forward` in plain PyTorch.
+
+        This is the reference for every implementation.
+        """
         outputs, meta_loss = [], []
         for t0, t1, reset in segments(episode_starts):
             if reset:
@@ -111,22 +121,30 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         return torch.stack(outputs), state, torch.stack(meta_loss)
 
     def trace(self, state: StateT, steps: int) -> Trace[StateT]:
-        """Go on from a state step by step without gradient, keeping what the gradient of these
-        steps will need.
+        """Continue from a state step by step without gradient, and record the steps.
+
+        The trace keeps the data for a later computation of the gradient.
 
         Args:
             state: the state before the first step, batch first.
-            steps: how many steps there will be.
+            steps: number of steps to come.
         """
         return chosen(self).trace(state, steps)
 
     def why_not(self, path: str) -> str | None:
-        """Why an implementation (``"fused"``, ``"reversible"``) does not serve this core, in words,
-        or None if it does."""
+        """Explain why an implementation (``"fused"``, ``"reversible"``) does not support this core.
+
+        Returns:
+            the reason in words, or None if the implementation supports the core.
+        """
         return why_not(self, path)
 
     def why_plain(self) -> str | None:
-        """Why the fused implementation does not run, in words, or None if it runs."""
+        """Explain why the fused implementation does not run.
+
+        Returns:
+            the reason in words, or None if the fused implementation runs.
+        """
         if chosen(self).name == "fused":
             return None
         if recorded():
@@ -149,8 +167,10 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
         return self.__dict__ | {"_implementations": {}}  # a copy has its own
 
     def reset(self, state: StateT, starts: Tensor) -> StateT:
-        """Replace the state by the initial one where ``starts [B]`` is true; the other environments
-        stay bit-identical."""
+        """Replace the state by the initial state where ``starts [B]`` is true.
+
+        The states of all other environments stay bit-identical.
+        """
         initial = self.initial_state(starts.shape[0])
         return make_state(
             state,
@@ -163,22 +183,29 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _outside(core: Any, inputs: Tensor, state: Any, episode_starts: Tensor) -> Any:
-    """Run a core by its kernels between two compiled parts: they are faster than its compiled
-    equations."""
+    """Run a core with its kernels between two compiled parts.
+
+    The kernels are faster than the compiled equations.
+    """
     return chosen(core).sequence(inputs, state, episode_starts)
 
 
 def some_start(episode_starts: Tensor) -> list[bool]:
-    """Whether an episode starts, for each step of ``[T, B]``: any may, where the steps are
-    recorded."""
+    """Whether an episode starts, for each step of ``[T, B]``.
+
+    While the steps are being recorded, the answer is true for every step.
+    """
     if recorded():
         return [True] * len(episode_starts)
     return episode_starts.any(dim=1).tolist()
 
 
 def segments(episode_starts: Tensor) -> Iterator[tuple[int, int, bool]]:
-    """Cut a sequence ``[T, B]`` at its episode starts: yields ``(t0, t1, reset)``, where only
-    ``t0`` can hold a start."""
+    """Cut a sequence ``[T, B]`` at its episode starts.
+
+    Yields:
+        ``(t0, t1, reset)``. Within a segment, only step ``t0`` can hold an episode start.
+    """
     any_start = some_start(episode_starts)
     cuts = [0, *(t for t in range(1, len(any_start)) if any_start[t]), len(any_start)]
     for t0, t1 in pairwise(cuts):
@@ -186,5 +213,5 @@ def segments(episode_starts: Tensor) -> Iterator[tuple[int, int, bool]]:
 
 
 def make_state(like: StateT, tensors: Any) -> StateT:
-    """A state of the same NamedTuple type as ``like``, from an iterable of tensors."""
+    """Build a state of the NamedTuple type of ``like`` from an iterable of tensors."""
     return type(like)(*tensors)

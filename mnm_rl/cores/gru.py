@@ -1,4 +1,4 @@
-"""GRU: the gated baseline with half of an LSTM's state."""
+"""GRU, the gated baseline with half of an LSTM's state."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,17 @@ from mnm_rl.cores.cell import CellCore
 
 
 class GruState(NamedTuple):
-    """What a GRU core carries from step to step, for B environments."""
+    """State of a GRU core between steps, for B environments."""
 
     h: Tensor
     """Hidden state, ``[B, D]``."""
 
 
 class GruCore(CellCore[GruState]):
-    """One-layer GRU (Cho et al. 2014); arguments as for :class:`~mnm_rl.cores.cell.CellCore`."""
+    """One-layer GRU (Cho et al. 2014).
+
+    The arguments are those of :class:`~mnm_rl.cores.cell.CellCore`.
+    """
 
     cell_class = nn.GRUCell
 

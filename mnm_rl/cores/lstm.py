@@ -1,4 +1,4 @@
-"""LSTM: the baseline that everybody has."""
+"""LSTM, the standard baseline."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from mnm_rl.cores.cell import CellCore
 
 
 class LstmState(NamedTuple):
-    """What an LSTM core carries from step to step, for B environments."""
+    """State of an LSTM core between steps, for B environments."""
 
     h: Tensor
     """Hidden state, ``[B, D]``."""
@@ -17,8 +17,10 @@ class LstmState(NamedTuple):
 
 
 class LstmCore(CellCore[LstmState]):
-    """One-layer LSTM (Hochreiter and Schmidhuber 1997); arguments as for
-    :class:`~mnm_rl.cores.cell.CellCore`."""
+    """One-layer LSTM (Hochreiter and Schmidhuber 1997).
+
+    The arguments are those of :class:`~mnm_rl.cores.cell.CellCore`.
+    """
 
     cell_class = nn.LSTMCell
 

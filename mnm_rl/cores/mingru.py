@@ -1,4 +1,7 @@
-"""minGRU: a GRU whose gates see the input alone, so that all of them are computed at once."""
+"""minGRU, a GRU whose gates depend only on the input.
+
+All gates of a sequence can therefore be computed at once.
+"""
 
 from typing import NamedTuple
 
@@ -10,20 +13,22 @@ from mnm_rl.initialization import Init, check_init, scaled_inputs_
 
 
 class MinGruState(NamedTuple):
-    """What a minGRU core carries from step to step, for B environments."""
+    """State of a minGRU core between steps, for B environments."""
 
     h: Tensor
     """Hidden state, ``[B, D]``."""
 
 
 class MinGruCore(RecurrentCore[MinGruState]):
-    """One-layer minGRU (Feng et al. 2024): ``h_t = (1 - z_t) h_(t-1) + z_t h~_t``, where
-    ``z_t = sigmoid(W_z x_t + b_z)`` and ``h~_t = W_h x_t + b_h``.
+    """One-layer minGRU (Feng et al. 2024).
 
-    A sequence is one matrix product and, step by step, one multiplication and addition of each
-    number. The paper's other form makes ``h~`` positive, because its parallel scan works with
-    logarithms. Here there are none: every ``h_t`` is a weighted mean of what came before, which is
-    accurate however long the sequence is, and ``h~`` may have any sign.
+    The equations are ``h_t = (1 - z_t) h_(t-1) + z_t h~_t``, ``z_t = sigmoid(W_z x_t + b_z)`` and
+    ``h~_t = W_h x_t + b_h``.
+
+    A sequence costs one matrix product, and then one multiplication and one addition per number and
+    step. The paper's other form makes ``h~`` positive, because its parallel scan uses logarithms.
+    This implementation has no logarithms, so ``h~`` may have any sign. Every ``h_t`` is a weighted
+    mean of earlier values, and stays accurate for sequences of any length.
 
     Args:
         input_size: width F of the inputs.
@@ -63,6 +68,6 @@ class MinGruCore(RecurrentCore[MinGruState]):
         return torch.stack(outputs), state, inputs.new_zeros(inputs.shape[:2])
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``1 - z_t`` and ``z_t h~_t``, each ``[..., D]``, of inputs ``[..., F]``."""
+        """Return ``1 - z_t`` and ``z_t h~_t``, each ``[..., D]``, for inputs ``[..., F]``."""
         gate, candidate = self.input(x).chunk(2, dim=-1)
         return torch.sigmoid(-gate), torch.sigmoid(gate) * candidate

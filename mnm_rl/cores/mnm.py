@@ -1,5 +1,7 @@
-"""Metalearned neural memory: a gated controller around a neural memory (Munkhdalai et al. 2019,
-section 3)."""
+"""Metalearned neural memory: a gated controller around a neural memory.
+
+The architecture is from Munkhdalai et al. (2019, section 3).
+"""
 
 import math
 from typing import Any, Literal, NamedTuple, get_args
@@ -23,7 +25,7 @@ from mnm_rl.memory.rules import of_one_layer
 
 
 class MnmState(NamedTuple):
-    """What an MNM core carries from step to step, for B environments."""
+    """State of an MNM core between steps, for B environments."""
 
     h: Tensor
     """Controller output, ``[B, D]``."""
@@ -46,26 +48,27 @@ ReadGateName = Literal["none", "scalar", "vector"]
 
 
 class Variant(NamedTuple):
-    """What controls an MNM, how it writes and reads, and how large its memory is, beside its write
-    rule."""
+    """Controller, write and read options, and memory size of an MNM, without its write rule."""
 
     controller: ControllerName
     """GRU (Cho et al. 2014) or LSTM."""
     bounded: bool
     """Keys have norm one, and ``beta`` is the share of its error that a write removes."""
     read_gate: ReadGateName
-    """What is read passes a gate, ``sigmoid(w . u_t[:D] + g_0)``: none, one number, or one for each
-    of the M that are read."""
+    """Gate ``sigmoid(w . u_t[:D] + g_0)`` on the read value.
+
+    There is no gate, one gate for all M numbers, or one gate per number.
+    """
     write_bias: float
-    """``b_0``, of one head."""
+    """``b_0`` for one head."""
     read_bias: float
     """``g_0``."""
     gain: float
-    """Norm of the rows of ``A`` that keys and values come from, at the beginning."""
+    """Initial norm of the rows of ``A`` that compute keys and values."""
     layers: int
-    """Of the memory; the delta rules have one."""
+    """Number of layers of the memory; the delta rules have one."""
     size: int | None
-    """Width of the memory, if the controller is not narrower; None for that of the controller."""
+    """Width of the memory, at most that of the controller; None for the width of the controller."""
 
 
 VariantName = Literal["bounded", "paper"]
@@ -91,8 +94,11 @@ VARIANTS: dict[VariantName, Variant] = {
         size=None,
     ),
 }
-"""``"bounded"``: a GRU with bounded writes into a small memory and a gated read; ``"paper"``: as in
-Munkhdalai et al. (2019)."""
+"""The variants by name.
+
+``"bounded"`` has a GRU, bounded writes into a small memory, and a gated read. ``"paper"`` is the
+architecture of Munkhdalai et al. (2019).
+"""
 
 
 UPDATE_BIAS = -2.0
@@ -106,39 +112,41 @@ weights."""
 
 
 class MnmCore(RecurrentCore[MnmState]):
-    """Gated controller with a neural memory that it writes, then reads, at every step.
+    """Gated controller with a neural memory, which is written and then read at every step.
 
-    One step: ``h_t = GRU([x_t; v^r_(t-1)], h_(t-1))`` or that of an LSTM; ``u_t = tanh(A h_t + a)``
-    gives the write strength ``beta_t = sigmoid(b . u_t[:D] + b_0)``, the gate ``gamma_t = sigmoid(w
-    . u_t[:D] + g_0)``, and H triples ``(k^w, v^w, k^r)`` of width M; write, then read ``v^r_t =
-    gamma_t mean_h f_(theta_t)(k^r_h)``; output ``o_t = C [h_t; v^r_t] + c``. With the gated delta
-    rule, a write leaves the share ``alpha_t = sigmoid(f . u_t[:D] + f_0)`` of the fast weights.
+    One step runs the controller, ``h_t = GRU([x_t; v^r_(t-1)], h_(t-1))`` or the LSTM equivalent.
+    Then ``u_t = tanh(A h_t + a)`` gives the write strength ``beta_t = sigmoid(b . u_t[:D] + b_0)``,
+    the gate ``gamma_t = sigmoid(w . u_t[:D] + g_0)``, and H triples ``(k^w, v^w, k^r)`` of width M.
+    The core writes to the memory, and then reads
+    ``v^r_t = gamma_t mean_h f_(theta_t)(k^r_h)``. The output is ``o_t = C [h_t; v^r_t] + c``. With
+    the gated delta rule, a write leaves the share ``alpha_t = sigmoid(f . u_t[:D] + f_0)`` of the
+    fast weights.
 
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller and of the outputs.
-        write_rule: ``"g"`` (gradient step), ``"p"`` (learned local rule), or of one layer,
-            ``"delta"`` (delta rule) or ``"gated-delta"`` (the same, gated).
-        memory_layers: layers L of the memory; that of the variant if None.
-        heads: writes (and reads) H per step.
+        write_rule: ``"g"`` (gradient step) or ``"p"`` (learned local rule). For a memory of one
+            layer, ``"delta"`` (delta rule) or ``"gated-delta"`` (gated delta rule).
+        memory_layers: number of memory layers L; None for that of the variant.
+        heads: number of writes (and reads) H per step.
         replay: the meta-loss of a step also averages over the last ``replay`` writes of the
             episode.
-        feedback_inputs: what rule p's feedback maps see, ``"value"`` or ``"key_value"``.
-        learn_initial_memory: train ``theta_0``, or keep a fixed random draw.
-        writes: write at all; if False, the memory stays ``theta_0``: an ablation.
-        memory_size: width M of the memory, of its keys and its values; that of the variant if None.
-        init: ``"scaled"`` (default), with which what a memory does reaches the loss from the first
-            update, or ``"pytorch"``. ``b_0`` is then that of the variant and ``log H``, as a write
-            is divided among the heads.
-        variant: ``"bounded"`` or ``"paper"``, see :data:`VARIANTS`. If None, ``"bounded"`` for
-            rules g and p, and ``"paper"`` for the delta rules, whose writes are bounded as they
-            are: DeltaNet has no gate and the width of its controller.
-        controller: ``"gru"`` or ``"lstm"``, instead of what the variant has; so are the arguments
-            after it, see :class:`Variant`.
-        read_gate: gate of what is read.
-        write_bias: where the write strength begins, before its sigmoid.
-        read_bias: where the gate begins, before its sigmoid.
-        gain: size of the weights that keys and values begin with.
+        feedback_inputs: inputs of the feedback maps of rule p, ``"value"`` or ``"key_value"``.
+        learn_initial_memory: train ``theta_0`` instead of keeping a fixed random draw.
+        writes: write to the memory. If False, the memory stays ``theta_0``, an ablation.
+        memory_size: width M of the memory, its keys and its values; None for that of the variant.
+        init: ``"scaled"`` (default) or ``"pytorch"``. With ``"scaled"``, the effect of the memory
+            reaches the loss from the first update on, and ``b_0`` is ``write_bias`` plus ``log H``,
+            because a write is divided among the heads.
+        variant: ``"bounded"`` or ``"paper"``, see :data:`VARIANTS`. None selects ``"bounded"`` for
+            rules g and p, and ``"paper"`` for the delta rules, whose writes are bounded anyway:
+            DeltaNet has no gate and the width of its controller.
+        controller: ``"gru"`` or ``"lstm"``. This argument and the following ones replace values of
+            the variant, see :class:`Variant`.
+        read_gate: gate on the read value.
+        write_bias: initial write strength, before the sigmoid.
+        read_bias: initial gate on the read value, before the sigmoid.
+        gain: initial size of the weights that compute keys and values.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -256,8 +264,11 @@ class MnmCore(RecurrentCore[MnmState]):
         episode_starts: Tensor,
         running_memory: type[RunningMemory] = PlainMemory,
     ) -> tuple[Tensor, MnmState, Tensor]:
-        """What :meth:`forward` gives; ``running_memory`` has the fast weights, apart from the rest
-        of the state until the end."""
+        """Compute the result of :meth:`forward` in plain PyTorch.
+
+        ``running_memory`` holds the fast weights, separate from the rest of the state until the
+        end.
+        """
         memory = running_memory(self.memory, state.theta)
         state = state._replace(theta=state.theta[:, :0])
         hidden, read, meta_loss, sample = [], [], [], []
@@ -286,8 +297,13 @@ class MnmCore(RecurrentCore[MnmState]):
     def _write_and_read(
         self, x: Tensor, state: MnmState, memory: RunningMemory
     ) -> "tuple[MnmState, Tensor, Written]":
-        """One step: the new state, but for its ``theta``, which stays as it was; the meta-loss
-        ``[B]``; and what was written."""
+        """Take one step.
+
+        Returns:
+            the new state, with an unmodified ``theta``
+            the meta-loss ``[B]``
+            the writes and reads
+        """
         B, H, D, M = x.shape[0], self.heads, self.hidden_size, self.memory_size
         seen = torch.cat([x, state.read], dim=-1)
         if isinstance(self.controller, nn.LSTMCell):
@@ -327,7 +343,7 @@ class MnmCore(RecurrentCore[MnmState]):
 
 
 class Written(NamedTuple):
-    """What was written and read in a step, or in S steps with one more dimension in front."""
+    """Writes and reads of one step, or of S steps with an additional first dimension."""
 
     keys: Tensor
     """``k^w``, ``[B, H, M]``."""
@@ -338,28 +354,31 @@ class Written(NamedTuple):
     before: Tensor
     """``f_theta(k^w)`` before the write, ``[B, H, M]``."""
     after: Tensor
-    """The same after it."""
+    """``f_theta(k^w)`` after the write, ``[B, H, M]``."""
     beta: Tensor
     """Write strength, ``[B]``."""
 
 
 def sampled(steps: int) -> int:
-    """The diagnostics look at every so many steps of a sequence, the last among them."""
+    """Return the interval between the steps of a sequence that the diagnostics use.
+
+    The last step is always one of them.
+    """
     return max(1, steps // 16)
 
 
 def memory_diagnostics(written: Written, change: Tensor, theta: Tensor) -> dict[str, Tensor]:
-    """Whether a memory is at work, in numbers.
+    """Measure the activity of a memory.
 
     Args:
-        written: of some steps, ``[S, ...]``.
+        written: writes and reads of some steps, ``[S, ...]``.
         change: ``|theta_t - theta_(t-1)|`` of the last step, ``[B]``.
-        theta: fast weights after it, ``[B, L, M, M]``.
+        theta: fast weights after the last step, ``[B, L, M, M]``.
 
     Returns:
-        scalars: root mean squares of keys, values and reads, and of what varies of them between
-        steps and environments; the share of its error that a write removes; the size of the last
-        write relative to the fast weights; the mean write strength.
+        scalars: root mean squares of keys, values and reads, and of their variation between steps
+            and environments; the share of its error that a write removes; the size of the last
+            write relative to the fast weights; the mean write strength.
     """
     result = {}
     for name, x in (("key", written.keys), ("value", written.values), ("read", written.read)):

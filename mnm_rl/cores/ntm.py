@@ -1,5 +1,7 @@
-"""Neural Turing Machine: an LSTM controller with a memory addressed by content and by location
-(Graves, Wayne, Danihelka 2014)."""
+"""Neural Turing Machine (Graves, Wayne, Danihelka 2014).
+
+An LSTM controller addresses a memory by content and by location.
+"""
 
 import math
 from typing import NamedTuple
@@ -19,7 +21,7 @@ constant to train best."""
 
 
 class NtmState(NamedTuple):
-    """What an NTM core carries from step to step, for B environments."""
+    """State of an NTM core between steps, for B environments."""
 
     h: Tensor
     """Controller output, ``[B, D]``."""
@@ -28,45 +30,50 @@ class NtmState(NamedTuple):
     read: Tensor
     """Vector read from the memory, ``r``, ``[B, W]``."""
     memory: Tensor
-    """Memory ``M``, one vector a slot, ``[B, S, W]``."""
+    """Memory ``M``, one vector per slot, ``[B, S, W]``."""
     weights: Tensor
-    """Where the read head and the write head are, ``w^r`` and ``w^w``: a share of each slot, ``[B,
-    2, S]``."""
+    """Positions of the read head and the write head, ``w^r`` and ``w^w``, ``[B, 2, S]``.
+
+    A position is a share of each slot.
+    """
 
 
 class Heads(NamedTuple):
-    """What the controller tells its two heads, the read head first, for B environments."""
+    """Outputs of the controller for the two heads, the read head first, for B environments."""
 
     key: Tensor
-    """What to look for, ``k``, ``[B, 2, W]``."""
+    """Content to search for, ``k``, ``[B, 2, W]``."""
     strength: Tensor
-    """How sharply, ``beta > 0``, ``[B, 2, 1]``."""
+    """Sharpness of the search, ``beta > 0``, ``[B, 2, 1]``."""
     gate: Tensor
-    """Share of what was found, the rest being where the head was, ``g`` in (0, 1), ``[B, 2,
-    1]``."""
+    """Share of the search result, ``g`` in (0, 1), ``[B, 2, 1]``.
+
+    The rest is the previous position of the head.
+    """
     shift: Tensor
     """Distribution over ``SHIFTS``, ``s``, ``[B, 2, 3]``."""
     sharpening: Tensor
-    """Power of the weights, ``gamma > 1``, ``[B, 2, 1]``."""
+    """Exponent of the weights, ``gamma > 1``, ``[B, 2, 1]``."""
 
 
 class NtmCore(RecurrentCore[NtmState]):
-    """LSTM controller with a memory of slots, one head that reads it and one that writes it.
+    """LSTM controller with a memory of slots, one read head and one write head.
 
-    One step: ``h_t, c_t = LSTM([x_t; r_(t-1)])``; parts of ``A h_t + a`` give ``k = tanh``, ``beta
-    = softplus``, ``g = sigmoid``, ``s = softmax`` and ``gamma = 1 + softplus`` of each head, and
-    the writer's ``e_t = sigmoid`` and ``a_t = tanh``; the heads move, see :func:`address`; read
-    ``r_t = sum_i w^r_t(i) M_(t-1)(i)``; write ``M_t(i) = M_(t-1)(i) * (1 - w^w_t(i) e_t) + w^w_t(i)
-    a_t``; output ``o_t = C [h_t; r_t] + c``. An episode starts with both heads at the first slot of
-    a constant memory.
+    One step runs the controller, ``h_t, c_t = LSTM([x_t; r_(t-1)])``. Parts of ``A h_t + a`` give
+    ``k = tanh``, ``beta = softplus``, ``g = sigmoid``, ``s = softmax`` and ``gamma = 1 + softplus``
+    of each head, and ``e_t = sigmoid`` and ``a_t = tanh`` of the write head. The heads move, see
+    :func:`address`. The read is ``r_t = sum_i w^r_t(i) M_(t-1)(i)``. The write is
+    ``M_t(i) = M_(t-1)(i) * (1 - w^w_t(i) e_t) + w^w_t(i) a_t``. The output is
+    ``o_t = C [h_t; r_t] + c``. An episode starts with both heads at the first slot of a constant
+    memory.
 
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller and of the outputs.
-        slots: how many vectors S the memory holds.
-        width: width W of each.
-        init: ``"scaled"`` (default), with which the heads are sharp and a write goes to the next
-            slot from the first update, or ``"pytorch"``.
+        slots: number of vectors S in the memory.
+        width: width W of each vector.
+        init: ``"scaled"`` (default) or ``"pytorch"``. With ``"scaled"``, the heads are sharp and
+            each write goes to the next slot, from the first update on.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -124,7 +131,7 @@ class NtmCore(RecurrentCore[NtmState]):
         return output, NtmState(h, c, read, memory, weights), x.new_zeros(x.shape[0])
 
     def _heads(self, h: Tensor) -> tuple[Heads, Tensor, Tensor]:
-        """What the controller tells its heads, and what is to be erased and added, ``[B, W]``."""
+        """Return the head outputs, and the vectors to erase and to add, ``[B, W]``."""
         *of_heads, erase, add = torch.split(self.interaction(h), self.parts, dim=-1)
         key, strength, gate, shift, sharpening = (part.view(h.shape[0], 2, -1) for part in of_heads)
         heads = Heads(
@@ -138,19 +145,19 @@ class NtmCore(RecurrentCore[NtmState]):
 
 
 def address(memory: Tensor, weights: Tensor, heads: Heads) -> Tensor:
-    """Where the heads go (Graves et al. 2014, equations 5 to 9).
+    """Compute the new positions of the heads (Graves et al. 2014, equations 5 to 9).
 
-    ``w^c = softmax_i(beta cos(k, M(i)))``, by content; ``w^g = g w^c + (1 - g) w_(t-1)``; ``w^s(i)
-    = sum_j w^g(i - j) s(j)``, moved, the last slot being next to the first; ``w = (w^s)^gamma /
-    sum_i w^s(i)^gamma``.
+    The address by content is ``w^c = softmax_i(beta cos(k, M(i)))``. The gate gives ``w^g = g w^c +
+    (1 - g) w_(t-1)``. The shift is ``w^s(i) = sum_j w^g(i - j) s(j)``, with the last slot next to
+    the first. The result is ``w = (w^s)^gamma / sum_i w^s(i)^gamma``.
 
     Args:
         memory: ``[B, S, W]``.
-        weights: where the heads were, ``[B, 2, S]``.
-        heads: what they are told.
+        weights: previous positions of the heads, ``[B, 2, S]``.
+        heads: outputs of the controller for the heads.
 
     Returns:
-        where they are now, ``[B, 2, S]``; the sum over slots is one.
+        new positions of the heads, ``[B, 2, S]``; the sum over slots is one.
     """
     tiny = torch.finfo(memory.dtype).tiny
     lengths = heads.key.norm(dim=2, keepdim=True) * memory.norm(dim=2).unsqueeze(1)
@@ -165,7 +172,9 @@ def address(memory: Tensor, weights: Tensor, heads: Heads) -> Tensor:
 
 
 def write(memory: Tensor, weights: Tensor, erase: Tensor, add: Tensor) -> Tensor:
-    """A memory ``[B, S, W]`` after ``erase`` and then ``add``, ``[B, W]``, each at the share
-    ``weights [B, S]`` of the slots."""
+    """Return a memory ``[B, S, W]`` after ``erase`` and then ``add``, both ``[B, W]``.
+
+    Both act on each slot with the share ``weights [B, S]``.
+    """
     change = torch.addcmul(add.unsqueeze(1), erase.unsqueeze(1), memory, value=-1)
     return torch.addcmul(memory, weights.unsqueeze(2), change)

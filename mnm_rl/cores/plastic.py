@@ -1,8 +1,8 @@
-"""Differentiable plasticity: an RNN whose recurrent weights change within an episode by a Hebbian
-rule.
+"""Differentiable plasticity, an RNN whose recurrent weights change within an episode.
 
-Miconi, Stanley and Clune (2018) for the rules ``hebb``, ``decay`` and ``oja``; Miconi et al. (2019,
-Backpropamine) for ``modulated`` and ``retroactive``.
+The change follows a Hebbian rule. The rules ``hebb``, ``decay`` and ``oja`` are from Miconi,
+Stanley and Clune (2018), and ``modulated`` and ``retroactive`` from Miconi et al. (2019,
+Backpropamine).
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -17,21 +17,20 @@ PlasticRule = Literal["hebb", "decay", "oja", "modulated", "retroactive"]
 
 
 class PlasticState(NamedTuple):
-    """What a plastic core carries from step to step, for B environments."""
+    """State of a plastic core between steps, for B environments."""
 
     h: Tensor
     """Hidden activity, ``[B, D]``."""
     hebb: Tensor
     """Hebbian trace, ``[B, D, D]``; row i holds the inputs of neuron i."""
     eligibility: Tensor
-    """Eligibility trace of the ``retroactive`` rule, ``[B, D, D]``; ``[B, 0, 0]`` for the other
-    rules."""
+    """Eligibility trace of the ``retroactive`` rule, ``[B, D, D]``; else ``[B, 0, 0]``."""
 
 
 class PlasticCore(RecurrentCore[PlasticState]):
     """RNN with plastic recurrent weights: ``h_t = tanh(U x_t + u + (w + alpha * Hebb_t) h_(t-1))``.
 
-    After it, with ``P_t = h_t h_(t-1)^T``, the trace becomes, by rule:
+    After each step, the rule updates the trace, with ``P_t = h_t h_(t-1)^T``:
 
     - ``hebb``: ``clip(Hebb_t + eta P_t, -1, 1)``
     - ``decay``: ``(1 - eta) Hebb_t + eta P_t``
@@ -39,12 +38,13 @@ class PlasticCore(RecurrentCore[PlasticState]):
     - ``modulated``: ``clip(Hebb_t + m_t P_t, -1, 1)``
     - ``retroactive``: ``clip(Hebb_t + m_t E_t, -1, 1)``, then ``E_(t+1) = (1 - eta) E_t + eta P_t``
 
-    where ``m_t``, one number per neuron, is a trained linear fan-out of the scalar ``tanh(M h_t)``.
+    ``m_t`` has one number per neuron, and is a trained linear fan-out of the scalar
+    ``tanh(M h_t)``.
 
     Args:
         input_size: width F of the inputs.
         hidden_size: number of neurons D, also the width of the outputs ``h_t``.
-        rule: how the Hebbian trace changes.
+        rule: update rule of the Hebbian trace.
         init: ``"scaled"`` (default) or ``"pytorch"``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Vanilla RNN: what remains without gates and without plasticity."""
+"""Vanilla RNN, a core without gates and without plasticity."""
 
 from typing import NamedTuple
 
@@ -8,15 +8,17 @@ from mnm_rl.cores.cell import CellCore
 
 
 class RnnState(NamedTuple):
-    """What a vanilla RNN core carries from step to step, for B environments."""
+    """State of a vanilla RNN core between steps, for B environments."""
 
     h: Tensor
     """Hidden state, ``[B, D]``."""
 
 
 class RnnCore(CellCore[RnnState]):
-    """Vanilla RNN, ``h_t = tanh(U x_t + u + w h_(t-1))``: the plastic core without plasticity;
-    arguments as for :class:`~mnm_rl.cores.cell.CellCore`."""
+    """Vanilla RNN, ``h_t = tanh(U x_t + u + w h_(t-1))``: the plastic core without plasticity.
+
+    The arguments are those of :class:`~mnm_rl.cores.cell.CellCore`.
+    """
 
     cell_class = nn.RNNCell
 

@@ -1,5 +1,7 @@
-"""LSTM with a soft-attention look-up: the memory that Munkhdalai et al. (2019, section 4) compare
-theirs with, "LSTM+SALU"."""
+"""LSTM with a soft-attention look-up.
+
+This is "LSTM+SALU", the baseline memory of Munkhdalai et al. (2019, section 4).
+"""
 
 from functools import reduce
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from mnm_rl.initialization import Init, check_init, orthogonal_blocks_, scaled_i
 
 
 class SaluState(NamedTuple):
-    """What a SALU core carries from step to step, for B environments."""
+    """State of a SALU core between steps, for B environments."""
 
     h: Tensor
     """Controller output, ``[B, D]``."""
@@ -23,30 +25,32 @@ class SaluState(NamedTuple):
     read: Tensor
     """Value looked up, ``r``, ``[B, D]``."""
     keys: Tensor
-    """Keys of the last S steps of the episode, newest last, ``[B, S, D]``; zero where the episode
-    has had fewer."""
+    """Keys of the last S steps of the episode, newest last, ``[B, S, D]``.
+
+    Zero for steps before the episode.
+    """
     values: Tensor
     """Values of the same steps, ``[B, S, D]``."""
     kept: Tensor
-    """How many of them there are, ``[B]``."""
+    """Number of stored steps, ``[B]``."""
 
 
 class SaluCore(RecurrentCore[SaluState]):
-    """LSTM controller that keeps a key and a value of every step, and looks up what it kept by soft
-    attention.
+    """LSTM controller that stores a key and a value per step, and reads them with soft attention.
 
-    One step: ``h_t, c_t = LSTM([x_t; r_(t-1)])``; ``(k_t, v_t, q_t) = tanh(A h_t + a)``; the
-    look-up ``r_t = sum_i w_i v_i`` with ``w = softmax_i(q_t . k_i / sqrt D)`` over the S steps i <
-    t before it in the same episode, zero at its first; output ``o_t = C [h_t; r_t] + c``. After S
-    steps, each step forgets the oldest.
+    The equations of one step are ``h_t, c_t = LSTM([x_t; r_(t-1)])``,
+    ``(k_t, v_t, q_t) = tanh(A h_t + a)``, ``r_t = sum_i w_i v_i`` and ``o_t = C [h_t; r_t] + c``.
+    The weights of the look-up are ``w = softmax_i(q_t . k_i / sqrt D)`` over the last S steps i < t
+    of the same episode. ``r_t`` is zero at the first step. After S steps, each step forgets the
+    oldest.
 
     Args:
         input_size: width F of the inputs.
         hidden_size: width D of the controller, of keys and values, and of the outputs.
-        slots: how many steps S are kept.
-        init: ``"scaled"`` (default), with which keys and values are of a good size and a query is
-            the key of its step, so that a first look-up finds steps like this one; or
-            ``"pytorch"``.
+        slots: number of stored steps S.
+        init: ``"scaled"`` (default) or ``"pytorch"``. With ``"scaled"``, keys and values have a
+            suitable size, and a query equals the key of its step. A first look-up therefore finds
+            similar steps.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -98,8 +102,10 @@ class SaluCore(RecurrentCore[SaluState]):
 
 
 class SaluTrace(Trace[SaluState]):
-    """Goes on step by step with the past as :class:`Running` has it: only who asks for the state
-    waits for a copy of all slots."""
+    """A trace that keeps the past as a :class:`Running` object.
+
+    All slots are copied only if a caller requests the state.
+    """
 
     def __init__(self, core: SaluCore, state: SaluState) -> None:
         super().__init__(chosen(core), state)
@@ -147,8 +153,11 @@ class Running:
         self.past = Past(*state[3:])
 
     def step(self, x: Tensor, starts: Tensor | None) -> Tensor:
-        """One step: inputs ``[B, F]``, and episode starts ``[B]`` if there are any, to ``[h; r]``,
-        ``[B, 2 D]``."""
+        """Take one step from inputs ``[B, F]``, with episode starts ``[B]`` if there are any.
+
+        Returns:
+            ``[h; r]``, ``[B, 2 D]``.
+        """
         if starts is not None:
             self.h, self.c, self.read = (
                 part.masked_fill(starts.unsqueeze(1), 0) for part in (self.h, self.c, self.read)
@@ -165,24 +174,23 @@ class Running:
 
 
 class Past:
-    """Keys and values of the steps before, each ``[B, D]``: those of a state, and those that are
-    appended to it.
+    """Keys and values of previous steps, each ``[B, D]``: those of a state, and appended ones.
 
-    They are kept in runs of steps, ``[B, n, D]``: whenever the last two runs of appended steps are
-    equally long, they become one. So a step is copied some five times in all, not once more with
-    every later step, and the backward pass keeps as few copies. A block, which is a run of the full
-    length or a part of the state, is dropped when no environment looks into it any more. It would
-    add exact zeros: what an environment reads does not depend, to the last bit, on how far back the
-    others look.
+    They are stored in runs of steps, ``[B, n, D]``. Whenever the last two runs of appended steps
+    have equal length, they merge. Each step is therefore copied about five times in total, instead
+    of once more with every later step, and the backward pass keeps as few copies. A block is a run
+    of the full length or a part of the state. A block is dropped as soon as no environment reads it
+    any more. Its contribution would be exactly zero, so the reads of an environment do not depend,
+    to the last bit, on how far back the others look.
 
     Args:
         keys: the last S keys of each environment, newest last, ``[B, S, D]``.
-        values: its last values, ``[B, S, D]``.
-        kept: how many of them there are, ``[B]``.
+        values: the last S values of each environment, ``[B, S, D]``.
+        kept: number of stored steps, ``[B]``.
     """
 
     BLOCK = 32
-    """Steps in a run of the full length, a power of two."""
+    """Number of steps in a run of the full length, a power of two."""
 
     def __init__(self, keys: Tensor, values: Tensor, kept: Tensor) -> None:
         # steps are counted from the oldest slot of the state
@@ -197,12 +205,12 @@ class Past:
         self.blocks = [(keys, _with_one(values)) for keys, values in self.blocks]
 
     def forget(self, starts: Tensor) -> None:
-        """Begin a new past where ``starts [B]`` is true."""
+        """Start a new past where ``starts [B]`` is true."""
         self.begin = self.begin.masked_fill(starts, self.end)
         self._drop()
 
     def append(self, key: Tensor, value: Tensor) -> None:
-        """Put a key and a value, ``[B, D]``, behind the others."""
+        """Append a key and a value, ``[B, D]``."""
         self.open.append((key.unsqueeze(1), _with_one(value).unsqueeze(1)))
         self.end += 1
         while len(self.open) > 1 and self.open[-1][0].shape[1] == self.open[-2][0].shape[1]:
@@ -215,8 +223,11 @@ class Past:
             self._drop()
 
     def look_up(self, query: Tensor) -> Tensor:
-        """What soft attention finds with ``query [B, D]``, ``[B, D]``; zero for an environment that
-        has no past."""
+        """Read with soft attention for ``query [B, D]``.
+
+        Returns:
+            values ``[B, D]``; zero for an environment without a past.
+        """
         runs = self._runs()
         query = (query * query.shape[1] ** -0.5).unsqueeze(2)
         scores = torch.cat([torch.bmm(keys, query) for keys, _ in runs], dim=1).squeeze(2)
@@ -232,8 +243,10 @@ class Past:
         return found[:, :-1] / found[:, -1:].clamp(min=1)
 
     def window(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The last S keys and values, ``[B, S, D]``, and how many there are, ``[B]``: the arguments
-        of a past like this one."""
+        """Return the last S keys and values, ``[B, S, D]``, and their number, ``[B]``.
+
+        These are the arguments for an equal past.
+        """
         keys, values = (torch.cat(parts, dim=1) for parts in zip(*self._runs(), strict=True))
         hidden = self._hidden(keys.shape[1]).unsqueeze(2)
         to_slots = (0, 0, self.slots - keys.shape[1], 0)  # in front, or if negative, from there
@@ -246,13 +259,15 @@ class Past:
         return self.blocks + self.open
 
     def _hidden(self, n: int) -> Tensor:
-        """Which of the last n steps each environment does not see, ``[B, n]``: of another episode,
-        or more than S steps ago."""
+        """Mask the last n steps that each environment does not see, ``[B, n]``.
+
+        These steps belong to another episode, or are more than S steps old.
+        """
         steps = torch.arange(self.end - n, self.end, device=self.begin.device)
         return steps < self.begin.clamp(min=self.end - self.slots).unsqueeze(1)
 
     def _drop(self) -> None:
-        """Drop the blocks that no environment sees, but for the last run."""
+        """Drop the blocks that no environment sees, except for the last run."""
         seen = self.end - self.slots
         if not recorded():
             seen = max(int(self.begin.min()), seen)
@@ -262,5 +277,8 @@ class Past:
 
 
 def _with_one(values: Tensor) -> Tensor:
-    """Values and a one behind each: what adds up weighted values then adds up the weights, too."""
+    """Append a one to each value.
+
+    A weighted sum of the result then also contains the sum of the weights.
+    """
     return F.pad(values, (0, 1), value=1)

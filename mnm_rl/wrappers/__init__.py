@@ -1,5 +1,7 @@
-"""Wrappers for single environments; :mod:`mnm_rl.wrappers.vector` has the same ones for vector
-environments."""
+"""Wrappers for single environments.
+
+:mod:`mnm_rl.wrappers.vector` has wrappers with the same names for vector environments.
+"""
 
 from typing import Any, SupportsFloat
 
@@ -12,38 +14,42 @@ from mnm_rl.masks import KEY, choices, flat, truths
 
 
 class MetaObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Adds what a memory needs to learn from its own deeds: the previous action and reward (RL^2,
-    Duan et al. 2016).
+    """Add the previous action and reward to the observations (RL^2, Duan et al. 2016).
 
-    The observation becomes a ``Dict``. A ``Dict`` observation keeps its keys; any other goes under
-    ``"observation"``. Added are
+    A memory needs these to learn from its own actions.
 
-    - ``"previous_action"``: ``Box [A]`` float32, Discrete and MultiDiscrete actions one-hot, others
-      flattened;
-      zeros in the first step of an episode,
-    - ``"previous_reward"``: ``Box [1]`` float32; zero in the first step,
-    - ``"episode_start"``: ``Box [1]`` float32; one in the first step, then zero,
+    The observation becomes a ``Dict``. A ``Dict`` observation keeps its keys. Any other observation
+    gets the key ``"observation"``. The new entries are
+
+    - ``"previous_action"``: ``Box [A]`` float32. Discrete and MultiDiscrete actions are one-hot,
+      others are flattened. Zeros in the first step of an episode.
+    - ``"previous_reward"``: ``Box [1]`` float32. Zero in the first step.
+    - ``"episode_start"``: ``Box [1]`` float32. One in the first step, then zero.
     - ``"time"``, if ``horizon`` is given: ``Box [1]`` float32, steps since the start of the
       episode, divided by ``horizon``.
 
-    A vector version of the wrapper exists: :class:`mnm_rl.wrappers.vector.MetaObservation`.
+    :class:`mnm_rl.wrappers.vector.MetaObservation` is the version for vector environments.
 
     Args:
         env: the environment to wrap.
-        horizon: what the time is divided by, such as the length of an episode; None (default) for
-            no time.
+        horizon: divisor of the time, such as the length of an episode. None (default) adds no time.
 
     Raises:
         ValueError: if the actions are not Discrete, MultiDiscrete, MultiBinary or Box, if the
-            observation has one of the keys already, or if ``horizon`` is not positive.
+            observation already has one of the keys, or if ``horizon`` is not positive.
 
-    Example: >>> import gymnasium as gym >>> from mnm_rl.wrappers import MetaObservation >>> env =
-        MetaObservation(gym.make("CartPole-v1"), horizon=500) >>> observation, info =
-        env.reset(seed=0) >>> sorted(observation) ['episode_start', 'observation',
-        'previous_action', 'previous_reward', 'time'] >>> observation, *_ = env.step(1) >>>
-        observation["previous_action"], observation["previous_reward"],
-        observation["episode_start"], observation["time"] (array([0., 1.], dtype=float32),
-        array([1.], dtype=float32), array([0.], dtype=float32), array([0.002], dtype=float32))
+    Example:
+        >>> import gymnasium as gym
+        >>> from mnm_rl.wrappers import MetaObservation
+        >>> env = MetaObservation(gym.make("CartPole-v1"), horizon=500)
+        >>> observation, info = env.reset(seed=0)
+        >>> sorted(observation)
+        ['episode_start', 'observation', 'previous_action', 'previous_reward', 'time']
+        >>> observation, *_ = env.step(1)
+        >>> observation["previous_action"], observation["previous_reward"]
+        (array([0., 1.], dtype=float32), array([1.], dtype=float32))
+        >>> observation["episode_start"], observation["time"]
+        (array([0.], dtype=float32), array([0.002], dtype=float32))
     """
 
     def __init__(self, env: gym.Env[Any, Any], horizon: int | None = None) -> None:
@@ -80,15 +86,14 @@ class MetaObservation(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.Reco
 
 
 class InfoActionMasks(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Gives the action mask in an environment's ``info``, such as Taxi's, by the method
-    ``action_masks``.
+    """Provide the action mask in an environment's ``info`` as the method ``action_masks``.
 
-    That is where the algorithms look for masks (:mod:`mnm_rl.masks`). Vector environments need no
-    such wrapper.
+    Some environments, such as Taxi, have a mask in ``info``. The algorithms look for masks in the
+    method (:mod:`mnm_rl.masks`). Vector environments need no such wrapper.
 
     Args:
         env: the environment to wrap.
-        key: where in the ``info`` the mask is.
+        key: key of the mask in ``info``.
 
     Example:
         >>> import gymnasium as gym
@@ -116,7 +121,10 @@ class InfoActionMasks(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
         return observation, reward, terminated, truncated, self._info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """The mask of the last observation; everything is allowed where the ``info`` held none."""
+        """Return the mask of the last observation.
+
+        If ``info`` has no mask, all actions are allowed.
+        """
         mask = self._info.get(self.key)
         return (
             np.ones(choices(self.action_space).sum(), bool) if mask is None else truths(flat(mask))
@@ -126,7 +134,7 @@ class InfoActionMasks(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstruct
 def meta_space(
     observation_space: spaces.Space[Any], action_space: spaces.Space[Any], horizon: int | None
 ) -> spaces.Dict:
-    """The space of :class:`MetaObservation`."""
+    """Return the observation space of :class:`MetaObservation`."""
     if horizon is not None and not horizon > 0:
         raise ValueError(f"horizon must be positive, got {horizon}")
     if not isinstance(
@@ -168,8 +176,10 @@ def meta_observation(
     t: NDArray[Any],
     horizon: int | None,
 ) -> dict[str, Any]:
-    """An observation in :func:`meta_space`, or a batch of them: actions ``[..., A]``, rewards and
-    steps ``[..., 1]``."""
+    """Build an observation in :func:`meta_space`, or a batch of them.
+
+    Actions are ``[..., A]``, and rewards and steps are ``[..., 1]``.
+    """
     own = observation if isinstance(observation, dict) else {"observation": observation}
     meta = {
         **own,
@@ -183,7 +193,7 @@ def meta_observation(
 
 
 def encode_actions(space: spaces.Space[Any], actions: NDArray[Any]) -> NDArray[np.float32]:
-    """Actions ``[N, *space.shape]`` as ``[N, A]`` numbers: one-hot where they are choices."""
+    """Encode actions ``[N, *space.shape]`` as numbers ``[N, A]``; choices become one-hot."""
     if isinstance(space, spaces.Discrete):
         sizes, starts = np.array([space.n]), np.array([space.start])
     elif isinstance(space, spaces.MultiDiscrete):

@@ -1,4 +1,4 @@
-"""Wrappers for vector environments, after their namesakes in :mod:`mnm_rl.wrappers`."""
+"""Wrappers for vector environments, with the names of those in :mod:`mnm_rl.wrappers`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +20,25 @@ else:
 
 @indifferent
 class MetaObservation(_Wrapper, gym.utils.RecordConstructorArgs):
-    """Adds the previous action and reward, the episode start and the time to the observations of a
-    vector environment.
+    """Add the previous action and reward, the episode start and the time to the observations.
 
-    What is added, the arguments and what is raised: :class:`mnm_rl.wrappers.MetaObservation`; every
-    array is batched, ``[N, ...]``. All autoreset modes are right, the final observations of
-    same-step resets included.
+    This is :class:`mnm_rl.wrappers.MetaObservation` for vector environments. The new entries, the
+    arguments and the errors are the same, and every array is batched, ``[N, ...]``. All autoreset
+    modes are supported, including the final observations of same-step resets.
 
     Raises:
-        ValueError: also if ``metadata["autoreset_mode"]`` is missing: without it, nobody can tell
-            when an episode starts.
+        ValueError: also if ``metadata["autoreset_mode"]`` is missing. Without the mode, the start
+            of an episode is unknown.
 
-    Example: >>> import gymnasium as gym >>> from mnm_rl.wrappers.vector import MetaObservation >>>
-        envs = MetaObservation(gym.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync"))
-        >>> observations, infos = envs.reset(seed=0) >>> observations["previous_action"].shape,
-        observations["episode_start"].ravel() ((3, 2), array([1., 1., 1.], dtype=float32))
+    Example:
+        >>> import gymnasium as gym
+        >>> from mnm_rl.wrappers.vector import MetaObservation
+        >>> envs = MetaObservation(
+        ...     gym.make_vec("CartPole-v1", num_envs=3, vectorization_mode="sync")
+        ... )
+        >>> observations, infos = envs.reset(seed=0)
+        >>> observations["previous_action"].shape, observations["episode_start"].ravel()
+        ((3, 2), array([1., 1., 1.], dtype=float32))
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], horizon: int | None = None) -> None:
@@ -81,7 +85,7 @@ class MetaObservation(_Wrapper, gym.utils.RecordConstructorArgs):
         return self._with(observations, slice(None)), rewards, terminations, truncations, infos
 
     def _with_finals(self, infos: Any, done: NDArray[np.bool_]) -> Any:
-        """The infos, the final observations in them with what is added."""
+        """Extend the final observations in the infos."""
         finals = np.full(self.num_envs, None, dtype=object)
         given = split(infos, self.num_envs) if done.any() else []
         for i in np.flatnonzero(done).tolist():
