@@ -8,7 +8,7 @@ rewrites what stands between ``<!-- table: NAME -->`` and ``<!-- end -->``, wher
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from agents import AGENTS
 from experiments import babi
 from experiments.grids.results import Group, Results
-from experiments.statistics import interval, iqm
+from experiments.statistics import Scores, interval, iqm
 from mnm_rl.trained import trained_models
 from studies import bounded_writes, memory
 
@@ -236,10 +236,11 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
     while training."""
     results = Results.load(ROOT / "docs" / "results" / file)
     rows = []
+    marked = among_the_best({group: results.scores(group) for group in results.groups})
     for group, runs in results.groups.items():
         scores = results.scores(group)
         between = interval([scores])
-        reached = f"**{iqm(scores):.{digits}f}**" + (
+        reached = bold(f"{iqm(scores):.{digits}f}", group in marked) + (
             f" [{between[0]:.{digits}f}, {between[1]:.{digits}f}]" if between else ""
         )
         soon = []
@@ -316,18 +317,25 @@ def compared(cells: Callable[[Results, dict[str, Group], float], dict[str, str]]
 
 def final_scores(results: Results, groups: dict[str, Group], _: float) -> dict[str, str]:
     """Interquartile means, in bold the best and those whose interval overlaps that of the best."""
-    intervals = {
-        agent: interval([results.scores(group)]) or (-np.inf, -np.inf)
+    digits = 1 if any(results.references.values()) else 2
+    marked = among_the_best({agent: results.scores(group) for agent, group in groups.items()})
+    return {
+        agent: bold(f"{iqm(results.scores(group)):.{digits}f}", agent in marked)
         for agent, group in groups.items()
     }
-    scores = {agent: iqm(results.scores(group)) for agent, group in groups.items()}
-    low = intervals[max(scores, key=lambda agent: scores[agent])][0]
-    digits = 1 if any(results.references.values()) else 2
-    written = {agent: f"{score:.{digits}f}" for agent, score in scores.items()}
-    return {
-        agent: f"**{text}**" if intervals[agent][1] >= low else text
-        for agent, text in written.items()
-    }
+
+
+def among_the_best(scores: Mapping[Any, Scores]) -> set[Any]:
+    """Which of these is the best, by its interquartile mean, or has an interval that overlaps that
+    of the best; a single seed is an interval of no length."""
+    means = {name: float(iqm(values)) for name, values in scores.items()}
+    ends = {name: interval([values]) or (means[name],) * 2 for name, values in scores.items()}
+    best = max(means, key=lambda name: means[name])
+    return {name for name in ends if ends[name][1] >= ends[best][0]}
+
+
+def bold(text: str, yes: bool) -> str:
+    return f"**{text}**" if yes else text
 
 
 def soonest(results: Results, groups: dict[str, Group], mark: float) -> dict[str, str]:

@@ -77,6 +77,12 @@ def test_all_agents_run_a_seed_before_any_runs_the_next(write: Any) -> None:
     assert len({job.directory for job in jobs}) == len(jobs)
 
 
+def test_none_is_written_as_on_the_command_line(write: Any) -> None:
+    job = Grid.load(write(SMALL + '[settings]\nfree = { target_kl = "None" }\n')).jobs()[0]
+    assert job.all_hyperparameters["target_kl"] is None
+    assert "--target-kl None" in job.shell()
+
+
 def test_a_run_is_a_command_that_can_be_repeated_by_hand(write: Any) -> None:
     grid = SMALL.replace("MazeSmall-v0", "Maze-v0 size=7 layout=perfect").replace(
         '["lstm", "rnn"]', '["mnm-p"]'
