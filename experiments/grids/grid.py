@@ -261,7 +261,9 @@ class Grid:
             if isinstance(value := values.get(name), float) and value.is_integer():
                 values[name] = int(value)  # 1e6 is a float in TOML
         for setting in values.get("settings", {}).values():
-            if isinstance(setting, dict):  # TOML has no None; this is how the command line writes it
+            if isinstance(
+                setting, dict
+            ):  # TOML has no None; this is how the command line writes it
                 setting |= {name: None for name, value in setting.items() if value == "None"}
         try:
             return cls(name=path.stem, **values)
