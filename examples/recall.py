@@ -22,36 +22,27 @@ def batch(pairs: int, n: int) -> tuple[Tensor, Tensor]:
     values = torch.randint(VALUES, (pairs, n))
     order = torch.rand(pairs, n).argsort(dim=0)
     shown = torch.cat([keys, F.one_hot(values, VALUES)], dim=-1)
-    asked = torch.cat(
-        [keys.take_along_dim(order[..., None], 0), torch.zeros(pairs, n, VALUES)], dim=-1
-    )
+    again = keys.take_along_dim(order[..., None], 0)
+    asked = torch.cat([again, torch.zeros(pairs, n, VALUES)], dim=-1)
     return torch.cat([shown, asked]), values.take_along_dim(order, 0)
 
 
 def train(
-    core: RecurrentCore[Any],
-    pairs: int,
-    updates: int,
-    n: int = 64,
-    learning_rate: float = 3e-3,
-    meta_coef: float = 1.0,
+    core: RecurrentCore[Any], pairs: int, updates: int, n: int = 64, meta_coef: float = 1.0
 ) -> list[float]:
     """Train a core of input width ``2 pairs + VALUES``; returns the share of right answers at every
     update, on new sequences."""
     head = nn.Linear(core.output_size, VALUES)
-    optimizer = torch.optim.Adam([*core.parameters(), *head.parameters()], lr=learning_rate)
-    # nothing begins anew in the middle of a sequence
+    optimizer = torch.optim.Adam([*core.parameters(), *head.parameters()], lr=3e-3)
     no_starts = torch.zeros(2 * pairs, n, dtype=torch.bool)
     right: list[float] = []
     for update in range(1, updates + 1):
         inputs, answers = batch(pairs, n)
         outputs, _, meta_loss = core(inputs, core.initial_state(n), no_starts)
         logits = head(outputs[pairs:])
-        loss = (
-            F.cross_entropy(logits.flatten(0, 1), answers.flatten()) + meta_coef * meta_loss.mean()
-        )
+        loss = F.cross_entropy(logits.flatten(0, 1), answers.flatten())
         optimizer.zero_grad()
-        loss.backward()
+        (loss + meta_coef * meta_loss.mean()).backward()
         nn.utils.clip_grad_norm_(core.parameters(), 1.0)
         optimizer.step()
         right.append((logits.argmax(dim=-1) == answers).float().mean().item())

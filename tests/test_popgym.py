@@ -9,9 +9,9 @@ import pytest
 
 import envs  # noqa: F401
 import train
+from experiments import scores
 from experiments.grids.grid import Grid
 from experiments.run import Run
-from experiments.scores import final_episodes
 
 popgym = pytest.importorskip("popgym")
 ROOT = Path(__file__).parent.parent
@@ -23,11 +23,14 @@ KINDS += ["PositionOnlyPendulumEasy", "BattleshipEasy"]
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS)
-def test_train_takes_every_kind_of_environment_that_popgym_has(kind: str, tmp_path: Path) -> None:
+def test_train_takes_every_kind_of_environment_that_popgym_has(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "FINAL_EPISODES", 8)
     args = ["gru", "--env", f"popgym:popgym-{kind}-v0", "--n-envs", "4", "--hidden-size", "8"]
     args += ["--total-timesteps", "800", "--n-steps", "100", "--threads", "1"]
     train.main([*args, "--out", str(tmp_path / "run")])
-    returns = final_episodes(tmp_path / "run", Run.load(tmp_path / "run")).episodes["return"]
+    returns = scores.final_episodes(tmp_path / "run", Run.load(tmp_path / "run")).episodes["return"]
     assert np.isfinite(returns).all()
 
 

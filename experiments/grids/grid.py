@@ -260,11 +260,6 @@ class Grid:
         for name in ("total_timesteps", "n_envs", "checkpoint_interval"):
             if isinstance(value := values.get(name), float) and value.is_integer():
                 values[name] = int(value)  # 1e6 is a float in TOML
-        for setting in values.get("settings", {}).values():
-            if isinstance(
-                setting, dict
-            ):  # TOML has no None; this is how the command line writes it
-                setting |= {name: None for name, value in setting.items() if value == "None"}
         try:
             return cls(name=path.stem, **values)
         except UsageError as error:
@@ -307,7 +302,12 @@ class Grid:
         for setting, values in self.settings.items():
             if agent not in values.get("agents", [agent]):
                 continue
-            hyperparameters = {name: value for name, value in values.items() if name != "agents"}
+            # TOML has no None: it is written as on the command line.
+            hyperparameters: dict[str, Any] = {
+                name: None if value == "None" else value
+                for name, value in values.items()
+                if name != "agents"
+            }
             for name in hyperparameters:
                 if name not in known:
                     raise UsageError(
