@@ -53,6 +53,14 @@ def calling(program: str, launcher: str = "python") -> list[str]:
     ]
 
 
+def option(name: str, value: Any) -> list[str]:
+    """An option as it stands on a command line."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", str(value)]
+
+
 class UsageError(Exception):
     """The user asked for something that cannot be; the message says what would be right. Exit code
     2."""

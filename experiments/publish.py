@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
-from experiments.command_line import FINAL_SEED, RunError, UsageError, calling
+from experiments.command_line import FINAL_SEED, RunError, UsageError, calling, option
 from experiments.run import ALGORITHMS, Run, load_model
 from experiments.run_directory import RunDirectory
 from experiments.scores import Evaluation, final_evaluation
@@ -24,12 +24,12 @@ def publish(directory: Path, out: Path) -> None:
         RunError: if the model cannot be exported.
         UsageError: if the run is not finished, or ``out`` is not empty.
     """
-    run = Run.load(directory)
-    if not RunDirectory(directory).finished:
-        raise UsageError(f"{directory} is not finished: it has no model.zip")
+    run, kept, published = Run.load(directory), RunDirectory(directory), RunDirectory(out)
+    if not kept.finished:
+        raise UsageError(f"{directory} is no finished run: it has no {kept.model.name}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out} is not empty; give it another name")
-    model = load_model(run, RunDirectory(directory).model, None, "cpu")
+    model = load_model(run, kept.model, None, "cpu")
     evaluation = final_evaluation(directory, run)
     try:
         model.export(out)
@@ -39,9 +39,9 @@ def publish(directory: Path, out: Path) -> None:
         "episodes": evaluation.episodes,
         "seed": FINAL_SEED,
     }
-    config = json.loads(RunDirectory(out).config.read_text())
-    config |= {"run": json.loads(RunDirectory(directory).config.read_text()), "score": score}
-    RunDirectory(out).config.write_text(json.dumps(config, indent=2) + "\n")
+    config = json.loads(published.config.read_text())
+    config |= {"run": json.loads(kept.config.read_text()), "score": score}
+    published.config.write_text(json.dumps(config, indent=2) + "\n")
     (out / "README.md").write_text(
         card(evaluation, sum(p.numel() for p in model.policy.parameters()), command_of(run))
     )
@@ -49,27 +49,20 @@ def publish(directory: Path, out: Path) -> None:
 
 def command_of(run: Run) -> str:
     """The command that makes a run again."""
-    flags: dict[str, Any] = {
-        "env": run.env,
-        "total_timesteps": run.total_timesteps,
-        "seed": run.seed,
-        "n_envs": run.n_envs,
+    agent = run.hyperparameters
+    defaults = AGENTS[run.agent].defaults(agent.algorithm)
+    options: dict[str, Any] = {
+        name: getattr(run, name) for name in ("env", "total_timesteps", "seed", "n_envs")
     }
-    defaults = AGENTS[run.agent].defaults(run.hyperparameters.algorithm)
-    flags |= {
-        field.name: value
-        for field in dataclasses.fields(defaults)
-        if (value := getattr(run.hyperparameters, field.name)) != getattr(defaults, field.name)
-        or field.name == "algorithm"
-    }
+    if run.checkpoint_interval != Run.checkpoint_interval:
+        options["checkpoint_interval"] = run.checkpoint_interval
+    options["algorithm"] = agent.algorithm
+    for field in dataclasses.fields(defaults):
+        if (value := getattr(agent, field.name)) != getattr(defaults, field.name):
+            options[field.name] = value
     words = [*calling("train"), run.agent]
-    for name, value in flags.items():
-        flag = name.replace("_", "-")
-        words += (
-            [f"--{'' if value else 'no-'}{flag}"]
-            if type(value) is bool
-            else [f"--{flag}", str(value)]
-        )
+    for name, value in options.items():
+        words += option(name, value)
     if run.env_kwargs:
         words += [
             "--env-kwargs",

@@ -266,6 +266,12 @@ class Run:
             raise UsageError(f"there is no run directory {directory}")
         try:
             config = json.loads(RunDirectory(directory).config.read_text())
+            if "format" in config and "run" not in config:
+                publish = shlex.join([*calling("experiments"), "publish", "RUN"])
+                raise UsageError(
+                    f"{directory} is an exported model, which does not say how it was trained: "
+                    f"{publish} writes one of a run that does"
+                )
             config = config.get("run", config)  # that of a published model is more
             config.pop("versions")
             agent = AGENTS[config.pop("agent")]
@@ -301,6 +307,11 @@ class Run:
         if run.agent != agent:
             again = shlex.join([*calling("train"), run.agent, "--resume", str(directory)])
             raise UsageError(f"{directory} holds a run of {run.agent}, not {agent}: {again}")
+        if RunDirectory(directory).weights.exists():
+            raise UsageError(
+                f"{directory} is a published model, which has no checkpoint to resume from: "
+                "from_pretrained(..., env) goes on training with it"
+            )
         if RunDirectory(directory).finished:
             if total_timesteps is None:
                 raise UsageError(
@@ -376,19 +387,19 @@ def new_directory(out: Path | None, run: Run) -> Path:
             / run.agent
             / f"seed{run.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         )
+    kept = RunDirectory(out)
     try:
         if out.exists() and not out.is_dir():
             raise UsageError(f"--out {out} is a file; name a directory")
-        if RunDirectory(out).finished:
+        if kept.finished:
             raise UsageError(f"{out} holds a finished run; give --out another name")
-        if RunDirectory(out).saved():
+        if kept.saved():
             resume = shlex.join(["--resume", str(out)])
             raise UsageError(
                 f"{out} holds an unfinished run; continue it with {resume}, or give --out another "
                 "name"
             )
         out.mkdir(parents=True, exist_ok=True)
-        kept = RunDirectory(out)
         if not all(map(kept.is_before_first_checkpoint, out.iterdir())):
             raise UsageError(f"{out} is not empty; give --out another name")
         for path in out.iterdir():  # of a run that was stopped before its first checkpoint
@@ -458,7 +469,8 @@ def load_to_go_on(
     Raises:
         RunError, UsageError: as for :func:`load_model`.
     """
-    kept, before = RunDirectory(directory), RunDirectory(directory).saved()
+    kept = RunDirectory(directory)
+    before = kept.saved()
     if kept.finished:
         model = load_model(run, kept.model, env, device)
         if vars(model).get(AT_BOUNDARY) or not before:
@@ -481,7 +493,8 @@ def reopen(run: Run, directory: Path, steps: int) -> None:
     Raises:
         NotSavedError: if ``config.json`` cannot be written.
     """
-    kept, start = RunDirectory(directory), RunDirectory(directory).checkpoint(steps)
+    kept = RunDirectory(directory)
+    start = kept.checkpoint(steps)
     start.parent.mkdir(exist_ok=True)
     run.save(directory)
     kept.evaluation.unlink(missing_ok=True)

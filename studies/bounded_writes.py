@@ -16,13 +16,14 @@ import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product, starmap
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any
 
 import tyro
 
+from experiments.command_line import option
 from experiments.run import read_progress
 
 ROOT = Path(__file__).parent.parent
@@ -104,23 +105,13 @@ TASKS = {
 """By name."""
 
 
-def flags(candidate: dict[str, Any]) -> list[str]:
-    """The hyperparameters of a candidate on the command line."""
-    words = []
-    for name, value in candidate.items():
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag if value else flag.replace("--", "--no-", 1))
-        elif name != "agent":
-            words.append(f"{flag}={value}")
-    return words
-
-
 def command(task: Task, candidate: dict[str, Any], seed: int, out: Path) -> list[str]:
     """What trains a candidate; its result is in ``out``."""
     if candidate.get("memory_size") == "full":
         candidate = candidate | {"memory_size": task.width}
-    agent, own = candidate["agent"], [*flags(candidate), *task.options]
+    agent = candidate["agent"]
+    hyperparameters = {name: value for name, value in candidate.items() if name != "agent"}
+    own = [*chain.from_iterable(starmap(option, hyperparameters.items())), *task.options]
     one = ["--seed", str(seed), "--out", str(out), "--threads", "1"]
     if task.kind == "sequence":
         steps = ["--updates", str(task.total)]

@@ -34,8 +34,10 @@ def plastic(rule: PlasticRule) -> PlasticCore:
 
 
 def large(core: MnmCore) -> MnmCore:
-    """A core whose activations have norms above one, and whose gate moves."""
+    """A core with activations of norms above one, and with a gate and feedback maps at work."""
     core.memory.theta_0.data *= 3
+    for parameter in core.memory.rule.parameters():
+        parameter.data.normal_()
     assert core.read_gate is not None
     core.read_gate.weight.data.normal_()
     return core

@@ -3,6 +3,7 @@ becomes one."""
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,6 @@ def test_the_model_of_a_run_becomes_files_for_others(tmp_path: Path) -> None:
             *SMALL,
             "--total-timesteps",
             "400",
-            "--writes",
             "--hidden-size",
             "8",
             "--out",
@@ -111,13 +111,24 @@ def test_the_model_of_a_run_becomes_files_for_others(tmp_path: Path) -> None:
         grids.main(["publish", str(run), "--out", str(out)])
 
 
+def test_what_is_no_run_is_told_apart(tmp_path: Path) -> None:
+    published = find_model("mnm/MazeSmall-v0:gru")
+    RecurrentPPO.from_pretrained(published, device="cpu").export(tmp_path)
+    with pytest.raises(UsageError, match="is an exported model, which does not say how"):
+        eval.main([str(tmp_path)])
+    with pytest.raises(UsageError, match="is a published model, which has no checkpoint"):
+        train.main(["gru", "--resume", str(published)])
+    with pytest.raises(UsageError, match=r"is no finished run: it has no model\.zip"):
+        grids.main(["publish", str(published), "--out", str(tmp_path / "again")])
+
+
 @pytest.mark.parametrize("name", trained_models())
 def test_the_command_of_a_card_is_that_of_its_run(name: str) -> None:
     directory = find_model(name)
     (command,) = re.findall(r"```bash\n(.*)\n```", (directory / "README.md").read_text())
     run = Run.load(directory)
     assert command == command_of(run)
-    agent, options = train.parse_options([word.strip("'") for word in command.split()[2:]])
+    agent, options = train.parse_options(shlex.split(command)[2:])
     assert agent == run.agent
     assert options.hyperparameters == run.hyperparameters
     assert (options.env, options.seed, options.total_timesteps) == (

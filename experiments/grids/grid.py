@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
-from experiments.command_line import INSTALLED, MAX_SEED, UsageError, calling, key_values
+from experiments.command_line import INSTALLED, MAX_SEED, UsageError, calling, key_values, option
 from experiments.run import ALGORITHMS, UNWRITTEN, Run
 from experiments.run_directory import RunDirectory
 
@@ -108,7 +108,7 @@ class Job:
             ),
             *("--out", str(self.directory), *always),
             *itertools.chain.from_iterable(
-                _flag(name, value) for name, value in self.hyperparameters.items()
+                option(name, value) for name, value in self.hyperparameters.items()
             ),
         ]
 
@@ -145,13 +145,6 @@ class Job:
                     f"{value}: "
                     f"delete it, or give the grid's file another name"
                 )
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", str(value)]
 
 
 @dataclass(frozen=True, kw_only=True)
