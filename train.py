@@ -73,8 +73,9 @@ def main(args: Sequence[str]) -> None:
         import torch
         from stable_baselines3.common.logger import Logger
 
+        from envs.metrics import metrics_of
         from experiments.analysis.report import report
-        from experiments.logs import EventFile, ProgressTable
+        from experiments.logs import OF_EVERY_TRAINING, EventFile, ProgressTable
         from experiments.run import Run, check_unchanged, load_to_go_on, new_directory, reopen
         from experiments.run_directory import RunDirectory
         from mnm_rl import TrainingDivergedError
@@ -134,12 +135,18 @@ def main(args: Sequence[str]) -> None:
         size = f"{sum(p.numel() for p in model.policy.parameters()):,} parameters"
         print(f"{agent} on {run.env}, {size}, in {directory}", file=sys.stderr)
 
+    # Running means of what the environment reports, the score first.
+    metrics = [metric.name for metric in metrics_of(env.env)]
+    window = max(100, 2 * run.n_envs)
+    means = {name: EpisodeMeans(name, window) for name in metrics if name not in OF_EVERY_TRAINING}
+
     # Logs: progress.csv and TensorBoard events, both in the run directory. Those of a resumed run
     # end at its checkpoint.
     logger = Logger(str(directory), [])
     if distributed.is_first():
         table = ProgressTable(RunDirectory(directory).progress, up_to=model.num_timesteps)
-        logger.output_formats += [table, EventFile(directory, up_to=model.num_timesteps)]
+        events = EventFile(directory, up_to=model.num_timesteps, keys=means)
+        logger.output_formats += [table, events]
     model.set_logger(logger)
 
     # Train.
@@ -154,13 +161,13 @@ def main(args: Sequence[str]) -> None:
         for part in (f"--{name}", str(value))
     ]
     again = f"go on with: {shlex.join([*calling('train', distributed.launcher()), agent, *flags])}"
-    goals = EpisodeMeans("goals", window=max(100, 2 * run.n_envs))
-    progress, stop = ProgressBar(goals), StopOnSignal()
+    progress, stop = ProgressBar(means.get(metrics[0])), StopOnSignal()
+    shown = [progress] if distributed.is_first() else []
     saver = AtomicCheckpoints(RunDirectory(directory).checkpoints, run.checkpoint_interval)
     try:
         model.learn(
             max(0, run.total_timesteps - model.num_timesteps),
-            callback=[goals, *([progress] if distributed.is_first() else []), saver, stop],
+            callback=[*means.values(), *shown, saver, stop],
             log_interval=1,
             reset_num_timesteps=options.resume is None,
         )

@@ -253,7 +253,7 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
         rows.append(
             [f"*{reference}*", f"{played['goals']:.{digits}f}", *[""] * (1 + 2 * len(marks))]
         )
-    unit = results.unit(environment)
+    unit = results.metric(environment).label
     seeds = [len(runs) for runs in results.groups.values()]
     shown = "each seed" if max(seeds) <= FEW else "median and range"
     columns = [f"{what} to {mark:g}, {shown}" for mark in marks for what in ("steps", "seconds")]

@@ -14,6 +14,7 @@ from envs.maze_goals import MazeGoalsEnv, MazeGoalsVectorEnv
 from envs.maze_vector import MazeVectorEnv
 from envs.memory_env import MemoryEnv, MemoryVectorEnv
 from envs.memory_tasks import TASKS, Episodes, MemoryTask
+from envs.metrics import RETURN, Metric
 
 _ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Maze": (f"{__name__}.maze:MazeEnv", f"{__name__}.maze_vector:MazeVectorEnv", {}),
@@ -42,6 +43,7 @@ for _name, (_single, _batched, _kwargs) in _ENVIRONMENTS.items():
         register(_id, entry_point=_single, vector_entry_point=_batched, kwargs=_kwargs)
 
 __all__ = [
+    "RETURN",
     "TASKS",
     "BanditEnv",
     "BanditVectorEnv",
@@ -53,4 +55,5 @@ __all__ = [
     "MemoryEnv",
     "MemoryTask",
     "MemoryVectorEnv",
+    "Metric",
 ]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from envs import layouts
 from envs.layouts import Walls
+from envs.metrics import Metric
 from envs.rendering import Cell, ansi, rgb_array
 
 Start = Literal["center", "random"]
@@ -76,7 +77,15 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
       `mnm/MazeSmall-v0` 7 x 7 with 100.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 10}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["rgb_array", "ansi"],
+        "render_fps": 10,
+        "metrics": (
+            Metric("goals", "goals per episode"),
+            Metric("steps_to_first_goal", "time to the first goal", "steps", False, "first"),
+            Metric("mean_steps_between_goals", "time to each next goal", "steps", False, "again"),
+        ),
+    }
 
     position: Cell
     goal: Cell
@@ -122,6 +131,7 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
         self.free = [tuple(cell) for cell in layouts.free_cells(self.walls).tolist()]
         self.t = 0
         self.hits: list[int] = []
+        self.bumps: list[int] = []
         self._begin(layouts.centre_cell(self.walls))
         self.path = [self.position]
         return self._observation(0.0, None), self._mask_info()
@@ -140,6 +150,7 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
             self.position = (row, col)
         else:
             reward = -self.task.wall_penalty
+            self.bumps.append(self.t + 1)
         self.t += 1
         self.path.append(self.position)
         if self.position == self.goal:
@@ -164,6 +175,11 @@ class MazeEnv(gym.Env[NDArray[np.float32], np.int64]):
                 self.goal_cells,
             )
         return None
+
+    @property
+    def events(self) -> dict[str, list[int]]:
+        """Steps of this episode, counted from 1, in which something happened, the good first."""
+        return {"goal hit": self.hits, "wall hit": self.bumps}
 
     def _begin(self, centre: Cell) -> None:
         """Place goal and agent."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from envs.maze import MazeEnv, MazeTask
 from envs.maze_vector import MazeVectorEnv
+from envs.metrics import Metric
 from envs.rendering import Cell
 
 
@@ -60,6 +61,13 @@ class MazeGoalsEnv(MazeEnv):
 
     - v0: the first version. `mnm/MazeGoals-v0` has 9 x 9 cells, 200 steps, and 6 goals.
     """
+
+    metadata: ClassVar[dict[str, Any]] = MazeEnv.metadata | {  # type: ignore[misc]
+        "metrics": (
+            *MazeEnv.metadata["metrics"],
+            Metric("mean_steps_to_seen_goals", "time to goals seen before", "steps", False, "seen"),
+        )
+    }
 
     task: "MazeGoalsTask"
 
@@ -111,6 +119,10 @@ class MazeGoalsVectorEnv(MazeVectorEnv):
     Raises:
         ValueError: if `num_envs` is not positive, or an argument of the maze is wrong.
     """
+
+    metadata: ClassVar[dict[str, Any]] = MazeVectorEnv.metadata | {  # type: ignore[misc]
+        "metrics": MazeGoalsEnv.metadata["metrics"]
+    }
 
     task: "MazeGoalsTask"
     sees_goals: ClassVar[bool] = True

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from envs import layouts
-from envs.maze import MOVES, MazeTask, Start
+from envs.maze import MOVES, MazeEnv, MazeTask, Start
 from envs.rendering import ansi, rgb_array
 
 
@@ -32,10 +32,8 @@ class MazeVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[An
         ValueError: if `num_envs` is not positive, or an argument of the maze is wrong.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": ["rgb_array", "ansi"],
-        "render_fps": 10,
-        "autoreset_mode": AutoresetMode.SAME_STEP,
+    metadata: ClassVar[dict[str, Any]] = MazeEnv.metadata | {  # type: ignore[misc]
+        "autoreset_mode": AutoresetMode.SAME_STEP
     }
 
     sees_goals: ClassVar[bool] = False

@@ -11,12 +11,17 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from envs.memory_tasks import TASKS, MemoryTask
+from envs.metrics import RETURN, Metric
 
 Float = NDArray[np.float32]
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
-_METADATA: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
+_METADATA: dict[str, Any] = {
+    "render_modes": ["ansi"],
+    "render_fps": 4,
+    "metrics": (RETURN, Metric("accuracy", "share of right answers")),
+}
 
 
 class AnsweringVectorEnv(VectorEnv[Float, Int, NDArray[Any]], ABC):

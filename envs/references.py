@@ -3,10 +3,13 @@
 They are chance, the best policy that first has to find the goal, and omniscience.
 """
 
+import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from envs.layouts import distances, free_cells
@@ -56,6 +59,36 @@ def reference_episodes(
     final = infos["final_info"]
     return {"return": returns} | {
         key: values for key, values in final.items() if not key.startswith("_")
+    }
+
+
+def episodes_of_references(env: VectorEnv[Any, Any, Any]) -> dict[str, dict[str, NDArray[Any]]]:
+    """Play episodes like those of an environment with every reference policy that it has.
+
+    Args:
+        env: any vectorized environment.
+
+    Returns:
+        by reference what :func:`reference_episodes` returns; empty if the environment has none, as
+            all but mazes.
+    """
+    env = env.unwrapped
+    if not isinstance(env, MazeVectorEnv):
+        return {}
+    arguments = json.dumps(env.task.arguments)
+    return _episodes_of_references(type(env), arguments)  # type: ignore[arg-type]  # classes are hashable
+
+
+@cache
+def _episodes_of_references(
+    env_class: Callable[..., MazeVectorEnv], arguments: str
+) -> dict[str, dict[str, NDArray[Any]]]:
+    maze = json.loads(arguments)
+    # a new map an episode takes its time
+    episodes = 200 if maze["layout"] == "perfect" else 1000
+    return {
+        reference: reference_episodes(reference, episodes, env_class=env_class, **maze)
+        for reference in REFERENCES
     }
 
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 from torch import Tensor, nn
 
-from envs import MazeEnv
 from experiments.command_line import UsageError, first_line
 from experiments.run import Run, load_model, newest_model
 from mnm_rl.algorithms.checks import flattened
@@ -33,7 +32,8 @@ class Episode(NamedTuple):
     """``[T]``, of the action that was taken at each step."""
     marks: dict[str, list[int]]
     """What to mark on the time axis, the good first: the steps at which it is seen, from 1 to T,
-    which is after the last."""
+    which is after the last. These are the ``events`` of an environment that has such an attribute,
+    or else rewards and punishments."""
     pictures: list[NDArray[np.uint8]]
     """Before the first action and after each, ``[height, width, 3]``; none if they were not asked
     for."""
@@ -83,30 +83,25 @@ def play(
         inputs.append(args[0][0].clone())
 
     set_random_seed(seed)
-    maze = env.unwrapped if isinstance(env.unwrapped, MazeEnv) else None
-    good, bad = ("goal hit", "wall hit") if maze else ("reward", "punishment")
-    marks: dict[str, list[int]] = {good: [], bad: []}
     state, rewards, done = None, list[float](), False
     with core.register_forward_pre_hook(keep):
         while not done and len(rewards) < MAX_STEPS:
             action, state = model.predict(obs, state, deterministic=deterministic)
-            position = maze.position if maze else None
             obs, reward, terminated, truncated, _ = env.step(action)
             done = terminated or truncated
             rewards.append(float(reward))
-            t = len(rewards)
-            if maze.hits[-1:] == [t] if maze else rewards[-1] > 0:
-                marks[good].append(t)
-            elif maze.position == position if maze else rewards[-1] < 0:
-                marks[bad].append(t)
             if pictures:
                 seen.append(env.render())
+    by_reward = {
+        name: [t for t, reward in enumerate(rewards, start=1) if sign * reward > 0]
+        for name, sign in (("reward", 1), ("punishment", -1))
+    }
     env.close()
     return Episode(
         run,
         core,
         torch.stack(inputs),
         np.array(rewards),
-        marks,
+        getattr(env.unwrapped, "events", by_reward),
         [np.asarray(picture) for picture in seen],
     )

@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,28 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch.utils.tensorboard.summary import custom_scalars
 
-from mnm_rl.callbacks import TENSORBOARD_LAYOUT
+from envs import RETURN, Metric
+from mnm_rl.callbacks import tensorboard_layout
 from mnm_rl.files import NotSavedError, replacing
 
 STEPS = "time/total_timesteps"
 """The column that rows are ordered by."""
+
+OF_EVERY_TRAINING = {"return": "rollout/ep_rew_mean", "length": "rollout/ep_len_mean"}
+"""The columns of the metrics that Stable-Baselines3 logs itself, for every environment."""
+
+
+def column_of(metric: Metric) -> str:
+    """The column with the running mean of a metric."""
+    return OF_EVERY_TRAINING.get(metric.name, f"rollout/{metric.name}")
+
+
+def first_logged(metrics: Iterable[Metric], runs: Iterable[Sequence[dict[str, float]]]) -> Metric:
+    """The first of some metrics, or else the return, with a value in the rows of every run."""
+    return next(
+        (m for m in metrics if all(any(column_of(m) in row for row in rows) for rows in runs)),
+        RETURN,
+    )
 
 
 class ProgressTable(KVWriter):
@@ -87,9 +104,10 @@ class EventFile(KVWriter):
     Args:
         directory: where the files are.
         up_to: environment steps up to which their events are kept.
+        keys: those of :class:`mnm_rl.callbacks.EpisodeMeans`, for the layout of the charts.
     """
 
-    def __init__(self, directory: Path, up_to: int) -> None:
+    def __init__(self, directory: Path, up_to: int, keys: Iterable[str] = ()) -> None:
         cut_events(directory, up_to)
         first = not any(directory.glob("events.out.tfevents.*"))
         self.path = (
@@ -97,7 +115,8 @@ class EventFile(KVWriter):
         )
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if first:
-            self._add(Event(wall_time=time.time(), summary=custom_scalars(TENSORBOARD_LAYOUT)))  # type: ignore[no-untyped-call]
+            layout = custom_scalars(tensorboard_layout(keys))  # type: ignore[no-untyped-call]
+            self._add(Event(wall_time=time.time(), summary=layout))
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0

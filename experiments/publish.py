@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
+from envs import RETURN
 from experiments.command_line import FINAL_SEED, RunError, UsageError, calling, option
 from experiments.run import ALGORITHMS, Run, load_model
 from experiments.run_directory import RunDirectory
@@ -35,10 +36,10 @@ def publish(directory: Path, out: Path) -> None:
         model.export(out)
     except ValueError as error:
         raise RunError(str(error)) from None
-    score = dataclasses.asdict(evaluation.score) | {
-        "episodes": evaluation.episodes,
-        "seed": FINAL_SEED,
-    }
+    summary = evaluation.summary
+    others = {name: mean for name, mean in summary.metrics.items() if name != RETURN.name}
+    score = {"mean": summary.mean_return, "ci95": summary.return_ci95} | others
+    score |= {"episodes": evaluation.episodes, "seed": FINAL_SEED}
     config = json.loads(published.config.read_text())
     config |= {"run": json.loads(kept.config.read_text()), "score": score}
     published.config.write_text(json.dumps(config, indent=2) + "\n")
@@ -73,21 +74,16 @@ def command_of(run: Run) -> str:
 
 def card(evaluation: Evaluation, n_parameters: int, command: str) -> str:
     """The card of a model, with the metadata of the Hugging Face Hub."""
-    run, score = evaluation.run, evaluation.score
-    figures = {"Return": f"{score.mean:.2f}"}
-    if score.ci95 is not None:
-        figures["Return"] += f" [{score.ci95[0]:.2f}, {score.ci95[1]:.2f}]"
-    titles = {
-        "goals": "Goals reached",
-        "first_goal": "Steps to the first goal",
-        "between": "Steps to each next goal",
-    }
+    run, summary = evaluation.run, evaluation.summary
+    figures = {"Return": f"{summary.mean_return:.2f}"}
+    if (ends := summary.return_ci95) is not None:
+        figures["Return"] += f" [{ends[0]:.2f}, {ends[1]:.2f}]"
     figures |= {
-        title: f"{value:.1f}"
-        for key, title in titles.items()
-        if (value := getattr(score, key)) is not None
+        metric.label[:1].upper() + metric.label[1:]: f"{mean:.2f}"
+        for metric in evaluation.metrics
+        if metric.name != RETURN.name and (mean := summary.metrics[metric.name]) is not None
     }
-    if (normalized := evaluation.normalized(score.mean)) is not None:
+    if (normalized := evaluation.normalized(summary.mean_return)) is not None:
         figures["Score (random 0, oracle 1)"] = f"{normalized:.2f}"
     table = "\n".join(f"| {title} | {figure} |" for title, figure in figures.items())
     about = (AGENTS[run.agent].__doc__ or "").splitlines()[0]

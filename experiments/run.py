@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from types import UnionType
@@ -34,8 +35,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
 from stable_baselines3.common.utils import LinearSchedule
 
-import envs  # noqa: F401  (registers the mazes)
 from agents import AGENTS, Agent
+from envs import Metric  # which registers the environments
+from envs.metrics import metrics_of
 from experiments.command_line import MAX_SEED, RunError, UsageError, calling, first_line
 from experiments.logs import read_rows
 from experiments.run_directory import RunDirectory
@@ -109,6 +111,17 @@ class Run:
             ]
         )
 
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that the environment declares.
+
+        Raises:
+            UsageError: as for :meth:`make_env`.
+        """
+        env = self.make_env(1)
+        env.close()
+        return metrics_of(env.env)
+
     @property
     def own_envs(self) -> int:
         """How many of the environments this process has, where several share the training.
@@ -122,7 +135,8 @@ class Run:
         """The environments, ``n_envs`` at once; returns in ``info["episode"]`` are before scaling.
 
         Raises:
-            UsageError: if there is no such environment, or it does not take the arguments.
+            UsageError: if there is no such environment, it does not take the arguments, or it
+                declares its metrics wrongly.
         """
         try:
             env = gym.make_vec(self.env, num_envs=n_envs, **self.env_kwargs)
@@ -136,6 +150,7 @@ class Run:
                     wrappers=[_CheckedSteps, flattened],
                     **self.env_kwargs,
                 )
+            metrics_of(env)  # refuses what is no declaration
             if reward_scale != 1:
                 env = TransformReward(
                     RecordEpisodeStatistics(env), lambda reward: reward * reward_scale

@@ -1,11 +1,10 @@
-"""How well agents do: figures of episodes with intervals, beside the reference policies of the
-maze, over seeds."""
+"""How well agents do: the means of episodes with intervals, beside reference policies, over
+seeds."""
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +12,50 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 
-from envs import MazeVectorEnv
-from envs.references import REFERENCES, reference_episodes
+from envs import RETURN, Metric
+from envs.references import episodes_of_references
 from experiments.command_line import FINAL_EPISODES, FINAL_SEED, RunError, first_line
+from experiments.earlier import with_earlier_keys
 from experiments.run import Run, load_model, newest_model
 from experiments.run_directory import RunDirectory
 from experiments.statistics import Interval, aggregate, interval, mean
-from mnm_rl.evaluation import evaluate_episodes
+from mnm_rl.evaluation import episode_value, evaluate_episodes
 from mnm_rl.files import replacing
+
+Episodes = Mapping[str, Sequence[Any] | NDArray[Any]]
+"""What is known of some episodes: one value each under every name."""
+
+
+def means(episodes: Episodes, metrics: Sequence[Metric]) -> dict[str, float | None]:
+    """The means of metrics by name, in their order, and of the return; None where no episode has a
+    value."""
+    found: dict[str, float | None] = {}
+    for metric in (*metrics, RETURN):
+        known = [value for value in episodes.get(metric.name, ()) if value is not None]
+        found[metric.name] = float(np.mean(known)) if known else None
+    return found
 
 
 @dataclass(frozen=True)
-class Score:
-    """The figures of some episodes; what an environment does not report is None."""
+class Summary:
+    """The means of some episodes."""
 
-    mean: float
-    """Mean return."""
-    ci95: Interval | None
+    metrics: dict[str, float | None]
+    """See :func:`means`."""
+    return_ci95: Interval | None
     """95% bootstrap interval of the mean return; None for a single episode."""
-    goals: float | None
-    first_goal: float | None
-    between: float | None
 
     @classmethod
-    def of(cls, returns: NDArray[Any], infos: Mapping[str, Sequence[float | None]]) -> "Score":
-        """Sum up returns and the maze's counts, one of each an episode."""
-        goals, first, between = (
-            _mean(infos.get(key, ()))
-            for key in ("goals", "steps_to_first_goal", "mean_steps_between_goals")
-        )
-        return cls(float(returns.mean()), interval([returns], mean), goals, first, between)
+    def of(cls, episodes: Episodes, metrics: Sequence[Metric]) -> "Summary":
+        """Sum up episodes."""
+        returns = np.array(episodes[RETURN.name])
+        return cls(means(episodes, metrics), interval([returns], mean))
+
+    @property
+    def mean_return(self) -> float:
+        value = self.metrics[RETURN.name]
+        assert value is not None
+        return value
 
 
 @dataclass(frozen=True)
@@ -53,11 +66,7 @@ class Played:
     """Environment steps that it was trained for."""
     episodes: dict[str, list[Any]]
     """What is known of each: ``return``, ``length``, ``rewarded`` (the steps that gave a positive
-    reward) and, in mazes, what the maze reports."""
-
-    @property
-    def score(self) -> Score:
-        return Score.of(np.array(self.episodes["return"]), self.episodes)
+    reward) and the other metrics of the environment."""
 
 
 @dataclass(frozen=True)
@@ -69,34 +78,36 @@ class Evaluation:
     steps: int
     """Environment steps it was trained for."""
     episodes: int
-    score: Score
-    references: dict[str, Score]
-    """The maze's reference policies; empty for other environments."""
+    metrics: Sequence[Metric]
+    """Those that the environment declares."""
+    summary: Summary
+    references: dict[str, Summary]
+    """The environment's reference policies; empty where it has none."""
 
     def normalized(self, value: float) -> float | None:
         """A return on the scale where random is 0 and the oracle 1; None where there are no
         references."""
         if not self.references:
             return None
-        random, oracle = self.references["random"].mean, self.references["oracle"].mean
+        random, oracle = (self.references[of].mean_return for of in ("random", "oracle"))
         return (value - random) / (oracle - random)
 
     def row(self) -> dict[str, Any]:
         """The entry of the run in the JSON report."""
-        return {
-            "run": str(self.directory),
-            "agent": self.run.agent,
-            "env": self.run.environment,
-            "seed": self.run.seed,
-            "train_steps": self.steps,
-            "episodes": self.episodes,
-            "return_mean": self.score.mean,
-            "return_ci95": self.score.ci95,
-            "normalized_score": self.normalized(self.score.mean),
-            "goals": self.score.goals,
-            "steps_to_first_goal": self.score.first_goal,
-            "steps_between_goals": self.score.between,
-        }
+        return with_earlier_keys(
+            {
+                "run": str(self.directory),
+                "agent": self.run.agent,
+                "env": self.run.environment,
+                "seed": self.run.seed,
+                "train_steps": self.steps,
+                "episodes": self.episodes,
+                "return_mean": self.summary.mean_return,
+                "return_ci95": self.summary.return_ci95,
+                "normalized_score": self.normalized(self.summary.mean_return),
+                "metrics": self.summary.metrics,
+            }
+        )
 
 
 def evaluate(
@@ -160,48 +171,47 @@ def play(directory: Path, run: Run, episodes: int, seed: int, deterministic: boo
         env.close()
     if not np.isfinite([episode["return"] for episode in played]).all():
         raise RunError(f"{run.environment} gave rewards that are NaN or infinite")
-    reported = ("goals", "steps_to_first_goal", "mean_steps_between_goals")
-    keys = ["return", "length", "rewarded", *(key for key in reported if key in played[0])]
-    return Played(
-        model.num_timesteps,
-        {key: [_plain(episode[key]) for episode in played if key in episode] for key in keys},
-    )
+    values = {
+        metric.name: [
+            episode_value(episode[metric.name], metric.name)
+            for episode in played
+            if metric.name in episode
+        ]
+        for metric in run.metrics
+    }
+    reported = {name: own for name, own in values.items() if own}
+    known = {key: [episode[key] for episode in played] for key in ("return", "length", "rewarded")}
+    return Played(model.num_timesteps, reported | known)
 
 
 def _evaluation(directory: Path, run: Run, played: Played) -> Evaluation:
     return Evaluation(
-        directory, run, played.steps, len(played.episodes["return"]), played.score, references(run)
+        directory,
+        run,
+        played.steps,
+        len(played.episodes["return"]),
+        run.metrics,
+        Summary.of(played.episodes, run.metrics),
+        references(run),
     )
 
 
-def _plain(value: Any) -> Any:
-    """A number as JSON takes it."""
-    return value.item() if isinstance(value, np.generic) else value
+_REFERENCES: dict[tuple[str, str], dict[str, Summary]] = {}
+"""What :func:`references` has found, by environment and arguments."""
 
 
-def references(run: Run) -> dict[str, Score]:
-    """Scores of the reference policies on the maze of a run, on the same layout and horizon; none
-    for other environments."""
-    env = run.make_env(1)
-    maze = env.env.unwrapped
-    env.close()
-    if not isinstance(maze, MazeVectorEnv):
-        return {}
-    return _maze_references(json.dumps(maze.task.arguments), type(maze))  # type: ignore[arg-type]  # classes are hashable
-
-
-@cache
-def _maze_references(arguments: str, env_class: Callable[..., MazeVectorEnv]) -> dict[str, Score]:
-    maze = json.loads(arguments)
-    # a new map an episode takes its time
-    episodes = 200 if maze.get("layout") == "perfect" else 1000
-    scores: dict[str, Score] = {}
-    for reference in REFERENCES:
-        played = reference_episodes(reference, episodes, env_class=env_class, **maze)
-        scores[reference] = Score.of(
-            played.pop("return"), {key: list(values) for key, values in played.items()}
-        )
-    return scores
+def references(run: Run) -> dict[str, Summary]:
+    """How the reference policies of a run's environment do, with the same arguments; none where it
+    has none."""
+    key = run.env, json.dumps(run.env_kwargs)
+    if key not in _REFERENCES:
+        env = run.make_env(1)
+        env.close()
+        _REFERENCES[key] = {
+            name: Summary.of(episodes, run.metrics)
+            for name, episodes in episodes_of_references(env.env).items()
+        }
+    return _REFERENCES[key]
 
 
 def agent_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -217,20 +227,15 @@ def agent_rows(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
         ).append(e)
     rows = []
     for runs in groups.values():
-        means = [np.array([e.score.mean for e in runs])]
+        returns = [np.array([e.summary.mean_return for e in runs])]
         rows.append(
             {
                 "agent": runs[0].run.agent,
                 "env": runs[0].run.environment,
                 "seeds": [e.run.seed for e in runs],
-                "return_iqm": aggregate(means),
-                "return_iqm_ci95": interval(means),
-                "normalized_iqm": runs[0].normalized(aggregate(means)),
+                "return_iqm": aggregate(returns),
+                "return_iqm_ci95": interval(returns),
+                "normalized_iqm": runs[0].normalized(aggregate(returns)),
             }
         )
     return rows
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from stable_baselines3.common.logger import TensorBoardOutputFormat
 
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
-from mnm_rl.evaluation import Masked
+from mnm_rl.evaluation import Masked, episode_value
 from mnm_rl.files import STOPPING, UNFINISHED, checkpoint, checkpoints, save_atomically
 
 AT_BOUNDARY = "_at_boundary"
@@ -243,37 +244,52 @@ class MaskableEvalCallback(EvalCallback):
             self.model = model
 
 
-TENSORBOARD_LAYOUT = {
-    "what comes of it": {
-        "return": ["Multiline", ["rollout/ep_rew_mean"]],
-        "goals": ["Multiline", ["rollout/goals"]],
-    },
-    "the memory": {
-        "share of the error that a write removes": ["Multiline", ["memory/error_removed"]],
-        "size of a write, and its strength": ["Multiline", ["memory/theta_change", "memory/beta"]],
-        "size of what is written": ["Multiline", ["memory/key_rms", "memory/value_rms"]],
-        "how much what is written varies": [
-            "Multiline",
-            ["memory/key_varies", "memory/value_varies"],
-        ],
-        "what is read": ["Multiline", ["memory/read_rms", "memory/read_varies"]],
-    },
+_CHARTS_OF_MEMORY = {
+    "share of the error that a write removes": ["memory/error_removed"],
+    "size of a write, and its strength": ["memory/theta_change", "memory/beta"],
+    "size of what is written": ["memory/key_rms", "memory/value_rms"],
+    "how much what is written varies": ["memory/key_varies", "memory/value_varies"],
+    "what is read": ["memory/read_rms", "memory/read_varies"],
 }
-"""What to look at first, as charts for the tab *Custom Scalars* of TensorBoard: of
-``SummaryWriter.add_custom_scalars``."""
+
+
+def tensorboard_layout(keys: Iterable[str] = ()) -> dict[str, dict[str, list[Any]]]:
+    """Return the charts of the tab *Custom Scalars* of TensorBoard.
+
+    Args:
+        keys: those of :class:`EpisodeMeans` that are logged.
+
+    Returns:
+        the argument of ``SummaryWriter.add_custom_scalars``.
+    """
+    of_episodes = {"return": ["rollout/ep_rew_mean"]} | {key: [f"rollout/{key}"] for key in keys}
+    return {
+        category: {title: ["Multiline", tags] for title, tags in charts.items()}
+        for category, charts in {
+            "what comes of it": of_episodes,
+            "the memory": _CHARTS_OF_MEMORY,
+        }.items()
+    }
 
 
 class TensorBoardLayout(BaseCallback):
     """Lay out TensorBoard's tab *Custom Scalars*.
 
-    The tab shows the return, the goals if there are any, and the activity of the memory. Without
-    ``tensorboard_log``, the callback does nothing.
+    The tab shows the return, the means that :class:`EpisodeMeans` logs, and the activity of the
+    memory. Without ``tensorboard_log``, the callback does nothing.
     """
 
     def _on_training_start(self) -> None:
+        self._laid_out = False
+
+    def _on_rollout_start(self) -> None:
+        if self._laid_out:
+            return
+        self._laid_out = True  # by now, all callbacks have started
+        layout = tensorboard_layout(vars(self.model).get(EPISODE_VALUES, ()))
         for output in self.logger.output_formats:
             if isinstance(output, TensorBoardOutputFormat):
-                output.writer.add_custom_scalars(TENSORBOARD_LAYOUT)
+                output.writer.add_custom_scalars(layout)
 
     def _on_step(self) -> bool:
         return True
@@ -281,6 +297,8 @@ class TensorBoardLayout(BaseCallback):
 
 class EpisodeMeans(BaseCallback):
     """Log ``rollout/<key>``, the mean of a number in the ``info`` at the end of each episode.
+
+    Episodes that report None or NaN do not count.
 
     The model stores and saves the numbers. A loaded model continues with the mean of its earlier
     episodes.
@@ -308,8 +326,10 @@ class EpisodeMeans(BaseCallback):
         kept[self.key] = self._values
 
     def _on_step(self) -> bool:
-        if self.locals["dones"].any():
-            self._values.extend(info[self.key] for info in self.locals["infos"] if self.key in info)
+        for i in self.locals["dones"].nonzero()[0]:
+            value = episode_value(self.locals["infos"][i].get(self.key), self.key)
+            if value is not None:
+                self._values.append(value)
         return True
 
     def _on_rollout_end(self) -> None:
@@ -335,11 +355,12 @@ class ProgressBar(BaseCallback):
     ``interval`` seconds.
 
     Args:
-        episode_means: the score to display. Without a value, the bar displays the mean return.
+        episode_means: the score to display. Without one, or without a value, the bar displays the
+            mean return.
         interval: seconds between two lines if the output is not a terminal.
     """
 
-    def __init__(self, episode_means: EpisodeMeans, interval: float = 30.0) -> None:
+    def __init__(self, episode_means: EpisodeMeans | None = None, interval: float = 30.0) -> None:
         super().__init__()
         self.episode_means = episode_means
         self.interval = interval
@@ -368,7 +389,7 @@ class ProgressBar(BaseCallback):
         per_second = (self.num_timesteps - self._first) / (now - self._since)
         left = timedelta(seconds=round(max(0, self._total - self.num_timesteps) / per_second))
         line = f"{self._steps()}  {short(per_second)} steps/s  {left} left"
-        if self.episode_means.mean is not None:
+        if self.episode_means is not None and self.episode_means.mean is not None:
             line += f"  {self.episode_means.key} {self.episode_means.mean:.2f}"
         elif self.model.ep_info_buffer:
             line += (

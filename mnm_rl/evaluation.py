@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common import evaluation
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -82,6 +83,30 @@ def evaluate_policy(
     """
     envs = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     return evaluation.evaluate_policy(Masked(model, envs, use_masking), envs, *args, **kwargs)  # type: ignore[arg-type]
+
+
+def episode_value(value: Any, key: str) -> float | None:
+    """Return a number that an environment reports about an episode.
+
+    Args:
+        value: the value in the ``info`` at the end of the episode.
+        key: its key.
+
+    Returns:
+        None if the value is None, NaN or infinite. Gymnasium turns None into NaN if another
+            environment of the batch reports a number.
+
+    Raises:
+        TypeError: if the value is anything else.
+    """
+    if value is None:
+        return None
+    number = np.asarray(value)
+    if number.dtype.kind not in "biuf" or number.size != 1:
+        raise TypeError(
+            f"info[{key!r}] at the end of an episode must be a number or None, got {value!r}"
+        )
+    return float(number.item()) if np.isfinite(number) else None
 
 
 class _LimitReached(Exception):

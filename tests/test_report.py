@@ -208,7 +208,7 @@ def test_figures_for_papers(tmp_path: Path) -> None:
 
 
 def test_one_run_alone_can_be_reported(tmp_path: Path) -> None:
-    alone = results(result("lstm", 0, 0.5, goals=None, environment="CartPole-v1", waits=[]))
+    alone = results(result("lstm", 0, 0.5, metrics=False, environment="CartPole-v1", waits=[]))
     write_page(alone, tmp_path / "report.html")
     assert "CartPole-v1, PPO" in (tmp_path / "report.html").read_text()
 

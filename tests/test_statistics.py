@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from envs import RETURN, Metric
 from experiments.analysis.page import improvement, rows, sections
 from experiments.command_line import UsageError
 from experiments.grids.display import Display
@@ -113,7 +114,7 @@ def test_a_thinned_curve_keeps_its_means_and_goes_on_after_a_resume() -> None:
         }
         for i in range(1, 11)
     ]
-    curve = thinned(rows, points=5)
+    curve = thinned(rows, [Metric("goals", "goals per episode")], points=5)
     assert curve["steps"] == [15, 35, 55, 75, 95]
     assert curve["score"] == [1.5, 3.5, 5.5, 7.5, 9.5]
     assert curve["seconds"] == [1.5, 3.5, 5.5, 7.5, 9.5]  # stopped after 6 seconds
@@ -189,7 +190,7 @@ def test_a_real_grid_from_its_file_to_its_statistics(
     lstm = found.results[0]
     assert (lstm.steps, lstm.episodes) == (320, 512)
     assert lstm.curve["steps"] == [80, 160, 240, 320]
-    assert lstm.mean_return == pytest.approx(10 * lstm.score)
+    assert lstm.metrics["return"] == pytest.approx(10 * lstm.score)
     assert sum(count for _, count in lstm.waits) == pytest.approx(512 * lstm.score)
 
     evaluation = grid.jobs()[0].directory / "evaluation.json"
@@ -244,10 +245,10 @@ def test_the_committed_data_gives_the_same_statistics_every_time() -> None:
     assert sections(Results.load(path)) == sections(Results.load(path))
 
 
-def test_environments_without_goals_are_scored_by_return() -> None:
-    found = results(result("lstm", 0, 2.0, goals=None, environment="CartPole-v1"))
+def test_environments_without_metrics_are_scored_by_return() -> None:
+    found = results(result("lstm", 0, 2.0, metrics=False, environment="CartPole-v1"))
     (group,) = found.groups
-    assert found.unit("CartPole-v1") == "return"
+    assert found.metric("CartPole-v1") == RETURN
     assert found.scores(group).tolist() == [20]
     assert found.normalized("CartPole-v1", 3.0) is None
     assert found.normalized(MAZE, 15.0) == 0.5

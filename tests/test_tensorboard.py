@@ -12,7 +12,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from experiments.logs import EventFile
 from mnm_rl import RecurrentPPO
-from mnm_rl.callbacks import TENSORBOARD_LAYOUT, TensorBoardLayout
+from mnm_rl.callbacks import EpisodeMeans, TensorBoardLayout, tensorboard_layout
 from tests.policies import small
 
 
@@ -28,7 +28,7 @@ def what_tensorboard_reads(directory: Path) -> tuple[list[str], set[str]]:
 
 
 def test_a_run_is_laid_out(tmp_path: Path) -> None:
-    events = EventFile(tmp_path, up_to=0)
+    events = EventFile(tmp_path, up_to=0, keys=["goals"])
     events.write({"rollout/goals": 1.0, "train/loss": 1.0}, {}, step=10)
     expressions, tags = what_tensorboard_reads(tmp_path)
     assert expressions[:2] == ["rollout/ep_rew_mean", "rollout/goals"]
@@ -45,16 +45,19 @@ def test_a_training_of_ones_own_is_laid_out_with_every_figure_of_its_memory(tmp_
         tensorboard_log=str(tmp_path),
         n_steps=10,
     )
-    model.learn(40, callback=TensorBoardLayout(), log_interval=1)
+    # the means of episodes have their charts, whichever callback comes first
+    callbacks = [TensorBoardLayout(), EpisodeMeans("accuracy")]
+    model.learn(40, callback=callbacks, log_interval=1)
     expressions, tags = what_tensorboard_reads(tmp_path)
     of_memory = {tag for tag in tags if tag.startswith("memory/")}
     assert of_memory
+    assert "rollout/accuracy" in tags
     assert {
         tag for tag in of_memory if any(re.fullmatch(expression, tag) for expression in expressions)
     } == of_memory
     assert [
         name
-        for charts in TENSORBOARD_LAYOUT.values()
+        for charts in tensorboard_layout(["accuracy"]).values()
         for _, names in charts.values()
         for name in names
     ] == expressions

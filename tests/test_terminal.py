@@ -10,7 +10,7 @@ import pytest
 from agents import AGENTS
 from experiments.analysis.report import print_table
 from experiments.run import Run
-from experiments.scores import Evaluation, Score
+from experiments.scores import Evaluation, Summary
 from mnm_rl.callbacks import EpisodeMeans, ProgressBar, short
 
 
@@ -93,12 +93,20 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
 
 
 RANDOM, AGENT, ORACLE = (
-    Score(mean, (mean - 3.3, mean + 3.3), mean / 10, first, 10.1)
+    Summary(
+        {
+            "goals": mean / 10,
+            "steps_to_first_goal": first,
+            "mean_steps_between_goals": 10.1,
+            "return": mean,
+        },
+        (mean - 3.3, mean + 3.3),
+    )
     for mean, first in ((14.2, 53.9), (-123.4, 100.0), (276.1, 10.2))
 )
 
 
-def evaluation(agent: str, references: dict[str, Score]) -> Evaluation:
+def evaluation(agent: str, references: dict[str, Summary]) -> Evaluation:
     run = Run(
         hyperparameters=AGENTS[agent](),
         env="mnm/Maze-v0",
@@ -107,7 +115,7 @@ def evaluation(agent: str, references: dict[str, Score]) -> Evaluation:
         n_envs=2,
         seed=4,
     )
-    return Evaluation(Path("run"), run, 2_000_000, 512, AGENT, references)
+    return Evaluation(Path("run"), run, 2_000_000, 512, run.metrics, AGENT, references)
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
@@ -118,7 +126,7 @@ def evaluation(agent: str, references: dict[str, Score]) -> Evaluation:
 def test_a_table_has_one_line_a_row_and_whole_numbers(
     columns: int,
     agent: str,
-    references: dict[str, Score],
+    references: dict[str, Summary],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -136,5 +144,6 @@ def test_a_table_has_one_line_a_row_and_whole_numbers(
     header = next(line for line in lines if line.startswith("agent")).split()
     assert {"agent", "seed", "[95%]"} <= set(header)
     assert {"goals", "score"} <= set(header) or not references
-    assert columns < 80 or {"steps", "return"} <= set(header)
-    assert columns < 120 or {"first", "again"} <= set(header) or not references
+    assert columns < 80 or {"steps", "return", "goals"} <= set(header)
+    assert columns < 120 or {"first", "again"} <= set(header)
+    assert ("first: time to the first goal (steps)" in lines) == ("first" in header)

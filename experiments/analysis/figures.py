@@ -17,6 +17,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from experiments.command_line import UsageError, first_line
 from experiments.grids.results import Group, Results
+from experiments.logs import column_of, first_logged
 from experiments.run import Run, read_progress
 from experiments.scores import references
 from experiments.statistics import Scores, aggregate, curve, interval, performance_profile
@@ -159,13 +160,12 @@ def _name_ends(axes: Axes, lines: Mapping[str, Line]) -> None:
 
 
 def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
-    """Draw goals (or returns, where an environment has no goals) over steps: the interquartile mean
-    of each agent's seeds."""
+    """Draw the first metric that all runs have, or else the return, over steps: the interquartile
+    mean of each agent's seeds."""
     figure, axes = make_figure()
-    key, label = "rollout/goals", "goals per episode"
     progress = [read_progress(directory) for directory, _ in runs]
-    if not all(any(key in row for row in rows) for rows in progress):
-        key, label = "rollout/ep_rew_mean", "return"
+    metric = first_logged(runs[0][1].metrics, progress)
+    key = column_of(metric)
     curves: dict[str, list[tuple[Scores, Scores]]] = {}
     for (_, run), rows in zip(runs, progress, strict=True):
         if points := [(row["time/total_timesteps"], row[key]) for row in rows if key in row]:
@@ -173,10 +173,11 @@ def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
             curves.setdefault(run.agent, []).append((steps, scores))
     environments = list(dict.fromkeys(run.environment for _, run in runs))
     known = {}
-    if key == "rollout/goals" and len(environments) == 1:
-        known = {name: score.goals or 0.0 for name, score in references(runs[0][1]).items()}
+    if len(environments) == 1:
+        means = {name: of.metrics[metric.name] for name, of in references(runs[0][1]).items()}
+        known = {name: mean for name, mean in means.items() if mean is not None}
     draw_lines(axes, {agent: line(seeds) for agent, seeds in curves.items()}, known)
-    axes.set(xlabel="environment steps", ylabel=label, title=", ".join(environments))
+    axes.set(xlabel="environment steps", ylabel=metric.label, title=", ".join(environments))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     save_figure(figure, path)
 
@@ -198,12 +199,9 @@ def curves_figure(results: Results, groups: Sequence[Group], over: str) -> Figur
         )
         for g in groups
     }
-    known = {
-        name: score["goals"] for name, score in results.references.get(environment, {}).items()
-    }
-    draw_lines(axes, lines, known)
+    draw_lines(axes, lines, results.reference_scores(environment))
     axes.set(
-        ylabel=results.unit(environment),
+        ylabel=results.metric(environment).label,
         xlabel="environment steps" if over == "steps" else "seconds of training",
     )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -261,17 +259,18 @@ def scores_figure(results: Results, groups: Sequence[Group]) -> Figure:
         tick.set_fontweight("bold")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"{results.unit(groups[0][2])}, final evaluation")
+    axes.set_xlabel(f"{results.metric(groups[0][2]).label}, final evaluation")
     axes.grid(axis="x", color="gray", alpha=0.2)
     return figure
 
 
 def profile_figure(results: Results, groups: Sequence[Group]) -> Figure:
-    """Performance profiles: the share of seeds above each score; normalized where there are
-    references."""
+    """Performance profiles: the share of seeds that are better than each score; normalized where
+    there are references."""
     figure, axes = make_figure(height_beside(len(groups)))
     environment = groups[0][2]
     normalized = bool(results.references.get(environment))
+    sign = 1 if normalized else results.better(environment)
     scores = {
         group[0]: np.array(
             [
@@ -286,7 +285,7 @@ def profile_figure(results: Results, groups: Sequence[Group]) -> Figure:
     low, high = min(0.0, everything.min()), everything.max()
     thresholds = np.linspace(low, high + 0.02 * (high - low or 1.0), 200)
     for label, own in scores.items():
-        middle, lower, upper = performance_profile([own], thresholds)
+        middle, lower, upper = performance_profile([sign * own], sign * thresholds)
         style = style_of(label, list(scores))
         axes.plot(thresholds, middle, linewidth=1.8, label=label, **style)
         axes.fill_between(thresholds, lower, upper, color=style["color"], alpha=0.1, linewidth=0)
@@ -299,8 +298,8 @@ def profile_figure(results: Results, groups: Sequence[Group]) -> Figure:
     )
     axes.spines[["top", "right"]].set_visible(False)
     axes.set(
-        xlabel="score, random 0, oracle 1" if normalized else results.unit(environment),
-        ylabel="share of seeds above it",
+        xlabel="score, random 0, oracle 1" if normalized else results.metric(environment).label,
+        ylabel="share of seeds above it" if sign > 0 else "share of seeds below it",
     )
     return figure
 

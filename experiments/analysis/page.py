@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from matplotlib.figure import Figure
 
+from envs import Metric
 from experiments.analysis.figures import (
     ON_DARK,
     curves_figure,
@@ -84,8 +86,8 @@ FIGURES: dict[str, tuple[str, str, Callable[[Results, list[Group]], Figure]]] = 
     ),
     "profile": (
         "Performance profile",
-        "The share of seeds that score above each value; a line further right is better, a steep "
-        "one has seeds that agree.",
+        "The share of seeds that score better than each value; the higher a line, the better, and "
+        "a steep one has seeds that agree.",
         profile_figure,
     ),
 }
@@ -102,6 +104,8 @@ def rows(results: Results, groups: list[Group]) -> list[dict[str, Any]]:
     found = []
     for group in groups:
         runs, scores = results.groups[group], [results.scores(group)]
+        better = results.better(group[2])
+        worst, best = (float(better * end(better * scores[0])) for end in (np.min, np.max))
         minutes = [run.curve["seconds"][-1] / 60 for run in runs if run.curve["seconds"]]
         found.append(
             {
@@ -113,19 +117,35 @@ def rows(results: Results, groups: list[Group]) -> list[dict[str, Any]]:
                 "mean": aggregate(scores, mean),
                 "mean_interval": interval(scores, mean),
                 "normalized": results.normalized(group[2], aggregate(scores)),
-                "first_goal": _mean([run.first_goal for run in runs]),
-                "between": _mean([run.between for run in runs]),
+                "metrics": [
+                    _mean([run.metrics.get(metric.name) for run in runs])
+                    for metric in others(results, group[2])
+                ],
                 "minutes": _mean(minutes),
-                "best": float(scores[0].max()),
-                "range": f"{scores[0].min():.1f} to {scores[0].max():.1f}",
+                "best": best,
+                "range": f"{worst:.1f} to {best:.1f}",
             }
         )
     return found
 
 
+def others(results: Results, environment: str) -> list[Metric]:
+    """The metrics beside the score of which a run in an environment has a value."""
+    return [
+        metric
+        for metric in results.metrics[environment]
+        if metric != results.metric(environment)
+        and any(
+            run.metrics.get(metric.name) is not None
+            for run in results.results
+            if run.environment == environment
+        )
+    ]
+
+
 def improvement(results: Results, groups: list[Group]) -> list[dict[str, Any]]:
-    """How probably each group is above each other, None for itself."""
-    scores = {group: [results.scores(group)] for group in groups}
+    """How probably each group is better than each other, None for itself."""
+    scores = {group: [results.better(group[2]) * results.scores(group)] for group in groups}
     return [
         {
             "label": group[0],
@@ -146,15 +166,20 @@ def _parts(results: Results) -> list[list[Group]]:
 def _section(results: Results, groups: list[Group], n: int) -> dict[str, Any]:
     _, algorithm, environment = groups[0]
     references = results.references.get(environment, {})
-    of_maze = ["score", "steps to first goal", "to each next"] if references else []
+    metrics = others(results, environment)
+    beside = [*(["score"] if references else []), *(metric.label for metric in metrics)]
     return {
         "environment": environment,
         "algorithm": algorithm,
-        "unit": results.unit(environment),
-        "columns": ["agent", "seeds", "IQM", "mean", *of_maze, "minutes", "worst to best seed"],
+        "score": results.metric(environment).label,
+        "columns": ["agent", "seeds", "IQM", "mean", *beside, "minutes", "worst to best seed"],
         "references": {
-            name: score | {"normalized": results.normalized(environment, score["goals"])}
-            for name, score in references.items()
+            name: {
+                "score": score,
+                "normalized": results.normalized(environment, score),
+                "metrics": [references[name].get(metric.name) for metric in metrics],
+            }
+            for name, score in results.reference_scores(environment).items()
         },
         "rows": rows(results, groups),
         "figures": [

@@ -272,14 +272,14 @@ def _draw(episode: Episode, squares: Sequence[_Square], lines: Sequence[_Lines])
         layout="constrained",
     )
     T, (good, bad) = len(episode.rewards), episode.marks
-    goals, walls = episode.marks.values()
+    at_good, at_bad = episode.marks.values()
     title = (
-        f"{episode.run.agent} on {episode.run.environment}: one episode, {len(goals)} × {good}, "
-        f"{len(walls)} × {bad}"
+        f"{episode.run.agent} on {episode.run.environment}: one episode, {len(at_good)} × {good}, "
+        f"{len(at_bad)} × {bad}"
     )
     figure.suptitle(title, fontweight="bold")
     for place, square in zip("LR", squares, strict=True):
-        _draw_square(axes[place], square, goals)
+        _draw_square(axes[place], square, at_good)
 
     of_time = [axes["M"], *(axes[row] for row in rows)]
     for at in of_time:
@@ -287,8 +287,8 @@ def _draw(episode: Episode, squares: Sequence[_Square], lines: Sequence[_Lines])
         at.xaxis.set_major_locator(MaxNLocator(integer=True))
         at.spines[["top", "right"]].set_visible(False)
         at.tick_params(labelbottom=at is of_time[-1])
-    axes["M"].plot(goals, [1] * len(goals), "v", color=GOOD, markersize=5)
-    axes["M"].plot(walls, [0] * len(walls), "x", color=BAD, markersize=4)
+    axes["M"].plot(at_good, [1] * len(at_good), "v", color=GOOD, markersize=5)
+    axes["M"].plot(at_bad, [0] * len(at_bad), "x", color=BAD, markersize=4)
     axes["M"].set_ylim(-0.6, 1.6)
     axes["M"].set_yticks([1, 0], [good, bad], fontsize=9)
     axes["M"].tick_params(axis="y", length=0)
@@ -296,8 +296,8 @@ def _draw(episode: Episode, squares: Sequence[_Square], lines: Sequence[_Lines])
         tick.set_color(color)
     for row, panel in zip(rows, lines, strict=True):
         at = axes[row]
-        for goal in goals if len(goals) < T / 2 else []:  # more would hide what is drawn
-            at.axvline(goal, color=GOOD, linewidth=0.8, alpha=0.4)
+        for t in at_good if len(at_good) < T / 2 else []:  # more would hide what is drawn
+            at.axvline(t, color=GOOD, linewidth=0.8, alpha=0.4)
         for (name, values), color in zip(panel.values.items(), cycle(LINES), strict=False):
             at.plot(values, color=color, linewidth=1.3, label=name)
         at.set_title(panel.title, loc="left", fontsize=9)
@@ -317,7 +317,7 @@ def _draw(episode: Episode, squares: Sequence[_Square], lines: Sequence[_Lines])
     return figure
 
 
-def _draw_square(axes: Axes, square: _Square, goals: Sequence[int]) -> None:
+def _draw_square(axes: Axes, square: _Square, at_good: Sequence[int]) -> None:
     timed = square.values.ndim == 4
     T = len(square.values)
     values = square.values.reshape(T * square.values.shape[1], -1) if timed else square.values
@@ -344,9 +344,9 @@ def _draw_square(axes: Axes, square: _Square, goals: Sequence[int]) -> None:
             color="gray",
             fontsize=9,
         )
-        for goal in (goal for goal in goals if goal < T):
+        for t in (t for t in at_good if t < T):
             axes.plot(
-                goal,
+                t,
                 1.02,
                 "v",
                 color=GOOD,
@@ -356,7 +356,7 @@ def _draw_square(axes: Axes, square: _Square, goals: Sequence[int]) -> None:
             )
             axes.plot(
                 1.02,
-                goal,
+                t,
                 "<",
                 color=GOOD,
                 markersize=4,

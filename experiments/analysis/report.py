@@ -11,11 +11,13 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from envs import RETURN, Metric
 from experiments.analysis.figures import learning_curves
 from experiments.command_line import calling
+from experiments.logs import STEPS, column_of
 from experiments.run import Run, read_progress
 from experiments.run_directory import RunDirectory
-from experiments.scores import Evaluation, Score, final_evaluation
+from experiments.scores import Evaluation, Summary, final_evaluation
 from mnm_rl.callbacks import short
 
 
@@ -23,7 +25,7 @@ def report(directory: Path) -> None:
     """What a training ends with: how it went, its figures beside chance and perfect play, and its
     learning curve."""
     run = Run.load(directory)
-    print_training(directory)
+    print_training(directory, run.metrics)
     print_table([final_evaluation(directory, run)])
     picture = RunDirectory(directory).learning_curve
     learning_curves([(directory, run)], picture)
@@ -31,27 +33,18 @@ def report(directory: Path) -> None:
     print(f"learning curve: {picture}\nan episode:     {gif}")
 
 
-def print_training(directory: Path, rows: int = 5) -> None:
-    """A table of the training: return and goals at evenly spaced steps."""
-    progress = [row for row in read_progress(directory) if "rollout/ep_rew_mean" in row]
+def print_training(directory: Path, metrics: Sequence[Metric], rows: int = 5) -> None:
+    """A table of the training: return and metrics at evenly spaced steps."""
+    progress = [row for row in read_progress(directory) if column_of(RETURN) in row]
     if not progress:
         return  # no episode has ended
     console = Console()
     console.print("while training", style="bold")
-    columns = {
-        "time/total_timesteps": "steps",
-        "rollout/ep_rew_mean": "return",
-        "rollout/goals": "goals",
-    }
-    shown = {key: title for key, title in columns.items() if all(key in row for row in progress)}
-    table = _table(*shown.values())
+    logged = {column_of(metric): metric.heading for metric in (RETURN, *metrics)}
+    shown = {key: name for key, name in logged.items() if any(key in row for row in progress)}
+    table = _table("steps", *shown.values())
     for row in progress[:: -max(1, len(progress) // rows)][rows - 1 :: -1]:
-        table.add_row(
-            *(
-                f"{row[key]:,.0f}" if title == "steps" else _return(row[key])
-                for key, title in shown.items()
-            )
-        )
+        table.add_row(f"{row[STEPS]:,.0f}", *(_number(row.get(key)) for key in shown))
     console.print(table)
 
 
@@ -59,70 +52,87 @@ def print_table(evaluations: Sequence[Evaluation]) -> None:
     """One table an environment: the runs from worst to best, and where there are any the reference
     policies.
 
-    Where the terminal is too narrow for all columns, those that the others say nearly as well are
-    left out.
+    Where the terminal is too narrow for all columns, the last metrics are left out first.
     """
     console = Console()
     for env in dict.fromkeys(e.run.environment for e in evaluations):
         chosen = sorted(
-            (e for e in evaluations if e.run.environment == env), key=lambda e: e.score.mean
+            (e for e in evaluations if e.run.environment == env),
+            key=lambda e: e.summary.mean_return,
         )
         console.print(f"{escape(env)}, {chosen[0].episodes} episodes", style="bold", soft_wrap=True)
-        left_out: list[str] = []
+        left_out: list[Column] = []
         table = _comparison(chosen, left_out)
-        for column in ("again", "first", "steps", "return") if chosen[0].references else ("steps",):
+        for least in _least_first(chosen[0]):
             if (
                 Measurement.get(console, console.options.update(max_width=10_000), table).maximum
                 > console.width
             ):
-                left_out.append(column)
+                left_out.append(least)
                 table = _comparison(chosen, left_out)
         console.print(table)
+        meanings = [
+            f"{metric.short}: {metric.label}"
+            for metric in _others(chosen[0])
+            if metric.short and metric not in left_out
+        ]
         if chosen[0].references:
-            meanings = {
-                "first": "first: steps to the first goal",
-                "again": "again: steps to each next one",
-            }
-            shown = [meaning for column, meaning in meanings.items() if column not in left_out]
-            console.print("\n".join([*shown, "score: random 0, oracle 1"]), style="dim")
+            meanings.append("score: random 0, oracle 1")
+        for meaning in meanings:
+            console.print(escape(meaning), style="dim")
 
 
-def _comparison(evaluations: Sequence[Evaluation], left_out: Sequence[str]) -> Table:
-    references = evaluations[0].references
-    rows = [
-        {"agent": e.run.agent, "seed": str(e.run.seed), "steps": short(e.steps)}
-        | _cells(e.score, e)
+Column = str | Metric
+"""What is in a column: a metric, or what the string says."""
+
+
+def _least_first(e: Evaluation) -> list[Column]:
+    """The columns that a narrow terminal may go without, those that say least first."""
+    others = _others(e)
+    return [*reversed(others[1:]), "steps", *([RETURN] if e.references else others[:1])]
+
+
+def _others(e: Evaluation) -> list[Metric]:
+    """The metrics beside the return."""
+    return [metric for metric in e.metrics if metric.name != RETURN.name]
+
+
+def _comparison(evaluations: Sequence[Evaluation], left_out: Sequence[Column]) -> Table:
+    rows: list[dict[Column, str]] = [
+        {
+            "agent": e.run.agent,
+            "seed": str(e.run.seed),
+            "steps": short(e.steps),
+            **_cells(e.summary, e),
+        }
         for e in evaluations
     ]
     columns = [column for column in rows[0] if column not in left_out]
-    table = _table(*columns)
+    table = _table(*(c.heading if isinstance(c, Metric) else c for c in columns))
     for row in rows:
         table.add_row(*(row[column] for column in columns))
     table.add_section()
-    for name, score in references.items():
-        row = {"agent": name} | _cells(score, evaluations[0])
-        table.add_row(*(row.get(column, "") for column in columns), style="dim")
+    for name, summary in evaluations[0].references.items():
+        cells = {"agent": name, **_cells(summary, evaluations[0])}
+        table.add_row(*(cells.get(column, "") for column in columns), style="dim")
     return table
 
 
-def _cells(score: Score, e: Evaluation) -> dict[str, str]:
+def _cells(summary: Summary, e: Evaluation) -> dict[Column, str]:
+    mean, ends = summary.mean_return, summary.return_ci95
+    others: dict[Column, str] = {
+        metric: _number(summary.metrics.get(metric.name)) for metric in _others(e)
+    }
     if not e.references:
-        return {"return": _return(score.mean), "[95%]": _interval(score.ci95)}
-    counts = {
-        "return": score.mean,
-        "goals": score.goals,
-        "first": score.first_goal,
-        "again": score.between,
-    }
-    interval = None if score.ci95 is None else [e.normalized(bound) for bound in score.ci95]
-    return {column: "" if count is None else f"{count:.1f}" for column, count in counts.items()} | {
-        "score [95%]": f"{e.normalized(score.mean):z.2f} {_interval(interval)}"
-    }
+        return {**others, RETURN: _number(mean), "[95%]": _interval(ends)}
+    normalized = None if ends is None else [e.normalized(bound) for bound in ends]
+    score = f"{e.normalized(mean):z.2f} {_interval(normalized)}"
+    return {RETURN: _number(mean), **others, "score [95%]": score}
 
 
-def _return(mean: float) -> str:
-    """Memory tasks and POPGym have returns of about 1, mazes of hundreds."""
-    return f"{mean:.{2 if abs(mean) < 10 else 1}f}"
+def _number(mean: float | None) -> str:
+    """Accuracies and returns may be of about 1, other metrics of hundreds."""
+    return "" if mean is None else f"{mean:.{2 if abs(mean) < 10 else 1}f}"
 
 
 def _interval(interval: Sequence[float | None] | None) -> str:

@@ -14,7 +14,10 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from envs import Metric
+from experiments.command_line import UsageError
 from experiments.grids.grid import Job
+from experiments.logs import column_of, first_logged
 from experiments.run import read_progress
 from mnm_rl.callbacks import short
 
@@ -42,6 +45,7 @@ class Display:
     def __enter__(self) -> "Display":
         self._steps = {job.directory: 0.0 for job in self.jobs}
         self._scores: dict[Any, str] = {}
+        self._metrics: dict[str, Sequence[Metric]] = {}
         for job in self.jobs:
             self._look(job)
         self._since, self._before, self._last = time.monotonic(), sum(self._steps.values()), 0.0
@@ -111,10 +115,19 @@ class Display:
         self._steps[job.directory] = (
             float(job.total_timesteps) if job.finished else min(done, job.total_timesteps)
         )
-        for key, name in (("rollout/goals", "goals"), ("rollout/ep_rew_mean", "return")):
-            if rows and key in rows[-1]:
-                self._scores[job.directory] = f"{name} {rows[-1][key]:.2f}"
-                break
+        if rows:
+            metric = first_logged(self._metrics_of(job), [rows[-1:]])
+            if (score := rows[-1].get(column_of(metric))) is not None:
+                self._scores[job.directory] = f"{metric.heading} {score:.2f}"
+
+    def _metrics_of(self, job: Job) -> Sequence[Metric]:
+        """What the environment of a run declares; nothing where it cannot be made here."""
+        if job.environment not in self._metrics:
+            try:
+                self._metrics[job.environment] = job.metrics
+            except UsageError:
+                self._metrics[job.environment] = ()
+        return self._metrics[job.environment]
 
     def _summary(self) -> str:
         finished, failed = (

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
+from envs import Metric
 from experiments.command_line import INSTALLED, MAX_SEED, UsageError, calling, key_values, option
 from experiments.run import ALGORITHMS, UNWRITTEN, Run
 from experiments.run_directory import RunDirectory
@@ -56,6 +57,24 @@ class Job:
         return dataclasses.asdict(
             dataclasses.replace(AGENTS[self.agent].defaults(self.algorithm), **self.hyperparameters)
         )
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that the environment declares.
+
+        Raises:
+            UsageError: if it cannot be made.
+        """
+        env, *env_kwargs = self.environment.split(" ")
+        run = Run(
+            hyperparameters=AGENTS[self.agent](),
+            env=env,
+            env_kwargs=key_values(env_kwargs),
+            total_timesteps=self.total_timesteps,
+            n_envs=self.n_envs,
+            seed=self.seed,
+        )
+        return run.metrics
 
     @property
     def log(self) -> Path:

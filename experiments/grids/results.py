@@ -2,8 +2,8 @@
 again, exactly.
 
 The file is JSON. Runs are in it only when they are finished; of a curve some hundred points are
-left, of the final evaluation the numbers of episodes with each return, and how long it took to be
-rewarded again.
+left, of the final evaluation the means of the metrics, how many episodes had each return, and how
+long it took to be rewarded again.
 """
 
 import json
@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from envs import RETURN, Metric
 from experiments.command_line import UsageError, calling
+from experiments.earlier import results_of_earlier
 from experiments.grids.grid import Grid, Job
+from experiments.logs import column_of, first_logged
 from experiments.run import UNWRITTEN, Run, read_progress
 from experiments.run_directory import RunDirectory
-from experiments.scores import Played, final_episodes, references
+from experiments.scores import Played, final_episodes, means, references
 from experiments.statistics import Scores, iqm, within_episode
 
 POINTS = 100
@@ -40,15 +43,13 @@ class Result:
     steps: int
     """Environment steps that it was trained for."""
     curve: dict[str, list[float]]
-    """``steps``, ``seconds`` of training, and ``score``: goals where there are any, else the
-    return; means of a few updates."""
+    """``steps``, ``seconds`` of training, and ``score``: the first metric that was logged; means of
+    a few updates."""
     returns: list[tuple[float, int]]
     """Returns of the final evaluation, and how many episodes had each."""
-    goals: float | None
-    """Mean number of goals of the final evaluation; None where the environment reports none."""
-    first_goal: float | None
-    between: float | None
-    """Mean steps to the first goal and between two."""
+    metrics: dict[str, float | None]
+    """Means of the metrics in the final evaluation, by name, in the order in which the environment
+    declares them, and of the return; None where no episode has a value."""
     waits: list[tuple[float, int]]
     """Mean steps to the first reward, from the first to the second, and so on, and of how many
     episodes each is the mean."""
@@ -60,13 +61,8 @@ class Result:
 
     @property
     def score(self) -> float:
-        """Goals where there are any, else the mean return of the final evaluation."""
-        return self.mean_return if self.goals is None else self.goals
-
-    @property
-    def mean_return(self) -> float:
-        values, counts = zip(*self.returns, strict=True)
-        return float(np.average(values, weights=counts))
+        """What runs are compared by: the first metric that has a value."""
+        return next(mean for mean in self.metrics.values() if mean is not None)
 
     @property
     def episodes(self) -> int:
@@ -92,8 +88,11 @@ class Results:
     """Versions that the runs were made with."""
     hyperparameters: list[dict[str, Any]]
     """All of each agent with each algorithm and setting."""
-    references: dict[str, dict[str, Any]]
-    """The scores of the reference policies, by environment; none where it is no maze."""
+    metrics: dict[str, list[Metric]]
+    """Those that each environment declares."""
+    references: dict[str, dict[str, dict[str, float | None]]]
+    """Means of the metrics of the reference policies, by environment, policy and name; empty for an
+    environment without such policies."""
     results: list[Result]
 
     def __post_init__(self) -> None:
@@ -106,7 +105,7 @@ class Results:
     @cached_property
     def groups(self) -> dict[Group, list[Result]]:
         """The runs of each group by seed; environments and algorithms in the grid's order, in each
-        the highest IQM first."""
+        the best IQM first."""
         found: dict[Group, list[Result]] = {}
         for result in self.results:
             found.setdefault((result.label, result.algorithm, result.environment), []).append(
@@ -118,20 +117,26 @@ class Results:
             return (
                 environments.index(group[2]),
                 algorithms.index(group[1]),
-                -iqm([r.score for r in found[group]]),
+                -self.better(group[2]) * iqm([r.score for r in found[group]]),
             )
 
         return {
             group: sorted(found[group], key=lambda r: r.seed) for group in sorted(found, key=order)
         }
 
-    def unit(self, environment: str) -> str:
-        """What scores in an environment are."""
-        return (
-            "goals per episode"
-            if all(r.goals is not None for r in self.results if r.environment == environment)
-            else "return"
+    def metric(self, environment: str) -> Metric:
+        """What scores in an environment are: the first metric of which all its runs have a
+        value."""
+        runs = [run for run in self.results if run.environment == environment]
+        return next(
+            metric
+            for metric in (*self.metrics[environment], RETURN)
+            if all(run.metrics.get(metric.name) is not None for run in runs)
         )
+
+    def better(self, environment: str) -> int:
+        """1 where a higher score is better, -1 where a lower one is."""
+        return 1 if self.metric(environment).higher_is_better else -1
 
     def scores(self, group: Group) -> Scores:
         """The score of each seed of a group, ``[S]``."""
@@ -140,11 +145,19 @@ class Results:
     def normalized(self, environment: str, score: float) -> float | None:
         """A score on the scale where random is 0 and the oracle 1; None where there are no
         references."""
-        if not (known := self.references.get(environment)):
+        known = self.reference_scores(environment)
+        if not {"random", "oracle"} <= known.keys():
             return None
-        key = "mean" if self.unit(environment) == "return" else "goals"
-        random, oracle = known["random"][key], known["oracle"][key]
-        return float((score - random) / (oracle - random))
+        return (score - known["random"]) / (known["oracle"] - known["random"])
+
+    def reference_scores(self, environment: str) -> dict[str, float]:
+        """The scores of the reference policies of an environment."""
+        name = self.metric(environment).name
+        return {
+            reference: score
+            for reference, own in self.references.get(environment, {}).items()
+            if (score := own.get(name)) is not None
+        }
 
     def save(self, path: Path) -> None:
         """Write the file: one line a run."""
@@ -163,7 +176,11 @@ class Results:
             UsageError: if there is none, or it is something else.
         """
         try:
-            values = json.loads(path.read_text())
+            values = results_of_earlier(json.loads(path.read_text()))
+            values["metrics"] = {
+                environment: [Metric(**metric) for metric in metrics]
+                for environment, metrics in values["metrics"].items()
+            }
             for result in values["results"]:
                 for key in ("returns", "waits"):
                     result[key] = [tuple(entry) for entry in result[key]]
@@ -201,6 +218,7 @@ def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = Non
         job.check_unchanged()
     configurations: dict[Any, dict[str, Any]] = {}
     versions: dict[str, list[str]] = {}
+    metrics: dict[str, list[Metric]] = {}
     scales: dict[str, dict[str, Any]] = {}
     for job in finished:
         config = json.loads(RunDirectory(job.directory).config.read_text())
@@ -211,9 +229,11 @@ def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = Non
         configurations.setdefault(
             tuple(own.values()), own | {"hyperparameters": config["hyperparameters"]}
         )
-        if job.environment not in scales:
+        if job.environment not in metrics:
+            run = Run.load(job.directory)
+            metrics[job.environment] = list(run.metrics)
             scales[job.environment] = {
-                name: asdict(score) for name, score in references(Run.load(job.directory)).items()
+                name: summary.metrics for name, summary in references(run).items()
             }
     found = Results(
         name=grid.name,
@@ -223,7 +243,8 @@ def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = Non
         planned=len(jobs),
         versions=versions,
         hyperparameters=list(configurations.values()),
-        references=_as_in_json(scales),
+        metrics=metrics,
+        references=scales,
         results=[result_of(job) for job in finished],
     )
     if earlier is not None:
@@ -270,6 +291,7 @@ def _with_earlier(found: Results, earlier: Results, jobs: Sequence[Job]) -> Resu
                 if (own["agent"], own["algorithm"], own["setting"]) not in here
             ),
         ],
+        metrics=earlier.metrics | found.metrics,
         references=earlier.references | found.references,
         results=[known[key] for key in order if key in known],
     )
@@ -288,8 +310,8 @@ def _key(run: Result | Job) -> tuple[Any, ...]:
 
 def result_of(job: Job) -> Result:
     """What is kept of a finished run."""
-    played = final_episodes(job.directory, Run.load(job.directory))
-    score = played.score
+    run = Run.load(job.directory)
+    played = final_episodes(job.directory, run)
     waits, counts = within_episode(played.episodes["rewarded"])
     return Result(
         agent=job.agent,
@@ -298,16 +320,16 @@ def result_of(job: Job) -> Result:
         setting=job.setting,
         seed=job.seed,
         steps=played.steps,
-        curve=thinned(read_progress(job.directory)),
+        curve=thinned(read_progress(job.directory), run.metrics),
         returns=_counted(played),
-        goals=score.goals,
-        first_goal=score.first_goal,
-        between=score.between,
+        metrics=means(played.episodes, run.metrics),
         waits=[(round(wait, 3), count) for wait, count in zip(waits, counts, strict=True)],
     )
 
 
-def thinned(rows: Sequence[dict[str, float]], points: int = POINTS) -> dict[str, list[float]]:
+def thinned(
+    rows: Sequence[dict[str, float]], metrics: Sequence[Metric], points: int = POINTS
+) -> dict[str, list[float]]:
     """A learning curve of at most ``points`` points, each the mean of as many rows of
     ``progress.csv``.
 
@@ -320,7 +342,7 @@ def thinned(rows: Sequence[dict[str, float]], points: int = POINTS) -> dict[str,
             before += last
         last = elapsed
         seconds.append(before + elapsed)
-    key = "rollout/goals" if any("rollout/goals" in row for row in rows) else "rollout/ep_rew_mean"
+    key = column_of(first_logged(metrics, [rows]))
     table = [
         (row["time/total_timesteps"], at, row[key])
         for row, at in zip(rows, seconds, strict=True)

@@ -19,6 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from envs import Metric
 from experiments.command_line import RunError, UsageError
 from experiments.grids.display import Display
 from experiments.grids.grid import Grid, Job
@@ -40,6 +41,8 @@ class Study:
     name: str
     jobs: list[Job]
     """The grid's runs, one a seed, that the trials are variants of."""
+    metric: Metric
+    """What trials are compared by: the first of the environment."""
     study: Any
     """Optuna's."""
 
@@ -63,7 +66,8 @@ class Study:
             for t in self.study.trials
             if t.state.is_finished()
         ]
-        return sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0)))
+        sign = -1 if self.metric.higher_is_better else 1
+        return sorted(rows, key=lambda row: (row["score"] is None, sign * (row["score"] or 0)))
 
 
 def tune(
@@ -76,8 +80,8 @@ def tune(
     """Search until every study has its trials, and write them all to ``out``; interrupted, the next
     call goes on.
 
-    A trial's score is the mean over its seeds, in the final evaluation, of goals where there are
-    any, else of the return.
+    A trial's score is the mean over its seeds of the environment's first metric in the final
+    evaluation. A trial without one has failed.
 
     Raises:
         UsageError: if Optuna is not installed, or the grid does not say what to search.
@@ -103,10 +107,12 @@ def tune(
             print(error)
         for study, trial in asked:
             own = study.runs(trial)
-            if any(job.failed for job in own):
+            ended = [result_of(job).metrics for job in own if not job.failed]
+            scores = [mean for means in ended if (mean := means.get(study.metric.name)) is not None]
+            if len(scores) < len(own):
                 study.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             else:
-                study.study.tell(trial.number, sum(result_of(job).score for job in own) / len(own))
+                study.study.tell(trial.number, sum(scores) / len(scores))
         _write(grid, studies, out)
     _write(grid, studies, out)
     return studies
@@ -162,11 +168,16 @@ def _studies(grid: Grid, runs: Path) -> list[Study]:
 
     studies = []
     for label, jobs in groupby(sorted(grid.jobs(runs), key=name), key=name):
+        own = list(jobs)
+        metric = own[0].metrics[0]
         study = optuna.create_study(
-            storage=storage, study_name=label, direction="maximize", load_if_exists=True
+            storage=storage,
+            study_name=label,
+            direction="maximize" if metric.higher_is_better else "minimize",
+            load_if_exists=True,
         )
         study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))
-        studies.append(Study(label, list(jobs), study))
+        studies.append(Study(label, own, metric, study))
     return studies
 
 
