@@ -16,7 +16,7 @@ from envs.memory_env import MemoryEnv, MemoryVectorEnv
 from envs.memory_tasks import TASKS, Episodes, MemoryTask
 from envs.metrics import RETURN, Metric
 
-_ENVIRONMENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+_ENVIRONMENTS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "Maze": (f"{__name__}.maze:MazeEnv", f"{__name__}.maze_vector:MazeVectorEnv", {}),
     "MazeSmall": (
         f"{__name__}.maze:MazeEnv",

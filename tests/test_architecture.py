@@ -2,6 +2,7 @@
 those in functions included."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -93,3 +94,24 @@ def test_memory_and_cores_know_neither_algorithm_nor_kernel(library: str) -> Non
     for name, path in MODULES.items():
         if name.startswith(("mnm_rl.memory", "mnm_rl.cores")):
             assert library not in path.read_text(), name
+
+
+OF_MAZES = {"experiments/analysis/readout.py", "experiments/earlier.py"}
+"""Files that are about mazes: where the goal can be read off, and what version 0.2.0 wrote."""
+
+MENTIONS = (
+    r"mnm/\w+-v0( \w+=\w+)*|experiments/\w+\.toml|goal.read-?out\b.*|check_maze.*|read-out finds.*"
+)
+"""Examples of ids, arguments and files, and the option that is for mazes alone."""
+
+
+COMMANDS = [name for name in MODULES if name.split(".")[0] in ("experiments", "train", "eval")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_shows_metrics_knows_no_word_of_mazes(name: str) -> None:
+    """The environment declares its metrics."""
+    path = MODULES[name]
+    if str(path.relative_to(ROOT)) not in OF_MAZES:
+        text = re.sub(MENTIONS, "", path.read_text())
+        assert not re.findall(r".*(?:goal|maze|\bwall\b).*", text, flags=re.IGNORECASE)

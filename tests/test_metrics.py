@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +20,12 @@ import eval
 from envs import RETURN, Metric
 from envs.metrics import metrics_of
 from experiments import __main__ as grids
+from experiments.analysis.figures import profile_figure
+from experiments.analysis.page import improvement, rows
 from experiments.command_line import UsageError
 from experiments.grids.results import Results
 from experiments.run import Run
+from mnm_rl import GymnasiumVecEnv
 from mnm_rl.evaluation import episode_value
 
 ROOT = Path(__file__).parent.parent
@@ -95,23 +99,24 @@ def test_one_declaration_serves_an_environment_its_wrappers_and_its_batches(wrap
 @pytest.mark.parametrize("name", [name for name in gym.registry if name.startswith("mnm/")])
 def test_the_environments_of_the_library_report_what_they_declare(name: str) -> None:
     """Single and batched ones declare the same, and the last step of an episode has it."""
-    batched, single = gym.make_vec(name, 1), gym.make(name)
+    batched, single = GymnasiumVecEnv(gym.make_vec(name, 1)), gym.make(name)
     metrics = metrics_of(single)
-    assert metrics_of(batched) == metrics
+    assert metrics_of(batched.env) == metrics
     rng = np.random.default_rng(0)
     single.reset(seed=0)
-    batched.reset(seed=0)
+    batched.reset()
     n = int(single.action_space.n)  # type: ignore[attr-defined]
+    ended = [False]
+    while not ended[0]:
+        *_, ended, (of_batched,) = batched.step(rng.integers(n, size=1))
     done = False
     while not done:
-        *_, terminated, truncated, info = single.step(rng.integers(n))
+        *_, terminated, truncated, of_single = single.step(rng.integers(n))
         done = terminated or truncated
-    while "final_info" not in info:
-        *_, info = batched.step(rng.integers(n, size=1))
-        info = info if "final_info" in info else {}
-    for metric in metrics:
-        if metric != RETURN:
-            episode_value(info["final_info"][metric.name][0], metric.name)
+    for info in (of_single, of_batched):
+        for metric in metrics:
+            if metric != RETURN:
+                episode_value(info[metric.name], metric.name)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +127,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(directory)
         patch.setenv("PYTHONPATH", str(ROOT))
         Path("orchard.toml").write_text(
-            f'title = "Orchard"\nagents = ["rnn", "lstm"]\nenvironments = ["{ORCHARD}"]\n'
+            f'title = "Orchard"\nagents = ["rnn"]\nenvironments = ["{ORCHARD}"]\n'
             "seeds = 1\ntotal_timesteps = 64\nn_envs = 4\n"
             "[settings.default]\nn_steps = 8\nhidden_size = 4\n"
         )
@@ -137,58 +142,75 @@ def orchard(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return trained
 
 
-def runs(directory: Path) -> list[Path]:
-    return sorted(path.parent for path in directory.rglob("model.zip"))
+def run_of(directory: Path) -> Path:
+    (model,) = directory.rglob("model.zip")
+    return model.parent
 
 
 def test_training_logs_the_metrics(orchard: Path) -> None:
-    for run in runs(orchard):
-        rows = list(csv.DictReader((run / "progress.csv").open()))
-        assert len(rows) == 2
-        for row in rows:
-            # a fall is an action of 1, and so is a reward of 1
-            assert float(row["rollout/falls"]) == float(row["rollout/ep_rew_mean"])
-            assert float(row["rollout/steps"]) == 2  # of the episodes that have one
-        assert "while training" in run.with_suffix(".log").read_text()
+    run = run_of(orchard)
+    logged = list(csv.DictReader((run / "progress.csv").read_text().splitlines()))
+    assert len(logged) == 2
+    for row in logged:
+        # a fall is an action of 1, and so is a reward of 1
+        assert float(row["rollout/falls"]) == float(row["rollout/ep_rew_mean"])
+        assert float(row["rollout/steps"]) == 2  # of the episodes that have one
+    header = ["steps", "return", "falls", "climb"]
+    assert header in [line.split() for line in run.with_suffix(".log").read_text().splitlines()]
 
 
 def test_the_final_evaluation_keeps_the_metrics(orchard: Path) -> None:
-    for run in runs(orchard):
-        episodes = json.loads((run / "evaluation.json").read_text())["episodes"]
-        assert episodes["falls"] == episodes["return"]
-        assert {*episodes["steps"]} == {2.0, None}
+    episodes = json.loads((run_of(orchard) / "evaluation.json").read_text())["episodes"]
+    assert episodes["falls"] == episodes["return"]
+    assert {*episodes["steps"]} == {2.0, None}
 
 
 def test_eval_shows_the_metrics(
     orchard: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    one, two = runs(orchard)
-    eval.main([str(one), str(two), "--json", "out.json", "--plot", "out.png"])
+    eval.main([str(run_of(orchard)), "--json", "out.json", "--plot", "out.png"])
     text = capsys.readouterr().out
     assert re.search(r"agent +seed +steps +falls +climb +return +\[95%\]", text)
     assert "climb: time to the first apple (steps)" in text
-    for row in json.loads(Path("out.json").read_text())["runs"]:
-        assert row["metrics"] == {
-            "falls": row["return_mean"],
-            "steps": 2.0,
-            "return": row["return_mean"],
-        }
+    (row,) = json.loads(Path("out.json").read_text())["runs"]
+    mean = row["return_mean"]
+    assert row["metrics"] == {"falls": mean, "steps": 2.0, "return": mean}
 
 
 def test_a_grid_compares_by_the_first_metric_and_reports_all(orchard: Path) -> None:
     found = Results.load(orchard / "orchard.json")
+    (run,) = found.results
     assert found.metrics == {ORCHARD: [FALLS, CLIMB]}
     assert found.metric(ORCHARD) == FALLS
-    assert [run.score for run in found.results] == [run.metrics["falls"] for run in found.results]
-    scores = [found.scores(group)[0] for group in found.groups]
-    assert scores == sorted(scores)  # the best first: fewer falls
-    assert all(run.curve["score"][-1] <= 4 for run in found.results)
+    assert run.score == run.metrics["falls"]
+    assert run.curve["score"][-1] <= 4
     grids.main(["report", "orchard.json", "--out", "report.html"])
     page = (orchard / "report.html").read_text()
     assert "Falls per episode in the final evaluation" in page
     assert "time to the first apple (steps)" in page
     assert page.count("falls per episode") >= 3  # axes
+
+
+def test_who_falls_less_is_better(orchard: Path) -> None:
+    found = Results.load(orchard / "orchard.json")
+    (run,) = found.results
+    falls = {"rnn": (3.0, 1.0), "gru": (0.5, 0.0)}
+    results = [
+        replace(run, agent=agent, seed=seed, metrics=run.metrics | {"falls": own[seed]})
+        for agent, own in falls.items()
+        for seed in range(2)
+    ]
+    found = replace(found, results=results)
+    groups = list(found.groups)
+    assert [label for label, *_ in groups] == ["gru", "rnn"]
+    _, rnn = rows(found, groups)
+    assert (rnn["range"], rnn["best"]) == ("3.0 to 1.0", 1.0)
+    assert improvement(found, groups)[0]["against"] == [None, (1.0, (1.0, 1.0))]
+    (axes,) = profile_figure(found, groups).axes
+    assert axes.get_ylabel() == "share of seeds below it"
+    shares = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+    assert (np.asarray(shares["gru"]) >= np.asarray(shares["rnn"])).all()
 
 
 def test_what_is_no_declaration_or_no_number_is_said(
@@ -236,8 +258,8 @@ def test_results_and_runs_of_version_0_2_0_are_read(tmp_path: Path) -> None:
                 ]
                 assert run.score == before["goals"]
                 assert run.metrics["return"] == pytest.approx(10 * run.score)
-        now.save(tmp_path / "again.json")
-        assert Results.load(tmp_path / "again.json") == now
+    now.save(tmp_path / "again.json")
+    assert Results.load(tmp_path / "again.json") == now
 
 
 def test_a_json_report_has_the_keys_of_version_0_2_0() -> None:
