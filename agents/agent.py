@@ -14,7 +14,7 @@ class Agent:
     defaults are those for PPO.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range; the message begins with its name.
     """
 
     name: ClassVar[str]
@@ -93,10 +93,7 @@ class Agent:
             value = getattr(self, field.name)
             low, high = ranges.get(field.name, (0, 1e30))
             if isinstance(value, int | float) and not low <= value <= high:
-                raise ValueError(
-                    f"--{field.name.replace('_', '-')} must be from {low:,} to {high:,}, got "
-                    f"{value}"
-                )
+                raise ValueError(f"{field.name} must be from {low:,} to {high:,}, got {value}")
 
     @classmethod
     def defaults(cls, algorithm: str) -> Self:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from envs import MazeEnv
 from experiments.command_line import UsageError, first_line
-from experiments.run import Run, load_model, newest_model
+from experiments.configuration import Run
+from experiments.run import load_model, newest_model
 from mnm_rl.algorithms.checks import flattened
 from mnm_rl.cores import RecurrentCore
 

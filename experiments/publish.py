@@ -9,7 +9,8 @@ from typing import Any
 
 from agents import AGENTS
 from experiments.command_line import FINAL_SEED, RunError, UsageError, calling, option
-from experiments.run import ALGORITHMS, Run, load_model
+from experiments.configuration import Run
+from experiments.run import ALGORITHMS, load_model
 from experiments.run_directory import RunDirectory
 from experiments.scores import Evaluation, final_evaluation
 from mnm_rl import __version__

@@ -16,7 +16,8 @@ from stable_baselines3.common.utils import set_random_seed
 from envs import MazeVectorEnv
 from envs.references import REFERENCES, reference_episodes
 from experiments.command_line import FINAL_EPISODES, FINAL_SEED, RunError, first_line
-from experiments.run import Run, load_model, newest_model
+from experiments.configuration import Run
+from experiments.run import load_model, make_env, newest_model
 from experiments.run_directory import RunDirectory
 from experiments.statistics import Interval, aggregate, interval, mean
 from mnm_rl.evaluation import evaluate_episodes
@@ -147,7 +148,7 @@ def play(directory: Path, run: Run, episodes: int, seed: int, deterministic: boo
         UsageError, RunError: if there is no model, it is damaged, or its environment cannot be
             made.
     """
-    env = run.make_env(min(episodes, 128))
+    env = make_env(run, min(episodes, 128))
     model = load_model(run, newest_model(directory), env, "cpu")
     set_random_seed(seed)
     env.seed(seed)
@@ -182,7 +183,7 @@ def _plain(value: Any) -> Any:
 def references(run: Run) -> dict[str, Score]:
     """Scores of the reference policies on the maze of a run, on the same layout and horizon; none
     for other environments."""
-    env = run.make_env(1)
+    env = make_env(run, 1)
     maze = env.env.unwrapped
     env.close()
     if not isinstance(maze, MazeVectorEnv):

@@ -19,7 +19,8 @@ from rich.table import Table
 from torch import nn
 
 from agents import AGENTS
-from experiments.run import Run
+from experiments.configuration import Run
+from experiments.run import build, make_env
 from mnm_rl.callbacks import EpisodeMeans
 from mnm_rl.initialization import orthogonal_blocks_, scaled_inputs_
 
@@ -121,7 +122,7 @@ def train(agent: str, variant: str, seed: int, total_timesteps: int) -> dict[str
         n_envs=64,
         seed=seed,
     )
-    model = run.build(run.make_env(run.n_envs, run.hyperparameters.reward_scale), "cpu")
+    model = build(run, make_env(run, run.n_envs, run.hyperparameters.reward_scale), "cpu")
     for change in CHANGES[agent][variant]:
         change(model.policy.core)
     goals = Goals()

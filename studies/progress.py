@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.run import Run, read_progress
+from experiments.configuration import Run
+from experiments.run import read_progress
 
 POINTS = (500_000, 1_000_000, 1_500_000, 2_000_000)
 WINDOW = 150_000

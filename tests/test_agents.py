@@ -11,7 +11,8 @@ import pytest
 
 import agents
 from agents import AGENTS, Agent
-from experiments.run import Run
+from experiments.configuration import Run
+from experiments.run import build, make_env
 from mnm_rl import RecurrentA2C, RecurrentPPO
 from mnm_rl.cores.mnm import ControllerName, ReadGateName, VariantName
 from mnm_rl.initialization import Init
@@ -129,7 +130,7 @@ def built(agent: Agent) -> Any:
         n_envs=2,
         seed=0,
     )
-    return run.build(run.make_env(2), "cpu")
+    return build(run, make_env(run, 2), "cpu")
 
 
 @pytest.mark.parametrize("name", AGENTS)

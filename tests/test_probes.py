@@ -14,8 +14,9 @@ from agents import AGENTS
 from experiments.analysis.animation import record_gif
 from experiments.analysis.probes import look_into_memory, probe_memory, similarity
 from experiments.command_line import UsageError
+from experiments.configuration import Run
 from experiments.episode import play
-from experiments.run import Run
+from experiments.run import build, make_env, write_config
 
 T, D = 30, 16
 MAZE = "mnm/MazeSmall-v0"
@@ -39,8 +40,8 @@ def untrained(tmp_path: Path) -> Untrained:
         )
         directory = tmp_path / agent
         directory.mkdir()
-        run.save(directory)
-        run.build(run.make_env(run.n_envs), "cpu").save(directory / "model.zip")
+        write_config(run, directory)
+        build(run, make_env(run, run.n_envs), "cpu").save(directory / "model.zip")
         return directory, run
 
     return make

@@ -15,8 +15,9 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 import train
+from experiments.configuration import Run
 from experiments.logs import ProgressTable, cut_events, read_rows
-from experiments.run import Run, load_model, read_progress
+from experiments.run import load_model, read_progress
 from mnm_rl.callbacks import ProgressBar
 from mnm_rl.files import checkpoints
 from tests.test_command_line import ROOT, SMALL, start, wait_for_checkpoint

@@ -9,7 +9,7 @@ import pytest
 
 from agents import AGENTS
 from experiments.analysis.report import print_table
-from experiments.run import Run
+from experiments.configuration import Run
 from experiments.scores import Evaluation, Score
 from mnm_rl.callbacks import EpisodeMeans, ProgressBar, short
 

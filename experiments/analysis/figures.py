@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from experiments.command_line import UsageError, first_line
+from experiments.configuration import Run
 from experiments.grids.results import Group, Results
-from experiments.run import Run, read_progress
+from experiments.run import read_progress
 from experiments.scores import references
 from experiments.statistics import Scores, aggregate, curve, interval, performance_profile
 

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from experiments.analysis.figures import learning_curves
 from experiments.command_line import calling
-from experiments.run import Run, read_progress
+from experiments.configuration import Run
+from experiments.run import read_progress
 from experiments.run_directory import RunDirectory
 from experiments.scores import Evaluation, Score, final_evaluation
 from mnm_rl.callbacks import short

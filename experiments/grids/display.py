@@ -96,11 +96,13 @@ class Display:
         for job in running:
             steps = self._steps[job.directory]
             bar = ProgressBar(
-                total=job.total_timesteps, completed=min(steps, job.total_timesteps), width=20
+                total=job.run.total_timesteps,
+                completed=min(steps, job.run.total_timesteps),
+                width=20,
             )
             score = self._scores.get(job.directory, "")
             table.add_row(
-                escape(job.name), bar, f"{short(steps)}/{short(job.total_timesteps)}", score
+                escape(job.name), bar, f"{short(steps)}/{short(job.run.total_timesteps)}", score
             )
         self._live.update(table, refresh=True)
 
@@ -109,7 +111,7 @@ class Display:
         rows = read_progress(job.directory)
         done = rows[-1]["time/total_timesteps"] if rows else 0.0
         self._steps[job.directory] = (
-            float(job.total_timesteps) if job.finished else min(done, job.total_timesteps)
+            float(job.run.total_timesteps) if job.finished else min(done, job.run.total_timesteps)
         )
         for key, name in (("rollout/goals", "goals"), ("rollout/ep_rew_mean", "return")):
             if rows and key in rows[-1]:
@@ -121,7 +123,7 @@ class Display:
             sum(job.finished for job in self.jobs),
             sum(job.failed for job in self.jobs),
         )
-        done, total = sum(self._steps.values()), sum(job.total_timesteps for job in self.jobs)
+        done, total = sum(self._steps.values()), sum(job.run.total_timesteps for job in self.jobs)
         text = f"{finished} of {len(self.jobs)} runs finished"
         if failed:
             text += f", {failed} failed"

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from experiments.command_line import UsageError, calling
+from experiments.configuration import UNWRITTEN, Run
 from experiments.grids.grid import Grid, Job
-from experiments.run import UNWRITTEN, Run, read_progress
+from experiments.run import read_progress
 from experiments.run_directory import RunDirectory
 from experiments.scores import Played, final_episodes, references
 from experiments.statistics import Scores, iqm, within_episode
@@ -238,7 +239,9 @@ def _with_earlier(found: Results, earlier: Results, jobs: Sequence[Job]) -> Resu
     for key in ("total_timesteps", "n_envs"):
         if earlier.grid.get(key) != found.grid[key]:
             raise _other(f"with {key} {earlier.grid.get(key)}, and the grid says {found.grid[key]}")
-    settings = {(job.agent, job.algorithm, job.setting): job.all_hyperparameters for job in jobs}
+    settings = {
+        (job.agent, job.algorithm, job.setting): asdict(job.run.hyperparameters) for job in jobs
+    }
     for own in earlier.hyperparameters:
         if (now := settings.get((own["agent"], own["algorithm"], own["setting"]))) is not None:
             made = now | UNWRITTEN | own["hyperparameters"]

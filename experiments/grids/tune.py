@@ -48,8 +48,10 @@ class Study:
         return [
             replace(
                 job,
+                run=replace(
+                    job.run, hyperparameters=replace(job.run.hyperparameters, **trial.params)
+                ),
                 setting=f"{job.setting}, trial {trial.number}",
-                hyperparameters=job.hyperparameters | trial.params,
                 directory=_in_tune(job.directory) / f"trial{trial.number}" / f"seed{job.seed}",
             )
             for job in self.jobs
