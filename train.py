@@ -17,7 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-from agents import AGENTS, Agent
+from agents import AGENTS
+from agents.agent import Algorithm
 from experiments.command_line import (
     InterruptedRun,
     UsageError,
@@ -29,7 +30,7 @@ from experiments.command_line import (
     parse,
     run_main,
 )
-from experiments.configuration import Run
+from experiments.configuration import Run, differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def main(args: Sequence[str]) -> None:
     if options.resume is not None:
         check_resumable(run, options.resume)
     check_memory(run)
-    env = make_env(run, own_envs(run), run.hyperparameters.reward_scale)
+    env = make_env(run, own_envs(run), run.hyperparameters.algorithm.reward_scale)
     model = build(run, env, options.device)
     if options.resume is None:
         directory = distributed.from_first(lambda: new_directory(options.out, run))
@@ -221,9 +222,9 @@ def parse_options(args: Sequence[str]) -> Options:
     for name in ("config", "out"):
         if options.resume is not None and getattr(options, name) is not None:
             raise UsageError(f"--resume goes on with the run in its directory: leave out --{name}")
-    if options.hyperparameters.algorithm == "a2c":
-        for name in Agent.of_ppo:
-            if getattr(options.hyperparameters, name) != getattr(run.hyperparameters, name):
+    if options.algorithm == "a2c":
+        for name in differences(run, options.run):
+            if name in Algorithm.of_ppo:
                 raise UsageError(
                     f"{flag(name)} is a hyperparameter of PPO: leave it out, or --algorithm a2c"
                 )

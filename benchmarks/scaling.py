@@ -56,14 +56,14 @@ def measure(agent: str, rollouts: int) -> dict[str, Any]:
     """Figures of one training, in which this process takes part."""
     n_envs = N_ENVS * distributed.world_size()
     run = Run(
-        hyperparameters=AGENTS[agent](),
+        hyperparameters=AGENTS[agent].defaults(),
         env="mnm/Maze-v0",
         env_kwargs={},
         total_timesteps=1,
         n_envs=n_envs,
         seed=0,
     )
-    model = build(run, make_env(run, own_envs(run), run.hyperparameters.reward_scale), "cpu")
+    model = build(run, make_env(run, own_envs(run)), "cpu")
     model.set_logger(Logger(None, []))
     _, callback = model._setup_learn(0)
     exchanges = 0

@@ -195,7 +195,7 @@ def trainer(agent: str, n_envs: int, device: str = "cpu") -> tuple[Callable[[], 
     run = Run(
         hyperparameters=config, env=MAZE, env_kwargs={}, total_timesteps=1, n_envs=n_envs, seed=0
     )
-    model = build(run, make_env(run, n_envs, config.reward_scale), device)
+    model = build(run, make_env(run, n_envs, config.algorithm.reward_scale), device)
     return rollout_and_update(model), model.n_steps * n_envs
 
 

@@ -17,9 +17,9 @@ if __name__ == "__main__":
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,16 +46,14 @@ from experiments.supervised import (
     ProgressLine,
     SequenceModel,
     Trainer,
+    Training,
     build_core,
-    hyperparameters,
+    find_agent,
     names,
-    settings,
     versions,
     write_json,
 )
 from mnm_rl.files import replacing
-
-AgentT = TypeVar("AgentT", bound=Agent)
 
 USAGE = f"""usage: python -m experiments.babi PATH AGENT [options]
 
@@ -314,8 +312,11 @@ def errors(model: SequenceModel, stories: Stories, features: Tensor, rows: int) 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Generic[AgentT]):
-    hyperparameters: tyro.conf.OmitArgPrefixes[AgentT]
+class Options:
+    training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
+    """Of the training."""
+    core: tyro.conf.OmitArgPrefixes[Agent]
+    """Of the agent's core."""
     tasks: tuple[int, ...] = tuple(TASKS)
     """Tasks to train and test on, together."""
     epochs: int = 50
@@ -346,10 +347,11 @@ class Run:
         RunError: if the checkpoint is damaged.
     """
 
-    def __init__(self, data: Data, options: Options[Agent]) -> None:
+    def __init__(self, data: Data, options: Options) -> None:
         self.data, self.options = data, options
-        agent = options.hyperparameters
-        self.settings = {"agent": agent.name, "hyperparameters": settings(agent)} | {
+        agent = options.core
+        hyperparameters = asdict(options.training) | agent.arguments()
+        self.settings = {"agent": agent.name, "hyperparameters": hyperparameters} | {
             name: getattr(options, name) for name in ("epochs", "rows", "embedding_size", "seed")
         }
         self.settings |= {
@@ -364,7 +366,7 @@ class Run:
         self.model = SequenceModel(
             encoder, build_core(agent, options.embedding_size), len(data.answers)
         )
-        self.trainer = Trainer(self.model, agent)
+        self.trainer = Trainer(self.model, options.training)
         self.losses: list[float] = []  # of the epoch
         self.history: list[dict[str, Any]] = []  # of the epochs before
         self._resume()
@@ -379,9 +381,10 @@ class Run:
             raise RunError(
                 f"{path} is damaged ({first_line(error)}): delete it to begin anew"
             ) from error
-        changed = [
-            name for name, value in self.settings.items() if saved["settings"].get(name) != value
-        ]
+        before = saved["settings"]
+        # earlier versions did not write the weight of a meta-loss that a core does not have
+        before["hyperparameters"] = {"meta_coef": Training.meta_coef} | before["hyperparameters"]
+        changed = [name for name, value in self.settings.items() if before.get(name) != value]
         if changed:
             raise UsageError(
                 f"{self.directory} holds a run with other settings ({', '.join(changed)}); give "
@@ -422,7 +425,7 @@ class Run:
                         continue
                     for group in self.trainer.optimizer.param_groups:
                         left = 1 - (epoch + (answered - 1) / n) / self.options.epochs
-                        group["lr"] = self.options.hyperparameters.learning_rate * left
+                        group["lr"] = self.options.training.learning_rate * left
                     self.losses.append(
                         self.trainer.update(packed.batch(self.data.train, self.features))
                     )
@@ -480,7 +483,7 @@ def main(args: Sequence[str]) -> None:
         int(number) for number in (data.train.lengths.sum(), data.train.lengths.max())
     )
     print(
-        f"{options.hyperparameters.name} on {len(data.train.answers):,} questions, {steps:,} "
+        f"{options.core.name} on {len(data.train.answers):,} questions, {steps:,} "
         f"sentences in all, {longest} in the "
         f"longest story; {len(data.answers)} answers; in {run.directory}",
         file=sys.stderr,
@@ -508,11 +511,11 @@ def report(epoch: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def parse_options(args: Sequence[str]) -> tuple[Path, Options[Agent]]:
+def parse_options(args: Sequence[str]) -> tuple[Path, Options]:
     path, agent = names(args, USAGE, "a folder", "an agent")
-    kind = hyperparameters(agent)
+    defaults = Options(core=find_agent(agent)())
     prog = f"python -m experiments.babi {path} {agent}"
-    options = parse(Options[kind], args[2:], prog=prog, description=kind.__doc__ or "")  # type: ignore[valid-type]
+    options = parse(Options, args[2:], prog, type(defaults.core).__doc__ or "", defaults)
     check_range(1, 2**53, epochs=options.epochs, checkpoint_interval=options.checkpoint_interval)
     check_range(1, 10_000, rows=options.rows, embedding_size=options.embedding_size)
     check_range(1, 256, threads=options.threads)

@@ -14,13 +14,13 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 
 import tyro
 
-from agents import AGENTS, Agent
+from agents import AGENTS, Hyperparameters
 from experiments.command_line import MAX_SEED, UsageError, calling, default, first_line
 
-OF_0_1_0 = {"init": "pytorch", "popart": False}
-"""Arguments of the policy that version 0.1.0 did not write down, since it left no choice."""
+OF_POLICY = {"init": "pytorch", "popart": False, "core_layers": 1}
+"""Arguments of the policy that earlier versions did not write down, since they left no choice."""
 
-UNWRITTEN = OF_0_1_0 | {
+UNWRITTEN = OF_POLICY | {
     "algorithm": "a2c",
     "target_kl": None,
     "variant": "paper",
@@ -41,7 +41,7 @@ class Run:
             begins with the name of the field.
     """
 
-    hyperparameters: tyro.conf.OmitArgPrefixes[Agent]
+    hyperparameters: tyro.conf.OmitArgPrefixes[Hyperparameters]
     """Of the agent, and of the algorithm that it is trained with."""
     env: str = "mnm/Maze-v0"
     """Gymnasium id of the environment; module:Id imports the module first."""
@@ -57,7 +57,8 @@ class Run:
     """Environment steps between two checkpoints; at each, all environments begin new episodes."""
 
     def __post_init__(self) -> None:
-        _check_types(self.hyperparameters)
+        for part in vars(self.hyperparameters).values():
+            _check_types(part)
         _check_types(self)
         ranges = {
             "total_timesteps": (1, 2**53),
@@ -75,7 +76,12 @@ class Run:
     @property
     def agent(self) -> str:
         """The agent's name."""
-        return self.hyperparameters.name
+        return self.hyperparameters.core.name
+
+    @property
+    def algorithm(self) -> str:
+        """What trains it: ``"ppo"`` or ``"a2c"``."""
+        return self.hyperparameters.algorithm.algorithm
 
     @property
     def environment(self) -> str:
@@ -106,10 +112,14 @@ class Run:
         entries = dict(entries)
         agent = AGENTS[entries.pop("agent")]
         earlier = UNWRITTEN if entries.pop("versions", None) else {}
-        unwritten = {
-            name: value for name, value in earlier.items() if name in get_type_hints(agent)
-        }
-        hyperparameters = agent(**unwritten | entries.pop("hyperparameters", {}))
+        given: dict[str, Any] = {}
+        for name, value in entries.pop("hyperparameters", {}).items():
+            # those of earlier versions are not nested
+            given |= value if isinstance(value, dict) else {name: value}
+        defaults = agent.defaults(given.get("algorithm", "ppo"))
+        known = defaults.flat()
+        unwritten = {name: value for name, value in earlier.items() if name in known}
+        hyperparameters = defaults.changed(**unwritten | given)
         return Run(hyperparameters=hyperparameters, **entries)
 
     @classmethod
@@ -156,10 +166,9 @@ class Run:
 def differences(one: Run, other: Run) -> dict[str, tuple[Any, Any]]:
     """The options that differ between two runs, by name, with the value in each; None is one that
     a run's agent does not have."""
-    first, second = (
-        entries.pop("hyperparameters") | entries for entries in (one.to_json(), other.to_json())
-    )
+    first, second = (run.to_json() | run.hyperparameters.flat() for run in (one, other))
     values = {name: (first.get(name), second.get(name)) for name in first | second}
+    del values["hyperparameters"]
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
 
 

@@ -50,17 +50,16 @@ def publish(directory: Path, out: Path) -> None:
 
 def command_of(run: Run) -> str:
     """The command that makes a run again."""
-    agent = run.hyperparameters
-    defaults = AGENTS[run.agent].defaults(agent.algorithm)
+    defaults = AGENTS[run.agent].defaults(run.algorithm).flat()
     options: dict[str, Any] = {
         name: getattr(run, name) for name in ("env", "total_timesteps", "seed", "n_envs")
     }
     if run.checkpoint_interval != Run.checkpoint_interval:
         options["checkpoint_interval"] = run.checkpoint_interval
-    options["algorithm"] = agent.algorithm
-    for field in dataclasses.fields(defaults):
-        if (value := getattr(agent, field.name)) != getattr(defaults, field.name):
-            options[field.name] = value
+    options["algorithm"] = run.algorithm
+    options |= {
+        name: value for name, value in run.hyperparameters.flat().items() if value != defaults[name]
+    }
     words = [*calling("train"), run.agent]
     for name, value in options.items():
         words += option(name, value)
@@ -92,7 +91,7 @@ def card(evaluation: Evaluation, n_parameters: int, command: str) -> str:
         figures["Score (random 0, oracle 1)"] = f"{normalized:.2f}"
     table = "\n".join(f"| {title} | {figure} |" for title, figure in figures.items())
     about = (AGENTS[run.agent].__doc__ or "").splitlines()[0]
-    algorithm = ALGORITHMS[run.hyperparameters.algorithm].__name__
+    algorithm = ALGORITHMS[run.algorithm].__name__
     task = f"`{run.env}`"
     if run.env_kwargs:
         task += " with " + ", ".join(

@@ -9,7 +9,7 @@ import time
 import zipfile
 import zlib
 from contextlib import suppress
-from inspect import signature
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, SupportsFloat, cast
 
@@ -23,7 +23,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 import envs  # noqa: F401  (registers the mazes)
 from experiments.command_line import RunError, UsageError, first_line
-from experiments.configuration import OF_0_1_0, Run, differences
+from experiments.configuration import OF_POLICY, Run, differences
 from experiments.logs import read_rows
 from experiments.run_directory import RunDirectory
 from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
@@ -89,14 +89,16 @@ def build(run: Run, env: GymnasiumVecEnv, device: str) -> RecurrentOnPolicyAlgor
     Raises:
         UsageError: if the environment's spaces or the hyperparameters cannot be used.
     """
-    algorithm, arguments, of_policy = _arguments(run, env, env.num_envs * distributed.world_size())
+    algorithm, arguments, policy_kwargs = _arguments(
+        run, env, env.num_envs * distributed.world_size()
+    )
     arguments |= {"seed": run.seed, "device": device}
     window = max(100, 2 * env.num_envs)
     try:
         return algorithm(
-            run.hyperparameters.policy,
+            run.hyperparameters.core.policy,
             env,
-            policy_kwargs=of_policy,
+            policy_kwargs=policy_kwargs,
             stats_window_size=window,
             **arguments,
         )
@@ -110,26 +112,22 @@ def _arguments(
     run: Run, env: GymnasiumVecEnv, n_envs: int
 ) -> tuple[type[RecurrentOnPolicyAlgorithm], dict[str, Any], dict[str, Any]]:
     """The algorithm, its arguments that are hyperparameters, and those of the policy."""
-    horizon = getattr(env.env.unwrapped, "horizon", 100)
-    arguments = run.hyperparameters.arguments()
-    del arguments["reward_scale"]  # the environment's
+    algorithm, policy, core = vars(run.hyperparameters).values()
+    arguments, policy_kwargs = asdict(algorithm), asdict(policy) | core.arguments()
+    del arguments["algorithm"], arguments["reward_scale"]  # the latter is the environment's
     if arguments.pop("anneal_lr"):
         arguments["learning_rate"] = LinearSchedule(arguments["learning_rate"], 0.0, 1.0)
-    arguments["n_steps"] = arguments["n_steps"] or horizon
-    adam = {
-        "optimizer_class": torch.optim.Adam,
-        "optimizer_kwargs": {"eps": arguments.pop("adam_eps")},
-    }
-    if run.hyperparameters.algorithm == "ppo":
+    arguments["n_steps"] = arguments["n_steps"] or getattr(env.env.unwrapped, "horizon", 100)
+    policy_kwargs["optimizer_class"] = torch.optim.Adam
+    policy_kwargs["optimizer_kwargs"] = {"eps": policy_kwargs.pop("adam_eps")}
+    if run.algorithm == "ppo":
         of_minibatch = -(-n_envs // min(arguments.pop("n_minibatches"), n_envs))
         _share(of_minibatch, "the environments of a minibatch")
         arguments["batch_size"] = arguments["n_steps"] * of_minibatch
-    algorithm = ALGORITHMS[run.hyperparameters.algorithm]
-    of_algorithm = signature(algorithm).parameters
-    of_policy = adam | {
-        name: arguments.pop(name) for name in list(arguments) if name not in of_algorithm
-    }
-    return algorithm, arguments, of_policy
+    else:
+        for name in algorithm.of_ppo:
+            del arguments[name]
+    return ALGORITHMS[run.algorithm], arguments, policy_kwargs
 
 
 def check_memory(run: Run) -> None:
@@ -144,13 +142,13 @@ def check_memory(run: Run) -> None:
     """
     n_envs = own_envs(run)
     env = make_env(run, 1)
-    algorithm, arguments, of_policy = _arguments(run, env, run.n_envs)
-    of_policy |= {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
+    algorithm, arguments, policy_kwargs = _arguments(run, env, run.n_envs)
+    policy_kwargs |= {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
     try:
         with without_numbers():
-            policy_class: Any = algorithm.policy_aliases[run.hyperparameters.policy]
+            policy_class: Any = algorithm.policy_aliases[run.hyperparameters.core.policy]
             policy = policy_class(
-                env.observation_space, env.action_space, lambda _: 0.0, **of_policy
+                env.observation_space, env.action_space, lambda _: 0.0, **policy_kwargs
             )
             state = sum(part.numel() for part in policy.initial_state(1))
         parameters = sum(parameter.numel() for parameter in policy.parameters())
@@ -402,7 +400,7 @@ def load_model(
         RunError: if the file is damaged, or holds something else.
         UsageError: if it was trained on other observations or actions than the environment's.
     """
-    algorithm = ALGORITHMS[run.hyperparameters.algorithm]
+    algorithm = ALGORITHMS[run.algorithm]
     damaged = None if path.is_dir() else _damage(path)
     if damaged is not None:
         older = [other for other in checkpoints(path.parent) if other < path]
@@ -447,7 +445,7 @@ def check_unchanged(
             continue
         before, now = getattr(model, name), getattr(configured, name)
         if name == "policy_kwargs":
-            before = dict.fromkeys(now) | OF_0_1_0 | before
+            before = dict.fromkeys(now) | OF_POLICY | before
         if name == "learning_rate":
             before, now = str(before), str(now)  # schedules are compared as they are written
         if before != now:

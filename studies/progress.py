@@ -46,8 +46,8 @@ def row(directory: Path) -> dict[str, Any]:
     return {
         "agent": run.agent,
         "seed": run.seed,
-        "learning_rate": run.hyperparameters.learning_rate,
-        "init": run.hyperparameters.init,
+        "learning_rate": run.hyperparameters.algorithm.learning_rate,
+        "init": run.hyperparameters.core.init,
         "goals": goals,
     }
 

@@ -27,7 +27,7 @@ else:
     (directory / "checkpoints").mkdir(parents=True)  # must not be there yet
     config = json.loads(Path(options["--config"]).read_text())
     (directory / "config.json").write_text(json.dumps(config))
-steps, rate = config["total_timesteps"], config["hyperparameters"].get("learning_rate")
+steps, rate = config["total_timesteps"], config["hyperparameters"]["algorithm"]["learning_rate"]
 print("resumed" if resumed else "started", os.environ["OMP_NUM_THREADS"])
 
 if rate == 0.5 and not directory.with_suffix(".cure").exists():

@@ -133,7 +133,7 @@ def test_a_run_directory_holds_all_that_is_needed(finished: Path) -> None:
         {"horizon": 20},
     )
     assert (config["seed"], config["n_envs"], config["total_timesteps"]) == (3, 4, 2000)
-    assert config["hyperparameters"]["hidden_size"] == 100
+    assert config["hyperparameters"]["core"]["hidden_size"] == 100
     assert RecurrentPPO.load(finished / "model.zip", device="cpu").num_timesteps == 2000
     assert [path.name for path in checkpoints(finished / "checkpoints")] == [
         "step-000000000800.zip",
@@ -226,7 +226,7 @@ def test_a_config_that_cannot_be_used_is_told(finished: Path, tmp_path: Path) ->
 def test_a_run_has_the_defaults_that_it_was_made_with(finished: Path, tmp_path: Path) -> None:
     """Hyperparameters that earlier versions did not have are what they silently were then."""
     config = json.loads((finished / "config.json").read_text())
-    assert Run.load(finished).hyperparameters.target_kl == 0.05
+    assert Run.load(finished).hyperparameters.algorithm.target_kl == 0.05
     before = {
         "algorithm": "a2c",
         "init": "pytorch",
@@ -234,11 +234,27 @@ def test_a_run_has_the_defaults_that_it_was_made_with(finished: Path, tmp_path: 
         "target_kl": None,
         "anneal_lr": False,
     }
-    for name in before:
-        del config["hyperparameters"][name]
+    for part in config["hyperparameters"].values():
+        for name in before.keys() & part:
+            del part[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    earlier = Run.load(tmp_path).hyperparameters
-    assert {name: getattr(earlier, name) for name in before} == before
+    earlier = Run.load(tmp_path).hyperparameters.flat()
+    assert earlier == earlier | before
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_hyperparameters_are_nested_and_those_of_earlier_versions_flat(
+    agent: str, algorithm: str, tmp_path: Path
+) -> None:
+    changed = AGENTS[agent].defaults(algorithm).changed(gamma=0.5, popart=False, hidden_size=7)
+    run = Run(hyperparameters=changed, env_kwargs={"size": 7})
+    config = run.to_json() | {"versions": {"python": "3.11"}}
+    assert config["hyperparameters"].keys() == {"algorithm", "policy", "core"}
+    for hyperparameters in (config["hyperparameters"], changed.flat()):
+        config["hyperparameters"] = hyperparameters
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert Run.load(tmp_path) == run
 
 
 def test_the_algorithm_of_the_papers(tmp_path: Path) -> None:
@@ -260,7 +276,7 @@ def test_the_algorithm_of_the_papers(tmp_path: Path) -> None:
         run,
     ]
     assert command("train.py", "lstm", *SMALL, *args).returncode == 0
-    config = json.loads((run / "config.json").read_text())["hyperparameters"]
+    config = json.loads((run / "config.json").read_text())["hyperparameters"]["algorithm"]
     assert (config["algorithm"], config["learning_rate"], config["gamma"]) == ("a2c", 8e-3, 0.9)
     assert RecurrentA2C.load(run / "model.zip", device="cpu").learning_rate == 8e-3
     (run / "model.zip").unlink()
@@ -413,7 +429,7 @@ def test_the_limit_of_a_container_is_the_limit(
     limits[0].write_text("1000000\n")
     monkeypatch.setattr("experiments.run.CGROUPS", limits)
     run = Run(
-        hyperparameters=AGENTS["mnm-p"](),
+        hyperparameters=AGENTS["mnm-p"].defaults(),
         env="mnm/MazeSmall-v0",
         env_kwargs={},
         total_timesteps=1,
@@ -590,9 +606,9 @@ def test_runs_of_version_0_1_0_began_with_the_initial_weights_of_pytorch(unfinis
     not stand in."""
     path = unfinished / "config.json"
     config = json.loads(path.read_text())
-    del config["hyperparameters"]["init"]
+    del config["hyperparameters"]["core"]["init"]
     path.write_text(json.dumps(config))
-    assert Run.load(unfinished).hyperparameters.init == "pytorch"
+    assert Run.load(unfinished).hyperparameters.core.init == "pytorch"
     assert "was trained with policy_kwargs" in fails(2, "train.py", "mnm-p", "--resume", unfinished)
     last = checkpoints(unfinished / "checkpoints")[-1]
     model = RecurrentPPO.load(last, device="cpu")

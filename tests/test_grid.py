@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ def test_all_agents_run_a_seed_before_any_runs_the_next(write: Any) -> None:
 
 def test_none_is_written_as_on_the_command_line(write: Any) -> None:
     job = Grid.load(write(SMALL + '[settings]\nfree = { target_kl = "None" }\n')).jobs()[0]
-    assert job.run.hyperparameters.target_kl is None
+    assert job.run.hyperparameters.algorithm.target_kl is None
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
@@ -112,8 +111,8 @@ total_timesteps = 1e6
     assert options.run == job.run
     assert (options.out, options.threads) == (job.directory, 1)
     assert job.run.env_kwargs == {"size": 7, "layout": "perfect", "mask_walls": True}
-    assert job.run.hyperparameters == replace(
-        AGENTS["mnm-p"].defaults(algorithm), learn_initial_memory=False, heads=4
+    assert job.run.hyperparameters == AGENTS["mnm-p"].defaults(algorithm).changed(
+        learn_initial_memory=False, heads=4
     )
 
 

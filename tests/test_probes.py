@@ -31,7 +31,7 @@ def untrained(tmp_path: Path) -> Untrained:
         agent: str, env: str = MAZE, env_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> tuple[Path, Run]:
         run = Run(
-            hyperparameters=AGENTS[agent](hidden_size=D, **kwargs),
+            hyperparameters=AGENTS[agent].defaults().changed(hidden_size=D, **kwargs),
             env=env,
             env_kwargs={"horizon": T} if env_kwargs is None else env_kwargs,
             total_timesteps=100,

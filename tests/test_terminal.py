@@ -100,7 +100,7 @@ RANDOM, AGENT, ORACLE = (
 
 def evaluation(agent: str, references: dict[str, Score]) -> Evaluation:
     run = Run(
-        hyperparameters=AGENTS[agent](),
+        hyperparameters=AGENTS[agent].defaults(),
         env="mnm/Maze-v0",
         env_kwargs={},
         total_timesteps=100,

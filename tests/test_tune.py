@@ -33,7 +33,9 @@ gamma = [0.9, 0.95]
 
 def score(job: Job) -> Result:
     """A run scores what its learning rate says."""
-    return result(job.agent, job.seed, 1000 * job.run.hyperparameters.learning_rate + job.seed)
+    return result(
+        job.agent, job.seed, 1000 * job.run.hyperparameters.algorithm.learning_rate + job.seed
+    )
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def test_an_interrupted_search_goes_on_with_its_trials(
     pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'mnm-rl[tune]'")
 
     def interrupted(jobs: Any, *_: Any) -> None:
-        asked.extend(vars(job.run.hyperparameters) for job in jobs)
+        asked.extend(job.run.hyperparameters.flat() for job in jobs)
         raise InterruptedRun("by Ctrl-C")
 
     asked: list[Any] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents import AGENTS, Agent
+from agents import AGENTS, Hyperparameters
 from experiments.command_line import INSTALLED, MAX_SEED, UsageError, calling, key_values, option
 from experiments.configuration import Run, differences
 from experiments.run import ALGORITHMS
@@ -40,7 +40,7 @@ class Job:
 
     @property
     def algorithm(self) -> str:
-        return self.run.hyperparameters.algorithm
+        return self.run.algorithm
 
     @property
     def seed(self) -> int:
@@ -276,26 +276,24 @@ class Grid:
             for setting, hyperparameters in self._hyperparameters(agent, algorithm)
         ]
 
-    def _hyperparameters(self, agent: str, algorithm: str) -> Iterator[tuple[str, Agent]]:
+    def _hyperparameters(self, agent: str, algorithm: str) -> Iterator[tuple[str, Hyperparameters]]:
         """The hyperparameters of an agent by the name of the setting."""
         defaults = AGENTS[agent].defaults(algorithm)
-        known = {f.name for f in dataclasses.fields(defaults)} - {"algorithm"}
         for setting, values in self.settings.items():
             if agent not in values.get("agents", [agent]):
                 continue
+            if "algorithm" in values:
+                raise UsageError(f"setting {setting!r}: name the algorithms in algorithms")
             # TOML has no None: it is written as on the command line.
             changed: dict[str, Any] = {
                 name: None if value == "None" else value
                 for name, value in values.items()
                 if name != "agents"
             }
-            for name in changed:
-                if name not in known:
-                    raise UsageError(
-                        f"setting {setting!r}: {agent} has no {name!r}; it has "
-                        f"{', '.join(sorted(known))}"
-                    )
-            yield setting, dataclasses.replace(defaults, **changed)
+            try:
+                yield setting, defaults.changed(**changed)
+            except ValueError as error:
+                raise UsageError(f"setting {setting!r}: {error}") from None
 
 
 def _slug(text: str) -> str:

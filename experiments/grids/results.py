@@ -210,7 +210,7 @@ def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = Non
                 versions[name].append(version)
         own = {"agent": job.agent, "algorithm": job.algorithm, "setting": job.setting}
         configurations.setdefault(
-            tuple(own.values()), own | {"hyperparameters": config["hyperparameters"]}
+            tuple(own.values()), own | {"hyperparameters": job.run.hyperparameters.flat()}
         )
         if job.environment not in scales:
             scales[job.environment] = {
@@ -240,7 +240,7 @@ def _with_earlier(found: Results, earlier: Results, jobs: Sequence[Job]) -> Resu
         if earlier.grid.get(key) != found.grid[key]:
             raise _other(f"with {key} {earlier.grid.get(key)}, and the grid says {found.grid[key]}")
     settings = {
-        (job.agent, job.algorithm, job.setting): asdict(job.run.hyperparameters) for job in jobs
+        (job.agent, job.algorithm, job.setting): job.run.hyperparameters.flat() for job in jobs
     }
     for own in earlier.hyperparameters:
         if (now := settings.get((own["agent"], own["algorithm"], own["setting"]))) is not None:

@@ -49,7 +49,7 @@ class Study:
             replace(
                 job,
                 run=replace(
-                    job.run, hyperparameters=replace(job.run.hyperparameters, **trial.params)
+                    job.run, hyperparameters=job.run.hyperparameters.changed(**trial.params)
                 ),
                 setting=f"{job.setting}, trial {trial.number}",
                 directory=_in_tune(job.directory) / f"trial{trial.number}" / f"seed{job.seed}",
