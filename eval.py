@@ -80,8 +80,9 @@ def main(args: Sequence[str]) -> None:
         from experiments.analysis.probes import check_memory_to_probe, probe_memory
         from experiments.analysis.readout import check_maze, goal_readout
         from experiments.analysis.report import print_table
+        from experiments.configuration import Run
         from experiments.episode import check_playable
-        from experiments.run import Run, find_run
+        from experiments.run import find_run
         from experiments.run_directory import RunDirectory
         from experiments.scores import agent_rows, evaluate
 

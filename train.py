@@ -12,54 +12,45 @@ if __name__ == "__main__":
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Generic, Literal, NoReturn, TypeVar
+from typing import Annotated, Literal, NoReturn
 
-import tyro
-
-from agents import AGENTS, Agent
+from agents import AGENTS
+from agents.agent import Algorithm
 from experiments.command_line import (
-    MAX_SEED,
     InterruptedRun,
     UsageError,
     calling,
     check_range,
     default,
+    flag,
     importing,
-    key_values,
     parse,
     run_main,
 )
-
-AgentT = TypeVar("AgentT", bound=Agent)
+from experiments.configuration import Run, differences
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Generic[AgentT]):
-    hyperparameters: tyro.conf.OmitArgPrefixes[AgentT]
-    """Of the agent, and of the algorithm that it is trained with."""
-    env: str = "mnm/Maze-v0"
-    """Gymnasium id of the environment; module:Id imports the module first."""
-    env_kwargs: Annotated[tuple[str, ...], default("")] = ()
-    """Arguments of the environment, such as size=13 layout=perfect."""
-    total_timesteps: Annotated[int | None, default("2,000,000")] = None
-    """Environment steps to train for."""
-    n_envs: int = 64
-    """Environments at once."""
-    seed: int = 0
-    """Seed of the weights, the environments and the actions."""
+class Options(Run):
+    """A run, and where and how it is made."""
+
+    config: Annotated[Path | None, default("")] = None
+    """Make the run of this file, such as the config.json of an earlier one; options change it."""
     out: Annotated[Path | None, default("runs/<env>/<agent>/seed<S>-<date>")] = None
     """Run directory."""
     resume: Annotated[Path | None, default("")] = None
     """Go on with an unfinished run, or with a finished one for more --total-timesteps."""
-    checkpoint_interval: Annotated[int | None, default("250,000")] = None
-    """Environment steps between two checkpoints; at each, all environments begin new episodes."""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where the model is (small recurrent models are fastest on the CPU)."""
     threads: Annotated[int | None, default("all cores")] = None
     """CPU threads."""
+
+    @property
+    def run(self) -> Run:
+        return Run(**{own.name: getattr(self, own.name) for own in fields(Run)})
 
 
 directory: Path | None = None
@@ -68,7 +59,8 @@ directory: Path | None = None
 def main(args: Sequence[str]) -> None:
     global directory
     directory = None
-    agent, options = parse_options(args)
+    options = parse_options(args)
+    run = options.run
     with importing():
         import torch
         from stable_baselines3.common.logger import Logger
@@ -76,7 +68,18 @@ def main(args: Sequence[str]) -> None:
         from envs.metrics import metrics_of
         from experiments.analysis.report import report
         from experiments.logs import OF_EVERY_TRAINING, EventFile, ProgressTable
-        from experiments.run import Run, check_unchanged, load_to_go_on, new_directory, reopen
+        from experiments.run import (
+            build,
+            check_memory,
+            check_resumable,
+            check_unchanged,
+            load_to_go_on,
+            make_env,
+            new_directory,
+            own_envs,
+            reopen,
+            write_config,
+        )
         from experiments.run_directory import RunDirectory
         from mnm_rl import TrainingDivergedError
         from mnm_rl.algorithms import distributed
@@ -102,38 +105,25 @@ def main(args: Sequence[str]) -> None:
         raise UsageError(f"--device {options.device}: {error}") from None
 
     # What to train, and where to keep it.
-    if options.resume is None:
-        run = Run(
-            hyperparameters=options.hyperparameters,
-            env=options.env,
-            env_kwargs=key_values(options.env_kwargs),
-            total_timesteps=options.total_timesteps or 2_000_000,
-            n_envs=options.n_envs,
-            seed=options.seed,
-            checkpoint_interval=options.checkpoint_interval or Run.checkpoint_interval,
-        )
-    else:
-        run = Run.load_to_resume(options.resume, agent, options.total_timesteps)
-        run = replace(
-            run, checkpoint_interval=options.checkpoint_interval or run.checkpoint_interval
-        )
-    run.check_memory()
-    env = run.make_env(run.own_envs, run.hyperparameters.reward_scale)
-    model = run.build(env, options.device)
+    if options.resume is not None:
+        check_resumable(run, options.resume)
+    check_memory(run)
+    env = make_env(run, own_envs(run), run.hyperparameters.algorithm.reward_scale)
+    model = build(run, env, options.device)
     if options.resume is None:
         directory = distributed.from_first(lambda: new_directory(options.out, run))
         if distributed.is_first():
-            run.save(directory)
+            write_config(run, directory)
     else:
         directory = options.resume
         configured, model = model, load_to_go_on(run, directory, env, options.device)
         check_unchanged(model, configured, directory)
         distributed.any_process(False)  # all have loaded it
-        if distributed.is_first() and (options.checkpoint_interval or options.total_timesteps):
+        if distributed.is_first():
             reopen(run, directory, model.num_timesteps)
     if distributed.is_first():
         size = f"{sum(p.numel() for p in model.policy.parameters()):,} parameters"
-        print(f"{agent} on {run.env}, {size}, in {directory}", file=sys.stderr)
+        print(f"{run.agent} on {run.env}, {size}, in {directory}", file=sys.stderr)
 
     # Running means of what the environment reports, the score first.
     metrics = [metric.name for metric in metrics_of(env.env)]
@@ -160,7 +150,9 @@ def main(args: Sequence[str]) -> None:
         for name, value in {"resume": directory, **same}.items()
         for part in (f"--{name}", str(value))
     ]
-    again = f"go on with: {shlex.join([*calling('train', distributed.launcher()), agent, *flags])}"
+    again = (
+        f"go on with: {shlex.join([*calling('train', distributed.launcher()), run.agent, *flags])}"
+    )
     progress, stop = ProgressBar(means.get(metrics[0])), StopOnSignal()
     shown = [progress] if distributed.is_first() else []
     saver = AtomicCheckpoints(RunDirectory(directory).checkpoints, run.checkpoint_interval)
@@ -200,7 +192,7 @@ def main(args: Sequence[str]) -> None:
     report(directory)
 
 
-def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
+def parse_options(args: Sequence[str]) -> Options:
     names = ", ".join(AGENTS)
     program = " ".join(calling("train"))
     if not args or args[0] in ("-h", "--help"):
@@ -211,52 +203,49 @@ def parse_options(args: Sequence[str]) -> tuple[str, Options[Agent]]:
         if not args:
             raise UsageError(f"name an agent: {names}")
         sys.exit(0)
-    agent = args[0]
-    if agent not in AGENTS:
+    agent, rest = (None, args) if args[0].startswith("-") else (args[0], args[1:])
+    if agent not in (None, *AGENTS):
         raise UsageError(f"unknown agent {agent!r}: it must be one of {names}")
-    of_agent: type[Options[Agent]] = Options[AGENTS[agent]]  # type: ignore[valid-type]
-    defaults = of_agent(hyperparameters=AGENTS[agent].defaults(_algorithm(args)))
-    options = parse(
-        of_agent, args[1:], f"{calling('train')[-1]} {agent}", AGENTS[agent].__doc__ or "", defaults
-    )
-    check_range(
-        1,
-        2**53,
-        total_timesteps=options.total_timesteps,
-        checkpoint_interval=options.checkpoint_interval,
-    )
-    check_range(1, 2**20, n_envs=options.n_envs)
+
+    # What the options change: the run of a file or of a directory, or the agent's defaults.
+    if (path := _given(rest, "--config")) is not None:
+        run, source = Run.read(Path(path)), ["--config", path]
+    elif (path := _given(rest, "--resume")) is not None:
+        with importing():
+            run, source = Run.load(Path(path)), ["--resume", path]
+    elif agent is not None:
+        algorithm = _given(rest, "--algorithm") or "ppo"
+        run, source = Run(hyperparameters=AGENTS[agent].defaults(algorithm)), []
+    else:
+        raise UsageError(f"name an agent first, or a run with --config: {names}")
+    if agent not in (None, run.agent):
+        own = shlex.join([*calling("train"), run.agent, *source])
+        raise UsageError(f"{path} holds a run of {run.agent}, not {agent}: {own}")
+
+    defaults = Options(**vars(run))
+    program = f"{calling('train')[-1]} {run.agent}"
+    options = parse(Options, rest, program, AGENTS[run.agent].__doc__ or "", defaults)
     check_range(1, 256, threads=options.threads)
-    check_range(0, MAX_SEED, seed=options.seed)
-    if options.resume is not None:
-        changed = {"hyperparameters", "env", "env_kwargs", "n_envs", "seed", "out"}
-        unchanged = Options(hyperparameters=AGENTS[agent]())
-        if given := sorted(
-            name for name in changed if getattr(options, name) != getattr(unchanged, name)
-        ):
-            raise UsageError(
-                "--resume goes on with the settings of the run: leave out the flags for "
-                f"{', '.join(given)}"
-            )
-    if options.hyperparameters.algorithm == "a2c":
-        for name in Agent.of_ppo:
-            if getattr(options.hyperparameters, name) != getattr(defaults.hyperparameters, name):
+    for name in ("config", "out"):
+        if options.resume is not None and getattr(options, name) is not None:
+            raise UsageError(f"--resume goes on with the run in its directory: leave out --{name}")
+    if options.algorithm == "a2c":
+        for name in differences(run, options.run):
+            if name in Algorithm.of_ppo:
                 raise UsageError(
-                    f"--{name.replace('_', '-')} is a hyperparameter of PPO: leave it out, or "
-                    "--algorithm a2c"
+                    f"{flag(name)} is a hyperparameter of PPO: leave it out, or --algorithm a2c"
                 )
-    return agent, options
+    return options
 
 
-def _algorithm(args: Sequence[str]) -> str:
-    """The algorithm that the command line names, which decides on the defaults of the other
-    options; PPO if it names none."""
-    for flag, value in pairwise([*args, ""]):
-        if flag == "--algorithm":
+def _given(args: Sequence[str], option: str) -> str | None:
+    """The value of an option that decides on the defaults of the others."""
+    for word, value in pairwise([*args, ""]):
+        if word == option:
             return value
-        if flag.startswith("--algorithm="):
-            return flag.removeprefix("--algorithm=")
-    return "ppo"
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+    return None
 
 
 def command() -> NoReturn:

@@ -8,7 +8,7 @@ to the command line.
 import pkgutil
 from importlib import import_module
 
-from agents.agent import Agent
+from agents.agent import Agent, Hyperparameters
 
 
 def _agents() -> list[type[Agent]]:
@@ -39,4 +39,4 @@ AGENTS: dict[str, type[Agent]] = {
 }
 """All agents by name: the neural memories first, then what they are compared with."""
 
-__all__ = ["AGENTS", "Agent"]
+__all__ = ["AGENTS", "Agent", "Hyperparameters"]

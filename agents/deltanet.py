@@ -36,5 +36,3 @@ class DeltaNet(Agent):
     """Width of the memory, of its keys and its values; that of the core if None."""
     learn_initial_memory: bool = True
     """Train the memory's initial weights, or keep a random draw."""
-    meta_coef: float = 1.0
-    """Weight of the meta-loss (as in MNM)."""

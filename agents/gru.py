@@ -13,7 +13,5 @@ class Gru(Agent):
     name: ClassVar[str] = "gru"
     policy: ClassVar[str] = "GruPolicy"
 
+    ppo: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 8e-3}
-
-    learning_rate: float = 4e-3
-    """Step size of Adam (tuned, see docs/results.md)."""

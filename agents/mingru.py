@@ -13,9 +13,6 @@ class MinGru(Agent):
     name: ClassVar[str] = "mingru"
     policy: ClassVar[str] = "MinGruPolicy"
 
-    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
-
-    learning_rate: float = 4e-3
-    """Step size of Adam (of 2e-3 and 4e-3 the better one in the small maze, one seed)."""
-    core_layers: int = 2
-    """Cores one on another: within one, what is stored cannot depend on what has been stored."""
+    # one on another: within a layer, what is stored cannot depend on what has been stored
+    ppo: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3, "core_layers": 2}
+    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3, "core_layers": 2}

@@ -14,10 +14,9 @@ class MnmG(Agent):
     policy: ClassVar[str] = "MnmPolicy"
     write_rule: ClassVar[str] = "g"
 
+    ppo: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
     a2c: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
 
-    learning_rate: float = 4e-3
-    """Step size of Adam (tuned, see docs/results.md)."""
     variant: Literal["bounded", "paper"] = "bounded"
     """Bounded writes and a gated read, or both as in the paper (docs/mathematics.md)."""
     controller: Literal["gru", "lstm"] | None = None
@@ -42,5 +41,3 @@ class MnmG(Agent):
     """Train the memory's initial weights, or keep a random draw."""
     writes: bool = True
     """Write at all, or leave the memory as an episode begins (an ablation)."""
-    meta_coef: float = 1.0
-    """Weight of the meta-loss (the paper's)."""

@@ -1,7 +1,7 @@
 """MNM-g as the paper has it: unbounded writes, a read without a gate (Munkhdalai et al. 2019)."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from agents.mnm_g import MnmG
 
@@ -11,8 +11,7 @@ class MnmGPaper(MnmG):
     """MNM-g as the paper has it, with unbounded writes and a read without a gate."""
 
     name: ClassVar[str] = "mnm-g-paper"
+    ppo: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
 
-    learning_rate: float = 1e-3
-    """Step size of Adam (tuned, see docs/results.md)."""
     variant: Literal["bounded", "paper"] = "paper"
     """Bounded writes and a gated read, or both as in the paper (docs/mathematics.md)."""

@@ -40,8 +40,9 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 import experiments.analysis.report
 import train
 from experiments.command_line import run_main
+from experiments.configuration import Run
 from experiments.logs import read_rows
-from experiments.run import ALGORITHMS, Run, load_model
+from experiments.run import ALGORITHMS, load_model
 from mnm_rl.files import checkpoints
 
 MAZE = ["--env", "mnm/MazeSmall-v0", "--env-kwargs", "horizon=20", "--n-envs", "4"]

@@ -24,7 +24,8 @@ from rich.table import Table
 from stable_baselines3.common.logger import Logger
 
 from agents import AGENTS
-from experiments.run import Run
+from experiments.configuration import Run
+from experiments.run import build, make_env, own_envs
 from mnm_rl.algorithms import distributed
 
 N_ENVS = 64
@@ -55,14 +56,14 @@ def measure(agent: str, rollouts: int) -> dict[str, Any]:
     """Figures of one training, in which this process takes part."""
     n_envs = N_ENVS * distributed.world_size()
     run = Run(
-        hyperparameters=AGENTS[agent](),
+        hyperparameters=AGENTS[agent].defaults(),
         env="mnm/Maze-v0",
         env_kwargs={},
         total_timesteps=1,
         n_envs=n_envs,
         seed=0,
     )
-    model = run.build(run.make_env(run.own_envs, run.hyperparameters.reward_scale), "cpu")
+    model = build(run, make_env(run, own_envs(run)), "cpu")
     model.set_logger(Logger(None, []))
     _, callback = model._setup_learn(0)
     exchanges = 0

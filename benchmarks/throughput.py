@@ -188,13 +188,14 @@ def measure_training(agent: str, total: float) -> dict[str, Any]:
 def trainer(agent: str, n_envs: int, device: str = "cpu") -> tuple[Callable[[], None], int]:
     """A rollout and an update of A2C on the maze, and the steps of which they consist."""
     from agents import AGENTS
-    from experiments.run import Run
+    from experiments.configuration import Run
+    from experiments.run import build, make_env
 
     config = AGENTS[agent].defaults("a2c")
     run = Run(
         hyperparameters=config, env=MAZE, env_kwargs={}, total_timesteps=1, n_envs=n_envs, seed=0
     )
-    model = run.build(run.make_env(n_envs, config.reward_scale), device)
+    model = build(run, make_env(run, n_envs, config.algorithm.reward_scale), device)
     return rollout_and_update(model), model.n_steps * n_envs
 
 

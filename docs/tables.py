@@ -86,7 +86,7 @@ def tuning(file: str) -> str:
         text = found.get((agent, setting), "")
         return (
             f"**{text}**"
-            if AGENTS[agent].defaults(algorithm).learning_rate == rates[setting]
+            if AGENTS[agent].defaults(algorithm).algorithm.learning_rate == rates[setting]
             else text
         )
 

@@ -75,6 +75,8 @@ class List:
                 if job.resumable
                 else "to do"
             )
+            if state == "to do":
+                job.write_config()  # which the command reads
             print(f"{state:<10}  {job.name}\n            {job.shell()}")
 
 

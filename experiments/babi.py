@@ -14,14 +14,13 @@ if __name__ == "__main__":
     # PyTorch's threads wait asleep: ten times as fast on a busy core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import dataclasses
 import heapq
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -48,16 +47,14 @@ from experiments.supervised import (
     ProgressLine,
     SequenceModel,
     Trainer,
+    Training,
     build_core,
-    hyperparameters,
+    find_agent,
     names,
-    settings,
     versions,
     write_json,
 )
 from mnm_rl.files import replacing
-
-AgentT = TypeVar("AgentT", bound=Agent)
 
 USAGE = f"""usage: python -m experiments.babi PATH AGENT [options]
 
@@ -309,8 +306,11 @@ def errors(model: SequenceModel, stories: Stories, rows: int, steps: int) -> dic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Generic[AgentT]):
-    hyperparameters: tyro.conf.OmitArgPrefixes[AgentT]
+class Options:
+    training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
+    """Of the training."""
+    core: tyro.conf.OmitArgPrefixes[Agent]
+    """Of the agent's core."""
     tasks: tuple[int, ...] = tuple(TASKS)
     """Tasks to train and test on, together."""
     questions: Literal["inline", "alone"] = "inline"
@@ -353,19 +353,20 @@ class Run:
         RunError: if the checkpoint is damaged.
     """
 
-    def __init__(self, data: Data, options: Options[Agent]) -> None:
+    def __init__(self, data: Data, options: Options) -> None:
         self.data, self.options = data, options
-        agent = options.hyperparameters
+        agent = options.core
         self.train_stories, self.test_stories = (
             (stories.alone() if options.questions == "alone" else stories).with_thinking_steps(
                 options.thinking_steps
             )
             for stories in (data.train, data.test)
         )
-        self.settings = {"agent": agent.name, "hyperparameters": settings(agent)} | {
-            field.name: getattr(options, field.name)
-            for field in dataclasses.fields(options)
-            if field.name not in ("hyperparameters", "out", "threads")
+        hyperparameters = asdict(options.training) | agent.arguments()
+        self.settings = {"agent": agent.name, "hyperparameters": hyperparameters} | {
+            own.name: getattr(options, own.name)
+            for own in fields(options)
+            if own.name not in ("training", "core", "out", "threads")
         }
         self.settings |= {
             "tasks": list(options.tasks),
@@ -382,7 +383,7 @@ class Run:
             build_core(agent, options.embedding_size),
             len(data.answers),
         )
-        self.trainer = Trainer(self.model, agent, options.weight_decay)
+        self.trainer = Trainer(self.model, options.training, options.weight_decay)
         self.history: list[dict[str, Any]] = []  # of the epochs so far
         self._resume()
 
@@ -396,9 +397,10 @@ class Run:
             raise RunError(
                 f"{path} is damaged ({first_line(error)}): delete it to begin anew"
             ) from error
-        changed = [
-            name for name, value in self.settings.items() if saved["settings"].get(name) != value
-        ]
+        before = saved["settings"]
+        # earlier versions did not write the weight of a meta-loss that a core does not have
+        before["hyperparameters"] = {"meta_coef": Training.meta_coef} | before["hyperparameters"]
+        changed = [name for name, value in self.settings.items() if before.get(name) != value]
         if changed:
             raise UsageError(
                 f"{self.directory} holds a run with other settings ({', '.join(changed)}); give "
@@ -448,7 +450,7 @@ class Run:
     def _set_step_size(self, done: float) -> None:
         rising = min(1, (self.trainer.updates + 1) / max(1, self.options.warm_up))
         for group in self.trainer.optimizer.param_groups:
-            group["lr"] = self.options.hyperparameters.learning_rate * rising * (1 - done)
+            group["lr"] = self.options.training.learning_rate * rising * (1 - done)
 
     def _end_of_epoch(self, loss: float) -> None:
         self.model.eval()
@@ -491,7 +493,7 @@ def main(args: Sequence[str]) -> None:
     run = Run(data, options)
     lengths = run.train_stories.lengths
     print(
-        f"{options.hyperparameters.name} on {data.train.n_questions:,} questions in "
+        f"{options.core.name} on {data.train.n_questions:,} questions in "
         f"{len(lengths):,} stories of {lengths.sum():,} steps in all, {lengths.max()} in the "
         f"longest; {len(data.answers)} answers; in {run.directory}",
         file=sys.stderr,
@@ -519,11 +521,11 @@ def report(epoch: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def parse_options(args: Sequence[str]) -> tuple[Path, Options[Agent]]:
+def parse_options(args: Sequence[str]) -> tuple[Path, Options]:
     path, agent = names(args, USAGE, "a folder", "an agent")
-    kind = hyperparameters(agent)
+    defaults = Options(core=find_agent(agent)())
     prog = f"python -m experiments.babi {path} {agent}"
-    options = parse(Options[kind], args[2:], prog=prog, description=kind.__doc__ or "")  # type: ignore[valid-type]
+    options = parse(Options, args[2:], prog, type(defaults.core).__doc__ or "", defaults)
     check_range(1, 2**53, epochs=options.epochs)
     check_range(0, 2**53, warm_up=options.warm_up)
     check_range(1, 10_000, rows=options.rows, embedding_size=options.embedding_size)

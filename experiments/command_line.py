@@ -53,12 +53,16 @@ def calling(program: str, launcher: str = "python") -> list[str]:
     ]
 
 
+def flag(name: str) -> str:
+    """The flag of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
 def option(name: str, value: Any) -> list[str]:
     """An option as it stands on a command line."""
-    flag = name.replace("_", "-")
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", str(value)]
+        return [flag(name if value else f"no_{name}")]
+    return [flag(name), str(value)]
 
 
 class UsageError(Exception):
@@ -88,7 +92,23 @@ def _whole_number(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int]
         metavar="N",
         instance_from_str=lambda args: _count(args[0]),
         is_instance=lambda instance: isinstance(instance, int),
-        str_from_instance=lambda instance: [f"{instance:_}"],
+        str_from_instance=lambda instance: [f"{instance:,}"],
+    )
+
+
+@_TYPES.primitive_rule
+def _name_value_pairs(type_info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Arguments by name, as in ``size=13 layout=perfect``."""
+    if type_info.type != dict[str, Any]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=VALUE ...]",
+        instance_from_str=key_values,
+        is_instance=lambda instance: isinstance(instance, dict),
+        str_from_instance=lambda instance: [
+            f"{key}={json.dumps(instance[key])}" for key in instance
+        ],
     )
 
 
@@ -157,8 +177,9 @@ def parse(
                     registry=_TYPES,
                 ),
             )
-    except ValueError as error:  # from the checks of a dataclass
-        raise UsageError(str(error)) from None
+    except ValueError as error:  # of a dataclass, on one of its fields
+        name, _, what = str(error).partition(" ")
+        raise UsageError(f"{flag(name)} {what}") from None
     except SystemExit as exit_:
         if exit_.code == 0:
             raise
@@ -173,7 +194,9 @@ def _message(box: str) -> str:
     # the first line is the title; a line may begin with a minus sign
     texts = [line for line in lines[1:] if line.strip(" ─-")]
     sentences = [line for line in texts if not line.startswith("For full helptext")]
-    return " ".join(sentences).removeprefix("Error parsing hyperparameters: ")
+    return re.sub(
+        r"^Error parsing \w[\w.]*: (\w+)", lambda found: flag(found[1]), " ".join(sentences)
+    )
 
 
 @contextlib.contextmanager
@@ -276,15 +299,14 @@ def check_range(low: int, high: int, **options: int | None) -> None:
         UsageError: if one is out of range.
     """
     for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
         if value is not None and value < low:
-            raise UsageError(f"{flag} must be at least {low}, got {value}")
+            raise UsageError(f"{flag(name)} must be at least {low}, got {value}")
         if value is not None and value > high:
-            raise UsageError(f"{flag} must be at most {high:,}, got {value:,}")
+            raise UsageError(f"{flag(name)} must be at most {high:,}, got {value:,}")
 
 
 def key_values(
-    pairs: Sequence[str], flag: str = "--env-kwargs", example: str = "size=13"
+    pairs: Sequence[str], option: str = "--env-kwargs", example: str = "size=13"
 ) -> dict[str, Any]:
     """``name=value`` pairs of the command line as a dictionary: numbers, true, false, null and
     lists, or else text.
@@ -296,7 +318,7 @@ def key_values(
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise UsageError(f"{flag} takes name=value pairs such as {example}, got {pair!r}")
+            raise UsageError(f"{option} takes name=value pairs such as {example}, got {pair!r}")
         try:
             result[key] = json.loads(
                 {"True": "true", "False": "false", "None": "null"}.get(value, value)

@@ -11,7 +11,8 @@ from stable_baselines3.common.utils import set_random_seed
 from torch import Tensor, nn
 
 from experiments.command_line import UsageError, first_line
-from experiments.run import Run, load_model, newest_model
+from experiments.configuration import Run
+from experiments.run import load_model, newest_model
 from mnm_rl.algorithms.checks import flattened
 from mnm_rl.cores import RecurrentCore
 

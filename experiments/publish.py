@@ -1,7 +1,6 @@
 """The model of a finished run as files for others: weights, a description, and a card that says
 what it can do."""
 
-import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 from agents import AGENTS
 from envs import RETURN
 from experiments.command_line import FINAL_SEED, RunError, UsageError, calling, option
-from experiments.run import ALGORITHMS, Run, load_model
+from experiments.configuration import Run
+from experiments.run import ALGORITHMS, load_model
 from experiments.run_directory import RunDirectory
 from experiments.scores import Evaluation, final_evaluation
 from mnm_rl import __version__
@@ -50,17 +50,16 @@ def publish(directory: Path, out: Path) -> None:
 
 def command_of(run: Run) -> str:
     """The command that makes a run again."""
-    agent = run.hyperparameters
-    defaults = AGENTS[run.agent].defaults(agent.algorithm)
+    defaults = AGENTS[run.agent].defaults(run.algorithm).flat()
     options: dict[str, Any] = {
         name: getattr(run, name) for name in ("env", "total_timesteps", "seed", "n_envs")
     }
     if run.checkpoint_interval != Run.checkpoint_interval:
         options["checkpoint_interval"] = run.checkpoint_interval
-    options["algorithm"] = agent.algorithm
-    for field in dataclasses.fields(defaults):
-        if (value := getattr(agent, field.name)) != getattr(defaults, field.name):
-            options[field.name] = value
+    options["algorithm"] = run.algorithm
+    options |= {
+        name: value for name, value in run.hyperparameters.flat().items() if value != defaults[name]
+    }
     words = [*calling("train"), run.agent]
     for name, value in options.items():
         words += option(name, value)
@@ -87,7 +86,7 @@ def card(evaluation: Evaluation, n_parameters: int, command: str) -> str:
         figures["Score (random 0, oracle 1)"] = f"{normalized:.2f}"
     table = "\n".join(f"| {title} | {figure} |" for title, figure in figures.items())
     about = (AGENTS[run.agent].__doc__ or "").splitlines()[0]
-    algorithm = ALGORITHMS[run.hyperparameters.algorithm].__name__
+    algorithm = ALGORITHMS[run.algorithm].__name__
     task = f"`{run.env}`"
     if run.env_kwargs:
         task += " with " + ", ".join(

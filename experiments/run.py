@@ -1,6 +1,5 @@
-"""One training run: what is trained on what, and the directory that it is kept in."""
+"""What a training run needs: its environments, its model, and the directory that it is kept in."""
 
-import dataclasses
 import json
 import os
 import platform
@@ -10,22 +9,9 @@ import time
 import zipfile
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
-from inspect import signature
+from dataclasses import asdict
 from pathlib import Path
-from types import UnionType
-from typing import (
-    Any,
-    ClassVar,
-    Literal,
-    SupportsFloat,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
@@ -35,10 +21,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
 from stable_baselines3.common.utils import LinearSchedule
 
-from agents import AGENTS, Agent
 from envs import Metric  # which registers the environments
 from envs.metrics import metrics_of
-from experiments.command_line import MAX_SEED, RunError, UsageError, calling, first_line
+from experiments.command_line import RunError, UsageError, first_line
+from experiments.configuration import OF_POLICY, Run, differences
 from experiments.logs import read_rows
 from experiments.run_directory import RunDirectory
 from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
@@ -54,305 +40,203 @@ CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 """Where Linux says how much memory a container may use, in versions 2 and 1 of its control
 groups."""
 
-OF_0_1_0 = {"init": "pytorch", "popart": False}
-"""Arguments of the policy that version 0.1.0 did not write down, since it left no choice."""
-
-UNWRITTEN = OF_0_1_0 | {
-    "algorithm": "a2c",
-    "target_kl": None,
-    "variant": "paper",
-    "anneal_lr": False,
-}
-"""Hyperparameters of runs that did not write them down."""
-
 ALGORITHMS: dict[str, type[RecurrentOnPolicyAlgorithm]] = {"ppo": RecurrentPPO, "a2c": RecurrentA2C}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """All that is needed to make a run again; ``config.json`` in its directory."""
+def own_envs(run: Run) -> int:
+    """How many of the environments this process has, where several share the training.
 
-    hyperparameters: Agent
-    env: str
-    env_kwargs: dict[str, Any]
-    total_timesteps: int
-    n_envs: int
-    seed: int
-    checkpoint_interval: int = 250_000
+    Raises:
+        UsageError: if the shares would not be equal.
+    """
+    return _share(run.n_envs, "the environments")
 
-    def __post_init__(self) -> None:
-        _check_types(self.hyperparameters)
-        _check_types(self)
-        ranges = {
-            "total_timesteps": (1, 2**53),
-            "n_envs": (1, 2**20),
-            "seed": (0, MAX_SEED),
-            "checkpoint_interval": (1, 2**53),
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} cannot be {getattr(self, name)}")
 
-    @property
-    def agent(self) -> str:
-        """The agent's name."""
-        return self.hyperparameters.name
+def make_env(run: Run, n_envs: int, reward_scale: float = 1.0) -> GymnasiumVecEnv:
+    """The environments, ``n_envs`` at once; returns in ``info["episode"]`` are before scaling.
 
-    @property
-    def environment(self) -> str:
-        """The environment and its arguments in one name, such as ``mnm/Maze-v0 size=13``."""
-        return " ".join(
-            [
-                self.env,
-                *(
-                    f"{key}={str(value).replace(chr(10), '/')}"
-                    for key, value in self.env_kwargs.items()
-                ),
-            ]
-        )
-
-    @cached_property
-    def metrics(self) -> tuple[Metric, ...]:
-        """Those that the environment declares.
-
-        Raises:
-            UsageError: as for :meth:`make_env`.
-        """
-        env = self.make_env(1)
-        env.close()
-        return metrics_of(env.env)
-
-    @property
-    def own_envs(self) -> int:
-        """How many of the environments this process has, where several share the training.
-
-        Raises:
-            UsageError: if the shares would not be equal.
-        """
-        return _share(self.n_envs, "the environments")
-
-    def make_env(self, n_envs: int, reward_scale: float = 1.0) -> GymnasiumVecEnv:
-        """The environments, ``n_envs`` at once; returns in ``info["episode"]`` are before scaling.
-
-        Raises:
-            UsageError: if there is no such environment, it does not take the arguments, or it
-                declares its metrics wrongly.
-        """
-        try:
-            env = gym.make_vec(self.env, num_envs=n_envs, **self.env_kwargs)
-            if env.metadata.get("autoreset_mode") is not AutoresetMode.SAME_STEP:
-                env.close()
-                env = gym.make_vec(
-                    self.env,
-                    num_envs=n_envs,
-                    vectorization_mode="sync",
-                    vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-                    wrappers=[_CheckedSteps, flattened],
-                    **self.env_kwargs,
-                )
-            metrics_of(env)  # refuses what is no declaration
-            if reward_scale != 1:
-                env = TransformReward(
-                    RecordEpisodeStatistics(env), lambda reward: reward * reward_scale
-                )
-            return GymnasiumVecEnv(env)
-        except (Exception, SystemExit) as error:
-            advice = (
-                f"; {how_to_register(self.env)}"
-                if isinstance(error, gym.error.UnregisteredEnv)
-                else ""
-            )
-            raise UsageError(
-                f"cannot make the environment {self.environment}: {first_line(error)}{advice}"
-            ) from error
-
-    def build(self, env: GymnasiumVecEnv, device: str) -> RecurrentOnPolicyAlgorithm:
-        """A new model for the run.
-
-        Raises:
-            UsageError: if the environment's spaces or the hyperparameters cannot be used.
-        """
-        algorithm, arguments, of_policy = self._arguments(
-            env, env.num_envs * distributed.world_size()
-        )
-        arguments |= {"seed": self.seed, "device": device}
-        window = max(100, 2 * env.num_envs)
-        try:
-            return algorithm(
-                self.hyperparameters.policy,
-                env,
-                policy_kwargs=of_policy,
-                stats_window_size=window,
-                **arguments,
-            )
-        except (ValueError, TypeError, AssertionError, RuntimeError, MemoryError) as error:
-            raise UsageError(
-                f"{self.agent} cannot be trained on {self.env}: {first_line(error)}"
-            ) from error
-
-    def _arguments(
-        self, env: GymnasiumVecEnv, n_envs: int
-    ) -> tuple[type[RecurrentOnPolicyAlgorithm], dict[str, Any], dict[str, Any]]:
-        """The algorithm, its arguments that are hyperparameters, and those of the policy."""
-        horizon = getattr(env.env.unwrapped, "horizon", 100)
-        arguments = self.hyperparameters.arguments()
-        del arguments["reward_scale"]  # the environment's
-        if arguments.pop("anneal_lr"):
-            arguments["learning_rate"] = LinearSchedule(arguments["learning_rate"], 0.0, 1.0)
-        arguments["n_steps"] = arguments["n_steps"] or horizon
-        adam = {
-            "optimizer_class": torch.optim.Adam,
-            "optimizer_kwargs": {"eps": arguments.pop("adam_eps")},
-        }
-        if self.hyperparameters.algorithm == "ppo":
-            of_minibatch = -(-n_envs // min(arguments.pop("n_minibatches"), n_envs))
-            _share(of_minibatch, "the environments of a minibatch")
-            arguments["batch_size"] = arguments["n_steps"] * of_minibatch
-        algorithm = ALGORITHMS[self.hyperparameters.algorithm]
-        of_algorithm = signature(algorithm).parameters
-        of_policy = adam | {
-            name: arguments.pop(name) for name in list(arguments) if name not in of_algorithm
-        }
-        return algorithm, arguments, of_policy
-
-    def check_memory(self) -> None:
-        """Check that what the run keeps at least is not more than the machine's memory.
-
-        These are the rollout, the recurrent state before and after it, and four numbers for each
-        parameter: itself, its gradient and Adam's two moments. What the policy needs of each is
-        found without memory for it, from the spaces of one environment.
-
-        Raises:
-            UsageError: if it is more, or the environment cannot be made.
-        """
-        own_envs = self.own_envs
-        env = self.make_env(1)
-        algorithm, arguments, of_policy = self._arguments(env, self.n_envs)
-        of_policy |= {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
-        try:
-            with without_numbers():
-                policy_class: Any = algorithm.policy_aliases[self.hyperparameters.policy]
-                policy = policy_class(
-                    env.observation_space, env.action_space, lambda _: 0.0, **of_policy
-                )
-                state = sum(part.numel() for part in policy.initial_state(1))
-            parameters = sum(parameter.numel() for parameter in policy.parameters())
-        except Exception:
-            return  # build says what is wrong with the spaces or the hyperparameters
-        finally:
+    Raises:
+        UsageError: if there is no such environment, it does not take the arguments, or it
+            declares its metrics wrongly.
+    """
+    try:
+        env = gym.make_vec(run.env, num_envs=n_envs, **run.env_kwargs)
+        if env.metadata.get("autoreset_mode") is not AutoresetMode.SAME_STEP:
             env.close()
-        step = gym.spaces.flatdim(env.observation_space) + gym.spaces.flatdim(env.action_space)
-        needed = 4 * (
-            arguments["n_steps"] * own_envs * step + 2 * own_envs * state + 4 * parameters
+            env = gym.make_vec(
+                run.env,
+                num_envs=n_envs,
+                vectorization_mode="sync",
+                vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+                wrappers=[_CheckedSteps, flattened],
+                **run.env_kwargs,
+            )
+        metrics_of(env)  # refuses what is no declaration
+        if reward_scale != 1:
+            env = TransformReward(
+                RecordEpisodeStatistics(env), lambda reward: reward * reward_scale
+            )
+        return GymnasiumVecEnv(env)
+    except (Exception, SystemExit) as error:
+        advice = (
+            f"; {how_to_register(run.env)}" if isinstance(error, gym.error.UnregisteredEnv) else ""
         )
-        if needed > (there := _memory()):
-            raise UsageError(
-                f"{self.agent} would need at least {needed / 1e9:,.0f} GB of memory, and the "
-                f"machine has {there / 1e9:,.0f} GB: "
-                f"take fewer than {self.n_envs:,} environments (--n-envs), shorter rollouts than "
-                f"{arguments['n_steps']:,} steps "
-                "(--n-steps) or a smaller model"
+        raise UsageError(
+            f"cannot make the environment {run.environment}: {first_line(error)}{advice}"
+        ) from error
+
+
+def metrics_of_run(run: Run) -> tuple[Metric, ...]:
+    """Those that the environment declares.
+
+    Raises:
+        UsageError: as for :func:`make_env`.
+    """
+    env = make_env(run, 1)
+    env.close()
+    return metrics_of(env.env)
+
+
+def build(run: Run, env: GymnasiumVecEnv, device: str) -> RecurrentOnPolicyAlgorithm:
+    """A new model for the run.
+
+    Raises:
+        UsageError: if the environment's spaces or the hyperparameters cannot be used.
+    """
+    algorithm, arguments, policy_kwargs = _arguments(
+        run, env, env.num_envs * distributed.world_size()
+    )
+    arguments |= {"seed": run.seed, "device": device}
+    window = max(100, 2 * env.num_envs)
+    try:
+        return algorithm(
+            run.hyperparameters.core.policy,
+            env,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=window,
+            **arguments,
+        )
+    except (ValueError, TypeError, AssertionError, RuntimeError, MemoryError) as error:
+        raise UsageError(
+            f"{run.agent} cannot be trained on {run.env}: {first_line(error)}"
+        ) from error
+
+
+def _arguments(
+    run: Run, env: GymnasiumVecEnv, n_envs: int
+) -> tuple[type[RecurrentOnPolicyAlgorithm], dict[str, Any], dict[str, Any]]:
+    """The algorithm, its arguments that are hyperparameters, and those of the policy."""
+    algorithm, policy, core = vars(run.hyperparameters).values()
+    arguments, policy_kwargs = asdict(algorithm), asdict(policy) | core.arguments()
+    del arguments["algorithm"], arguments["reward_scale"]  # the latter is the environment's
+    if arguments.pop("anneal_lr"):
+        arguments["learning_rate"] = LinearSchedule(arguments["learning_rate"], 0.0, 1.0)
+    arguments["n_steps"] = arguments["n_steps"] or getattr(env.env.unwrapped, "horizon", 100)
+    policy_kwargs["optimizer_class"] = torch.optim.Adam
+    policy_kwargs["optimizer_kwargs"] = {"eps": policy_kwargs.pop("adam_eps")}
+    if run.algorithm == "ppo":
+        of_minibatch = -(-n_envs // min(arguments.pop("n_minibatches"), n_envs))
+        _share(of_minibatch, "the environments of a minibatch")
+        arguments["batch_size"] = arguments["n_steps"] * of_minibatch
+    else:
+        for name in algorithm.of_ppo:
+            del arguments[name]
+    return ALGORITHMS[run.algorithm], arguments, policy_kwargs
+
+
+def check_memory(run: Run) -> None:
+    """Check that what the run keeps at least is not more than the machine's memory.
+
+    These are the rollout, the recurrent state before and after it, and four numbers for each
+    parameter: itself, its gradient and Adam's two moments. What the policy needs of each is
+    found without memory for it, from the spaces of one environment.
+
+    Raises:
+        UsageError: if it is more, or the environment cannot be made.
+    """
+    n_envs = own_envs(run)
+    env = make_env(run, 1)
+    algorithm, arguments, policy_kwargs = _arguments(run, env, run.n_envs)
+    policy_kwargs |= {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
+    try:
+        with without_numbers():
+            policy_class: Any = algorithm.policy_aliases[run.hyperparameters.core.policy]
+            policy = policy_class(
+                env.observation_space, env.action_space, lambda _: 0.0, **policy_kwargs
             )
+            state = sum(part.numel() for part in policy.initial_state(1))
+        parameters = sum(parameter.numel() for parameter in policy.parameters())
+    except Exception:
+        return  # build says what is wrong with the spaces or the hyperparameters
+    finally:
+        env.close()
+    step = gym.spaces.flatdim(env.observation_space) + gym.spaces.flatdim(env.action_space)
+    needed = 4 * (arguments["n_steps"] * n_envs * step + 2 * n_envs * state + 4 * parameters)
+    if needed > (there := _memory()):
+        raise UsageError(
+            f"{run.agent} would need at least {needed / 1e9:,.0f} GB of memory, and the "
+            f"machine has {there / 1e9:,.0f} GB: "
+            f"take fewer than {run.n_envs:,} environments (--n-envs), shorter rollouts than "
+            f"{arguments['n_steps']:,} steps "
+            "(--n-steps) or a smaller model"
+        )
 
-    def save(self, directory: Path) -> None:
-        """Write ``config.json``, whole or not at all.
 
-        Raises:
-            NotSavedError: if it cannot be written.
-        """
-        versions = {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "gymnasium": gym.__version__,
-            "stable_baselines3": stable_baselines3.__version__,
-        }
-        config = {"agent": self.agent} | dataclasses.asdict(self) | {"versions": versions}
-        with replacing(RunDirectory(directory).config) as file:
-            file.write((json.dumps(config, indent=2) + "\n").encode())
+def write_config(run: Run, directory: Path) -> None:
+    """Write ``config.json``, whole or not at all.
 
-    @classmethod
-    def load(cls, directory: Path) -> "Run":
-        """Read ``config.json``.
+    Raises:
+        NotSavedError: if it cannot be written.
+    """
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gymnasium": gym.__version__,
+        "stable_baselines3": stable_baselines3.__version__,
+    }
+    with replacing(RunDirectory(directory).config) as file:
+        file.write((json.dumps(run.to_json() | {"versions": versions}, indent=2) + "\n").encode())
 
-        Raises:
-            UsageError: if the directory is not there or is not a run's.
-        """
-        if not directory.is_dir():
-            raise UsageError(f"there is no run directory {directory}")
-        try:
-            config = json.loads(RunDirectory(directory).config.read_text())
-            if "format" in config and "run" not in config:
-                publish = shlex.join([*calling("experiments"), "publish", "RUN"])
-                raise UsageError(
-                    f"{directory} is an exported model, which does not say how it was trained: "
-                    f"{publish} writes one of a run that does"
-                )
-            config = config.get("run", config)  # that of a published model is more
-            config.pop("versions")
-            agent = AGENTS[config.pop("agent")]
-            unwritten = {
-                name: value for name, value in UNWRITTEN.items() if name in get_type_hints(agent)
-            }
-            config["hyperparameters"] = agent(**unwritten | config["hyperparameters"])
-            return cls(**config)
-        except FileNotFoundError:
-            raise UsageError(f"{directory} is not a run directory: it has no config.json") from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UsageError(
-                f"{directory / 'config.json'} is damaged or of another version: {first_line(error)}"
-            ) from None
 
-    @classmethod
-    def load_to_resume(
-        cls, directory: Path, agent: str, total_timesteps: int | None = None
-    ) -> "Run":
-        """Read the ``config.json`` of a run that is to go on.
+def check_resumable(run: Run, directory: Path) -> None:
+    """Check that a run can go on in its directory.
 
-        Args:
-            directory: the run's.
-            agent: whose run it must be.
-            total_timesteps: environment steps to train for in all, more than before; None for as
-                many.
+    Args:
+        run: the run, with the environment steps to train for in all, as many as before or more.
+        directory: the run's.
 
-        Raises:
-            UsageError: if there is no such run, or it is another agent's, without a checkpoint, or
-                finished, and no more steps are asked for.
-        """
-        run = cls.load(directory)
-        if run.agent != agent:
-            again = shlex.join([*calling("train"), run.agent, "--resume", str(directory)])
-            raise UsageError(f"{directory} holds a run of {run.agent}, not {agent}: {again}")
-        if RunDirectory(directory).weights.exists():
-            raise UsageError(
-                f"{directory} is a published model, which has no checkpoint to resume from: "
-                "from_pretrained(..., env) goes on training with it"
-            )
-        if RunDirectory(directory).finished:
-            if total_timesteps is None:
-                raise UsageError(
-                    f"{directory} holds a finished run of {run.total_timesteps:,} steps: there is "
-                    "nothing to resume; "
-                    "with more --total-timesteps, it goes on"
-                )
-            if total_timesteps <= run.total_timesteps:
-                raise UsageError(
-                    f"{directory} holds a finished run: --total-timesteps must be more than its "
-                    f"{run.total_timesteps:,}, "
-                    f"got {total_timesteps:,}"
-                )
-        elif not RunDirectory(directory).saved():
-            out = shlex.join(["--out", str(directory)])
-            raise UsageError(
-                f"{directory} has no checkpoint to resume from: its training was stopped before "
-                "the first one; start it again, "
-                f"with {out} and the options that it had"
-            )
-        elif total_timesteps is not None and total_timesteps < run.total_timesteps:
-            raise UsageError(
-                f"--total-timesteps must be at least the {run.total_timesteps:,} of the run in "
-                f"{directory}, got {total_timesteps:,}"
-            )
-        return dataclasses.replace(run, total_timesteps=total_timesteps or run.total_timesteps)
+    Raises:
+        UsageError: if the run there has other settings, no checkpoint, or is finished and no more
+            steps are asked for.
+    """
+    before, kept = Run.load(directory), RunDirectory(directory)
+    may_change = {"total_timesteps", "checkpoint_interval"}
+    if changed := sorted(set(differences(before, run)) - may_change):
+        raise UsageError(
+            "--resume goes on with the settings of the run: leave out the flags for "
+            f"{', '.join(changed)}"
+        )
+    if kept.weights.exists():
+        raise UsageError(
+            f"{directory} is a published model, which has no checkpoint to resume from: "
+            "from_pretrained(..., env) goes on training with it"
+        )
+    if kept.finished and run.total_timesteps <= before.total_timesteps:
+        raise UsageError(
+            f"{directory} holds a finished run: to go on, --total-timesteps must be more than its "
+            f"{before.total_timesteps:,}"
+        )
+    if not kept.finished and not kept.saved():
+        out = shlex.join(["--out", str(directory)])
+        raise UsageError(
+            f"{directory} has no checkpoint to resume from: its training was stopped before "
+            f"the first one; start it again, with {out} and the options that it had"
+        )
+    if run.total_timesteps < before.total_timesteps:
+        raise UsageError(
+            f"--total-timesteps must be at least the {before.total_timesteps:,} of the run in "
+            f"{directory}, got {run.total_timesteps:,}"
+        )
 
 
 def _share(total: int, what: str) -> int:
@@ -502,16 +386,18 @@ def load_to_go_on(
 
 
 def reopen(run: Run, directory: Path, steps: int) -> None:
-    """Make a finished run one that goes on after so many steps: what its end had left gives way,
-    and what it goes on from is a checkpoint.
+    """Have a run go on after so many steps with what it is to be now, such as longer: what its end
+    had left gives way, and what it goes on from is a checkpoint.
 
     Raises:
         NotSavedError: if ``config.json`` cannot be written.
     """
+    if run == Run.load(directory):
+        return
     kept = RunDirectory(directory)
     start = kept.checkpoint(steps)
     start.parent.mkdir(exist_ok=True)
-    run.save(directory)
+    write_config(run, directory)
     kept.evaluation.unlink(missing_ok=True)
     if start.exists():
         kept.model.unlink(missing_ok=True)
@@ -528,7 +414,7 @@ def load_model(
         RunError: if the file is damaged, or holds something else.
         UsageError: if it was trained on other observations or actions than the environment's.
     """
-    algorithm = ALGORITHMS[run.hyperparameters.algorithm]
+    algorithm = ALGORITHMS[run.algorithm]
     damaged = None if path.is_dir() else _damage(path)
     if damaged is not None:
         older = [other for other in checkpoints(path.parent) if other < path]
@@ -573,7 +459,7 @@ def check_unchanged(
             continue
         before, now = getattr(model, name), getattr(configured, name)
         if name == "policy_kwargs":
-            before = dict.fromkeys(now) | OF_0_1_0 | before
+            before = dict.fromkeys(now) | OF_POLICY | before
         if name == "learning_rate":
             before, now = str(before), str(now)  # schedules are compared as they are written
         if before != now:
@@ -581,29 +467,3 @@ def check_unchanged(
                 f"{directory / 'config.json'} was changed: the run was trained with {name} "
                 f"{before}, not {now}"
             )
-
-
-def _check_types(instance: Any) -> None:
-    """Check the types of a dataclass's fields, whose values come from a file.
-
-    Raises:
-        ValueError: if a value is of another type than its field.
-    """
-    for name, hint in get_type_hints(type(instance)).items():
-        value = getattr(instance, name)
-        allowed = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
-        if not any(_is_of(value, kind) for kind in allowed):
-            raise ValueError(f"{name} cannot be {value!r}")
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is ClassVar:
-        return True
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    kind = get_origin(kind) or kind
-    return (
-        type(value) is kind
-        or (kind is float and type(value) is int)
-        or (kind not in (int, bool) and isinstance(value, kind))
-    )

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 
 from envs import RETURN, Metric
+from envs.metrics import metrics_of
 from envs.references import episodes_of_references
 from experiments.command_line import FINAL_EPISODES, FINAL_SEED, RunError, first_line
+from experiments.configuration import Run
 from experiments.earlier import with_earlier_keys
-from experiments.run import Run, load_model, newest_model
+from experiments.run import load_model, make_env, metrics_of_run, newest_model
 from experiments.run_directory import RunDirectory
 from experiments.statistics import Interval, aggregate, interval, mean
 from mnm_rl.evaluation import episode_value, evaluate_episodes
@@ -158,7 +160,7 @@ def play(directory: Path, run: Run, episodes: int, seed: int, deterministic: boo
         UsageError, RunError: if there is no model, it is damaged, or its environment cannot be
             made.
     """
-    env = run.make_env(min(episodes, 128))
+    env = make_env(run, min(episodes, 128))
     model = load_model(run, newest_model(directory), env, "cpu")
     set_random_seed(seed)
     env.seed(seed)
@@ -177,7 +179,7 @@ def play(directory: Path, run: Run, episodes: int, seed: int, deterministic: boo
             for episode in played
             if metric.name in episode
         ]
-        for metric in run.metrics
+        for metric in metrics_of(env.env)
     }
     reported = {name: own for name, own in values.items() if own}
     known = {key: [episode[key] for episode in played] for key in ("return", "length", "rewarded")}
@@ -185,13 +187,14 @@ def play(directory: Path, run: Run, episodes: int, seed: int, deterministic: boo
 
 
 def _evaluation(directory: Path, run: Run, played: Played) -> Evaluation:
+    metrics = metrics_of_run(run)
     return Evaluation(
         directory,
         run,
         played.steps,
         len(played.episodes["return"]),
-        run.metrics,
-        Summary.of(played.episodes, run.metrics),
+        metrics,
+        Summary.of(played.episodes, metrics),
         references(run),
     )
 
@@ -205,10 +208,11 @@ def references(run: Run) -> dict[str, Summary]:
     has none."""
     key = run.env, json.dumps(run.env_kwargs)
     if key not in _REFERENCES:
-        env = run.make_env(1)
+        env = make_env(run, 1)
         env.close()
+        metrics = metrics_of(env.env)
         _REFERENCES[key] = {
-            name: Summary.of(episodes, run.metrics)
+            name: Summary.of(episodes, metrics)
             for name, episodes in episodes_of_references(env.env).items()
         }
     return _REFERENCES[key]

@@ -12,9 +12,9 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,15 +37,13 @@ from experiments.supervised import (
     ProgressLine,
     SequenceModel,
     Trainer,
+    Training,
     build_core,
-    hyperparameters,
+    find_agent,
     names,
-    settings,
     versions,
     write_json,
 )
-
-AgentT = TypeVar("AgentT", bound=Agent)
 
 USAGE = f"""usage: python -m experiments.sequences TASK AGENT [options]
 
@@ -55,8 +53,11 @@ Options: python -m experiments.sequences TASK AGENT --help"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Generic[AgentT]):
-    hyperparameters: tyro.conf.OmitArgPrefixes[AgentT]
+class Options:
+    training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
+    """Of the training."""
+    core: tyro.conf.OmitArgPrefixes[Agent]
+    """Of the agent's core."""
     task_kwargs: tuple[str, ...] = ()
     """Settings of the task, such as pairs=8."""
     test: tuple[str, ...] = ()
@@ -101,13 +102,13 @@ def main(args: Sequence[str]) -> None:
 
     torch.manual_seed(options.seed)
     model = SequenceModel(
-        nn.Identity(), build_core(options.hyperparameters, task.observation_size), task.n_answers
+        nn.Identity(), build_core(options.core, task.observation_size), task.n_answers
     )
     training, testing = (
         np.random.default_rng(sequence)
         for sequence in np.random.SeedSequence(options.seed).spawn(2)
     )
-    trainer = Trainer(model, options.hyperparameters)
+    trainer = Trainer(model, options.training)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{agent} on {title}, {parameters:,} parameters", file=sys.stderr)
 
@@ -142,7 +143,7 @@ def main(args: Sequence[str]) -> None:
         "task": name,
         "task_kwargs": changes,
         "agent": agent,
-        "hyperparameters": settings(options.hyperparameters),
+        "hyperparameters": asdict(options.training) | options.core.arguments(),
         "batch_size": options.batch_size,
         "seed": options.seed,
         "threads": torch.get_num_threads(),
@@ -206,13 +207,13 @@ def accuracy(model: SequenceModel, task: MemoryTask, rng: np.random.Generator, n
     )
 
 
-def parse_options(args: Sequence[str]) -> tuple[str, str, Options[Agent]]:
+def parse_options(args: Sequence[str]) -> tuple[str, str, Options]:
     task, agent = names(args, USAGE, "a task", "an agent")
     if task not in TASKS:
         raise UsageError(f"unknown task {task!r}: it must be one of {', '.join(TASKS)}")
-    kind = hyperparameters(agent)
+    defaults = Options(core=find_agent(agent)())
     prog = f"python -m experiments.sequences {task} {agent}"
-    options = parse(Options[kind], args[2:], prog=prog, description=kind.__doc__ or "")  # type: ignore[valid-type]
+    options = parse(Options, args[2:], prog, type(defaults.core).__doc__ or "", defaults)
     check_range(1, 2**53, updates=options.updates, interval=options.interval)
     check_range(1, 2**20, batch_size=options.batch_size, episodes=options.episodes)
     check_range(1, 256, threads=options.threads)

@@ -5,21 +5,19 @@ plus its meta-loss.
 model, the update and the hyperparameters on the command line are the same, and here.
 """
 
-import dataclasses
 import json
 import math
 import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self, cast, get_type_hints
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor, nn
@@ -94,13 +92,30 @@ class SequenceModel(nn.Module):
         return logits.argmax(dim=1) == batch.answers(), state
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Hyperparameters of the training.
+
+    With a weight of 1 for the meta-loss, the paper's, to write what the memory gives already can be
+    all that is learned (docs/memory.md).
+    """
+
+    learning_rate: float = 4e-3
+    """Step size of Adam."""
+    max_grad_norm: float = 0.5
+    """Gradient norm above which gradients are scaled down (Stable-Baselines3's default)."""
+    adam_eps: float = 1e-8
+    """Epsilon of Adam (PyTorch's default; Stable-Baselines3's is 1e-5)."""
+    meta_coef: float = 0.1
+    """Weight of the meta-loss."""
+
+
 class Trainer:
     """Trains a model with Adam, one batch an update.
 
     Args:
         model: the model.
-        agent: learning rate, epsilon of Adam, bound on the norm of the gradient and weight of the
-            meta-loss.
+        training: its hyperparameters.
         weight_decay: decoupled from the gradient (AdamW).
 
     Attributes:
@@ -109,14 +124,13 @@ class Trainer:
         seconds: what they took, without the making of batches and without evaluations.
     """
 
-    def __init__(self, model: SequenceModel, agent: Agent, weight_decay: float = 0.0) -> None:
-        self.model, self.agent = model, agent
+    def __init__(self, model: SequenceModel, training: Training, weight_decay: float = 0.0) -> None:
+        self.model, self.training = model, training
         self.parameters = list(model.parameters())
-        self.meta_coef: float = agent.arguments().get("meta_coef", 0.0)
         self.optimizer = torch.optim.AdamW(
             self.parameters,
-            lr=agent.learning_rate,
-            eps=agent.adam_eps,
+            lr=training.learning_rate,
+            eps=training.adam_eps,
             weight_decay=weight_decay,
             fused=True,
         )
@@ -131,8 +145,8 @@ class Trainer:
         answers = batch.answers()
         loss = F.cross_entropy(logits, answers, reduction="sum") / max(1, len(answers))
         self.optimizer.zero_grad()
-        (loss + self.meta_coef * meta_loss).backward()
-        return loss.detach(), nn.utils.clip_grad_norm_(self.parameters, self.agent.max_grad_norm)
+        (loss + self.training.meta_coef * meta_loss).backward()
+        return loss.detach(), nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
 
     def update(self, batch: Batch) -> float:
         """One update; returns the cross-entropy before it.
@@ -158,62 +172,15 @@ class Trainer:
         self.gradients(batch)
 
 
-DEFAULTS = {
-    "learning_rate": (4e-3, "Step size of Adam."),
-    "meta_coef": (0.1, "Weight of the meta-loss."),
-}
-"""Other defaults than the agents', which are those of reinforcement learning. With a weight of 1,
-the paper's, to write what the memory gives already can be all that is learned (docs/memory.md)."""
-
-
-def hyperparameters(name: str) -> type[Agent]:
-    """An agent as a type for the command line, without what is of reinforcement learning alone.
+def find_agent(name: str) -> type[Agent]:
+    """An agent by its name.
 
     Raises:
         UsageError: if there is no such agent.
     """
     if name not in AGENTS:
         raise UsageError(f"unknown agent {name!r}: it must be one of {', '.join(AGENTS)}")
-    agent = AGENTS[name]
-    hints, used = get_type_hints(agent), _used(agent)
-    hidden: list[tuple[str, Any, Any]] = [
-        (
-            field.name,
-            Annotated[hints[field.name], tyro.conf.Suppress],
-            dataclasses.field(default=field.default),
-        )
-        for field in dataclasses.fields(agent)
-        if field.name not in used
-    ]
-    ours: list[tuple[str, Any, Any]] = [
-        (field, Annotated[float, tyro.conf.arg(help=text)], dataclasses.field(default=default))
-        for field, (default, text) in DEFAULTS.items()
-        if field in hints
-    ]
-    made = dataclasses.make_dataclass(
-        agent.__name__, [*hidden, *ours], bases=(agent,), frozen=True, kw_only=True
-    )
-    made.__doc__ = agent.__doc__
-    return cast(type[Agent], made)
-
-
-def settings(agent: Agent) -> dict[str, Any]:
-    """The hyperparameters that count here, by name."""
-    return {name: value for name, value in agent.arguments().items() if name in _used(type(agent))}
-
-
-def _used(agent: type[Agent]) -> set[str]:
-    return {
-        "learning_rate",
-        "adam_eps",
-        "max_grad_norm",
-        "meta_coef",
-        *signature(_core_class(agent)).parameters,
-    }
-
-
-def _core_class(agent: type[Agent]) -> type[RecurrentCore[Any]]:
-    return cast(type[RecurrentActorCriticPolicy], POLICIES[agent.policy]).core_class
+    return AGENTS[name]
 
 
 def build_core(agent: Agent, input_size: int) -> RecurrentCore[Any]:
@@ -222,14 +189,9 @@ def build_core(agent: Agent, input_size: int) -> RecurrentCore[Any]:
     Raises:
         UsageError: if its hyperparameters do not go together.
     """
-    core_class = _core_class(type(agent))
-    of_core = {
-        name: value
-        for name, value in settings(agent).items()
-        if name in signature(core_class).parameters
-    }
+    policy = cast(type[RecurrentActorCriticPolicy], POLICIES[agent.policy])
     try:
-        return core_class(input_size, **of_core)
+        return policy.core_class(input_size, **agent.arguments())
     except (ValueError, RuntimeError, MemoryError) as error:
         raise UsageError(f"{agent.name} cannot be built: {first_line(error)}") from error
 

@@ -3,16 +3,13 @@ python -m studies.drop_in_core TASK AGENT_AS_JSON SEED FILE."""
 
 import json
 import sys
-from inspect import signature
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from agents import AGENTS
 from mnm_rl import RecurrentPPO
-from mnm_rl.algorithms.policies import POLICIES as CLASSES
-from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
 from studies.drop_in import AGENTS as POLICIES
 from studies.drop_in import OURS, run
 
@@ -21,12 +18,9 @@ def policy(candidate: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
     """The algorithm, the policy and its arguments: the core as the candidate has it, the rest as
     the benchmark has it."""
     kind = AGENTS[candidate["agent"]]
-    agent = kind(**{name: value for name, value in candidate.items() if name != "agent"})
-    of_core = signature(
-        cast(type[RecurrentActorCriticPolicy], CLASSES[kind.policy]).core_class
-    ).parameters
-    core = {name: value for name, value in agent.arguments().items() if name in of_core}
-    return RecurrentPPO, kind.policy, core | OURS
+    changes = {name: value for name, value in candidate.items() if name != "agent"}
+    core = kind.defaults().changed(**changes).core
+    return RecurrentPPO, kind.policy, core.arguments() | OURS
 
 
 def main(task: str, candidate: str, seed: str, out: str) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from rich.table import Table
 from torch import nn
 
 from agents import AGENTS
-from experiments.run import Run
+from experiments.configuration import Run
+from experiments.run import build, make_env
 from mnm_rl.callbacks import EpisodeMeans
 from mnm_rl.initialization import orthogonal_blocks_, scaled_inputs_
 
@@ -112,16 +113,16 @@ class Goals(EpisodeMeans):
 def train(agent: str, variant: str, seed: int, total_timesteps: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     run = Run(
-        hyperparameters=replace(
-            AGENTS[agent].defaults("a2c"), init="pytorch", popart=False, reward_scale=0.1
-        ),
+        hyperparameters=AGENTS[agent]
+        .defaults("a2c")
+        .changed(init="pytorch", popart=False, reward_scale=0.1),
         env="mnm/MazeSmall-v0",
         env_kwargs={},
         total_timesteps=total_timesteps,
         n_envs=64,
         seed=seed,
     )
-    model = run.build(run.make_env(run.n_envs, run.hyperparameters.reward_scale), "cpu")
+    model = build(run, make_env(run, run.n_envs, run.hyperparameters.algorithm.reward_scale), "cpu")
     for change in CHANGES[agent][variant]:
         change(model.policy.core)
     goals = Goals()

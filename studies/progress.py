@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.run import Run, read_progress
+from experiments.configuration import Run
+from experiments.run import read_progress
 
 POINTS = (500_000, 1_000_000, 1_500_000, 2_000_000)
 WINDOW = 150_000
@@ -45,8 +46,8 @@ def row(directory: Path) -> dict[str, Any]:
     return {
         "agent": run.agent,
         "seed": run.seed,
-        "learning_rate": run.hyperparameters.learning_rate,
-        "init": run.hyperparameters.init,
+        "learning_rate": run.hyperparameters.algorithm.learning_rate,
+        "init": run.hyperparameters.core.init,
         "goals": goals,
     }
 

@@ -11,42 +11,23 @@ import os
 import signal
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 stopped: list[int] = []
 signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
 
-agent, *rest = sys.argv[1:]
-options = dict(
-    zip((flag.removeprefix("--").replace("-", "_") for flag in rest[::2]), rest[1::2], strict=True)
-)
-resumed = "resume" in options
-directory = Path(options["resume"] if resumed else options["out"])
+options = dict(pairwise(sys.argv[1:]))
+resumed = "--resume" in options
+directory = Path(options["--resume" if resumed else "--out"])
 if resumed:
     config = json.loads((directory / "config.json").read_text())
 else:
     (directory / "checkpoints").mkdir(parents=True)  # must not be there yet
-    config = {
-        "agent": agent,
-        "env": options["env"],
-        "env_kwargs": {},
-        "total_timesteps": int(options["total_timesteps"]),
-        "n_envs": int(options["n_envs"]),
-        "seed": int(options["seed"]),
-        "hyperparameters": {
-            "algorithm": options["algorithm"],
-            "init": "scaled",
-            "popart": True,
-            "target_kl": 0.05,
-            "anneal_lr": True,
-        }
-        | (
-            {"learning_rate": float(options["learning_rate"])} if "learning_rate" in options else {}
-        ),
-    }
+    config = json.loads(Path(options["--config"]).read_text())
     (directory / "config.json").write_text(json.dumps(config))
-steps, rate = config["total_timesteps"], config["hyperparameters"].get("learning_rate")
+steps, rate = config["total_timesteps"], config["hyperparameters"]["algorithm"]["learning_rate"]
 print("resumed" if resumed else "started", os.environ["OMP_NUM_THREADS"])
 
 if rate == 0.5 and not directory.with_suffix(".cure").exists():

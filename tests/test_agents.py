@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 import agents
-from agents import AGENTS, Agent
-from experiments.run import Run
+from agents import AGENTS, Hyperparameters
+from experiments.configuration import Run
+from experiments.run import build, make_env
 from mnm_rl import RecurrentA2C, RecurrentPPO
 from mnm_rl.cores.mnm import ControllerName, ReadGateName, VariantName
 from mnm_rl.initialization import Init
@@ -58,28 +59,22 @@ class SmallLstm(Lstm):
     found = {agent.name: agent for agent in agents._agents()}
     monkeypatch.delitem(sys.modules, "agents.small_lstm")
     assert found.keys() - AGENTS.keys() == {"small-lstm"}
-    assert built(found["small-lstm"]()).policy_kwargs["hidden_size"] == 10
+    assert built(found["small-lstm"].defaults()).policy_kwargs["hidden_size"] == 10
 
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_hyperparameter_reaches_the_algorithm_or_the_policy(name: str) -> None:
-    agent = AGENTS[name](n_steps=7, gamma=0.5, adam_eps=1e-3, hidden_size=12)
-    model = built(agent)
-    assert model.policy.optimizer.defaults["eps"] == agent.adam_eps
+    changes = {"n_steps": 7, "gamma": 0.5, "adam_eps": 1e-3, "core_layers": 3, "hidden_size": 12}
+    hyperparameters = AGENTS[name].defaults().changed(**changes)
+    model = built(hyperparameters)
+    assert model.policy.optimizer.defaults["eps"] == 1e-3
     assert model.batch_size == 7  # two environments, one in each minibatch
-    for argument, value in agent.arguments().items():
-        if argument not in (
-            "adam_eps",
-            "reward_scale",
-            "n_minibatches",
-            "anneal_lr",
-            "learning_rate",
-        ):
-            assert (
-                getattr(model, argument)
-                if hasattr(model, argument)
-                else model.policy_kwargs[argument]
-            ) == value
+    translated = {"algorithm", "reward_scale", "n_minibatches", "anneal_lr", "learning_rate"}
+    for argument, value in asdict(hyperparameters.algorithm).items():
+        assert argument in translated or getattr(model, argument) == value
+    of_policy = asdict(hyperparameters.policy) | hyperparameters.core.arguments()
+    del of_policy["adam_eps"]
+    assert model.policy_kwargs == model.policy_kwargs | of_policy
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -98,50 +93,50 @@ def test_an_option_is_explained_in_a_line(path: Path) -> None:
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_the_learning_rate_falls_to_zero_over_the_training(name: str) -> None:
-    model = built(AGENTS[name](learning_rate=0.25))
+    model = built(AGENTS[name].defaults().changed(learning_rate=0.25))
     assert [model.lr_schedule(left) for left in (1, 0.5, 0)] == [0.25, 0.125, 0]
-    model = built(AGENTS[name](learning_rate=0.25, anneal_lr=False))
+    model = built(AGENTS[name].defaults().changed(learning_rate=0.25, anneal_lr=False))
     assert model.learning_rate == 0.25
 
 
 def test_class_variables_are_arguments_and_the_horizon_is_the_rollout() -> None:
     for name, rule in (("mnm-g", "g"), ("mnm-p", "p")):
-        model = built(AGENTS[name]())
+        model = built(AGENTS[name].defaults())
         assert model.policy_kwargs["write_rule"] == rule
         assert model.n_steps == 20
 
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_a2c_has_defaults_of_its_own(name: str) -> None:
-    agent = AGENTS[name].defaults("a2c")
-    model = built(agent)
+    model = built(AGENTS[name].defaults("a2c"))
     assert type(model) is RecurrentA2C
     assert model.learning_rate == AGENTS[name].a2c["learning_rate"]
-    assert type(built(AGENTS[name]())) is RecurrentPPO
+    assert type(built(AGENTS[name].defaults())) is RecurrentPPO
 
 
-def built(agent: Agent) -> Any:
+def built(hyperparameters: Hyperparameters) -> Any:
     run = Run(
-        hyperparameters=agent,
+        hyperparameters=hyperparameters,
         env="mnm/MazeSmall-v0",
         env_kwargs={"horizon": 20},
         total_timesteps=100,
         n_envs=2,
         seed=0,
     )
-    return run.build(run.make_env(2), "cpu")
+    return build(run, make_env(run, 2), "cpu")
 
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_the_defaults_of_the_library_are_those_of_the_agents(name: str) -> None:
-    agent = AGENTS[name]()
-    given = agent.arguments()
+    hyperparameters = AGENTS[name].defaults()
+    algorithm, core = hyperparameters.algorithm, hyperparameters.core
+    given = core.arguments()
     policy_kwargs = {
         key: given[key] for key in ("write_rule", "variant") if given.get(key) is not None
     }
-    model = RecurrentPPO(agent.policy, "CartPole-v1", policy_kwargs=policy_kwargs, device="cpu")
-    assert (model.learning_rate, model.target_kl) == (agent.learning_rate, agent.target_kl)
-    assert model.policy.ortho_init == agent.ortho_init
+    model = RecurrentPPO(core.policy, "CartPole-v1", policy_kwargs=policy_kwargs, device="cpu")
+    assert (model.learning_rate, model.target_kl) == (algorithm.learning_rate, algorithm.target_kl)
+    assert model.policy.ortho_init == hyperparameters.policy.ortho_init
 
 
 def test_the_defaults_with_names_of_sb3_contrib_are_its_own() -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from experiments import babi
 from experiments.command_line import InterruptedRun, RunError, UsageError
-from experiments.supervised import SequenceModel, Trainer, build_core, hyperparameters
+from experiments.supervised import SequenceModel, Trainer, Training, build_core, find_agent
 
 PEOPLE, PLACES = ("Mary", "John"), ("garden", "kitchen", "office")
 
@@ -53,17 +53,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def options(agent: str = "lstm", **changes: Any) -> Any:
-    given = {
-        name: changes.pop(name) for name in ("hidden_size", "learning_rate") if name in changes
-    }
-    chosen = hyperparameters(agent)(**{"hidden_size": 12} | given)
+    core = find_agent(agent)(hidden_size=changes.pop("hidden_size", 12))
+    training = Training(learning_rate=changes.pop("learning_rate", Training.learning_rate))
     return babi.Options(
-        **dict(hyperparameters=chosen, tasks=(1, 8), rows=4, steps=20, embedding_size=6) | changes
+        **dict(core=core, training=training, tasks=(1, 8), rows=4, steps=20, embedding_size=6)
+        | changes
     )
 
 
 def sequence_model(data: babi.Data, agent: str, width: int = 6) -> SequenceModel:
-    core = build_core(hyperparameters(agent)(hidden_size=8), width)
+    core = build_core(find_agent(agent)(hidden_size=8), width)
     encoder = babi.SentenceEncoder(babi.word_numbers(data.sentences), width)
     return SequenceModel(encoder, core, len(data.answers))
 

@@ -12,21 +12,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import pytest
+import torch
 from stable_baselines3 import A2C
+from torch.nn.utils import parameters_to_vector
 
 import eval as eval_
 import train
 from agents import AGENTS
 from experiments.command_line import UsageError, run_main
-from experiments.run import Run
+from experiments.configuration import Run, differences
+from experiments.run import ALGORITHMS, check_memory
 from mnm_rl import RecurrentA2C, RecurrentPPO
 from mnm_rl.files import checkpoints
+from mnm_rl.trained import find_model
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -128,7 +133,7 @@ def test_a_run_directory_holds_all_that_is_needed(finished: Path) -> None:
         {"horizon": 20},
     )
     assert (config["seed"], config["n_envs"], config["total_timesteps"]) == (3, 4, 2000)
-    assert config["hyperparameters"]["hidden_size"] == 100
+    assert config["hyperparameters"]["core"]["hidden_size"] == 100
     assert RecurrentPPO.load(finished / "model.zip", device="cpu").num_timesteps == 2000
     assert [path.name for path in checkpoints(finished / "checkpoints")] == [
         "step-000000000800.zip",
@@ -153,10 +158,75 @@ def test_a_run_directory_holds_all_that_is_needed(finished: Path) -> None:
         assert last[f"memory/{key}"] != ""
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
+def test_an_earlier_run_is_made_again_from_its_config(algorithm: str, tmp_path: Path) -> None:
+    """Bit by bit, and with other settings where the command line says so."""
+    first, again, other = (tmp_path / name for name in ("first", "again", "other"))
+    args = ["--algorithm", algorithm, "--total-timesteps", 160, "--seed", 5, "--gamma", 0.9]
+    args += ["--hidden-size", 8, "--heads", 2, "--no-learn-initial-memory", "--no-popart"]
+    args += ["--write-bias", -1, "--target-kl", "None"] if algorithm == "ppo" else []
+    assert command("train.py", "mnm-p", *SMALL, *args, "--out", first).returncode == 0
+    repeat = ["--config", first / "config.json", "--threads", 1]
+    done = command("train.py", *repeat, "--out", again)
+    assert done.returncode == 0, done.stderr
+    assert Run.load(again) == Run.load(first)
+    models = [ALGORITHMS[algorithm].load(run / "model.zip", device="cpu") for run in (first, again)]
+    one, two = (parameters_to_vector(model.policy.parameters()) for model in models)
+    assert torch.equal(one, two)
+    done = command("train.py", "mnm-p", *repeat, "--seed", 6, "--heads", 1, "--out", other)
+    assert done.returncode == 0, done.stderr
+    changed = differences(Run.load(first), Run.load(other))
+    assert changed == {"seed": (5, 6), "heads": (2, 1)}
+
+
+@pytest.mark.parametrize("name", ["mnm/Maze-v0:mnm-p", "mnm/Dictionary-v0:mnm-p"])
+def test_the_config_of_a_published_model_is_one(name: str) -> None:
+    directory = find_model(name)
+    assert train.parse_options(["--config", f"{directory}/config.json"]).run == Run.load(directory)
+
+
+def test_a_config_may_say_as_much_as_it_likes(tmp_path: Path) -> None:
+    """What it leaves out is what a command line that leaves it out has."""
+    path = tmp_path / "job.json"
+    path.write_text('{"agent": "lstm", "seed": 3}')
+    options = train.parse_options(["--config", str(path)])
+    assert options == replace(train.parse_options(["lstm", "--seed", "3"]), config=path)
+
+
+def test_a_config_that_cannot_be_used_is_told(finished: Path, tmp_path: Path) -> None:
+    config, path = finished / "config.json", tmp_path / "job.json"
+    assert "cannot read" in fails(2, "train.py", "--config", tmp_path / "nothing.json")
+    assert "cannot read" in fails(2, "train.py", "--config", finished)
+    assert f"a run of mnm-p, not lstm: python train.py mnm-p --config {config}" in fails(
+        2, "train.py", "lstm", "--config", config
+    )
+    assert "finished run; give --out another name" in fails(
+        2, "train.py", "--config", config, "--out", finished
+    )
+    for option in ("--config", "--out"):
+        assert f"leave out {option}" in fails(
+            2, "train.py", "mnm-p", "--resume", finished, option, config
+        )
+    assert "--gamma must be from 0 to 1" in fails(2, "train.py", "--config", config, "--gamma", 2)
+    for text, expected in (
+        ("[1, 2]", "damaged or of another version"),
+        ("{", "damaged or of another version"),
+        ("{}", "damaged or of another version"),
+        ('{"agent": "human"}', "human"),
+        ('{"agent": "lstm", "sead": 1}', "sead"),
+        ('{"agent": "lstm", "seed": -1}', "seed must be at least 0, got -1"),
+        ('{"agent": "lstm", "env_kwargs": ["size=7"]}', "env_kwargs cannot be"),
+    ):
+        path.write_text(text)
+        error = fails(2, "train.py", "--config", path)
+        assert expected in error
+        assert str(path) in error
+
+
 def test_a_run_has_the_defaults_that_it_was_made_with(finished: Path, tmp_path: Path) -> None:
     """Hyperparameters that earlier versions did not have are what they silently were then."""
     config = json.loads((finished / "config.json").read_text())
-    assert Run.load(finished).hyperparameters.target_kl == 0.05
+    assert Run.load(finished).hyperparameters.algorithm.target_kl == 0.05
     before = {
         "algorithm": "a2c",
         "init": "pytorch",
@@ -164,11 +234,27 @@ def test_a_run_has_the_defaults_that_it_was_made_with(finished: Path, tmp_path: 
         "target_kl": None,
         "anneal_lr": False,
     }
-    for name in before:
-        del config["hyperparameters"][name]
+    for part in config["hyperparameters"].values():
+        for name in before.keys() & part:
+            del part[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    earlier = Run.load(tmp_path).hyperparameters
-    assert {name: getattr(earlier, name) for name in before} == before
+    earlier = Run.load(tmp_path).hyperparameters.flat()
+    assert earlier == earlier | before
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_hyperparameters_are_nested_and_those_of_earlier_versions_flat(
+    agent: str, algorithm: str, tmp_path: Path
+) -> None:
+    changed = AGENTS[agent].defaults(algorithm).changed(gamma=0.5, popart=False, hidden_size=7)
+    run = Run(hyperparameters=changed, env_kwargs={"size": 7})
+    config = run.to_json() | {"versions": {"python": "3.11"}}
+    assert config["hyperparameters"].keys() == {"algorithm", "policy", "core"}
+    for hyperparameters in (config["hyperparameters"], changed.flat()):
+        config["hyperparameters"] = hyperparameters
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert Run.load(tmp_path) == run
 
 
 def test_the_algorithm_of_the_papers(tmp_path: Path) -> None:
@@ -190,7 +276,7 @@ def test_the_algorithm_of_the_papers(tmp_path: Path) -> None:
         run,
     ]
     assert command("train.py", "lstm", *SMALL, *args).returncode == 0
-    config = json.loads((run / "config.json").read_text())["hyperparameters"]
+    config = json.loads((run / "config.json").read_text())["hyperparameters"]["algorithm"]
     assert (config["algorithm"], config["learning_rate"], config["gamma"]) == ("a2c", 8e-3, 0.9)
     assert RecurrentA2C.load(run / "model.zip", device="cpu").learning_rate == 8e-3
     (run / "model.zip").unlink()
@@ -343,7 +429,7 @@ def test_the_limit_of_a_container_is_the_limit(
     limits[0].write_text("1000000\n")
     monkeypatch.setattr("experiments.run.CGROUPS", limits)
     run = Run(
-        hyperparameters=AGENTS["mnm-p"](),
+        hyperparameters=AGENTS["mnm-p"].defaults(),
         env="mnm/MazeSmall-v0",
         env_kwargs={},
         total_timesteps=1,
@@ -351,9 +437,9 @@ def test_the_limit_of_a_container_is_the_limit(
         seed=0,
     )
     with pytest.raises(UsageError, match="and the machine has 0 GB"):
-        run.check_memory()
+        check_memory(run)
     limits[0].write_text("max\n")
-    run.check_memory()
+    check_memory(run)
 
 
 def test_wrong_usage_of_eval_is_one_line_and_exit_code_2(finished: Path, tmp_path: Path) -> None:
@@ -494,7 +580,7 @@ def test_a_model_that_is_not_one_is_named(unfinished: Path) -> None:
         ({"hyperparameters": {"hidden_size": "100"}}, "hidden_size cannot be '100'"),
         ({"hyperparameters": {"gamma": None}}, "gamma cannot be None"),
         ({"hyperparameters": {"rule": "hebb"}}, "rule"),
-        ({"total_timesteps": -1}, "total_timesteps cannot be -1"),
+        ({"total_timesteps": -1}, "total_timesteps must be at least 1, got -1"),
         ({"seed": 1.5}, "seed cannot be 1.5"),
         ({"env": None}, "env cannot be None"),
         ({"env_kwargs": []}, "env_kwargs cannot be []"),
@@ -520,9 +606,9 @@ def test_runs_of_version_0_1_0_began_with_the_initial_weights_of_pytorch(unfinis
     not stand in."""
     path = unfinished / "config.json"
     config = json.loads(path.read_text())
-    del config["hyperparameters"]["init"]
+    del config["hyperparameters"]["core"]["init"]
     path.write_text(json.dumps(config))
-    assert Run.load(unfinished).hyperparameters.init == "pytorch"
+    assert Run.load(unfinished).hyperparameters.core.init == "pytorch"
     assert "was trained with policy_kwargs" in fails(2, "train.py", "mnm-p", "--resume", unfinished)
     last = checkpoints(unfinished / "checkpoints")[-1]
     model = RecurrentPPO.load(last, device="cpu")

@@ -64,7 +64,7 @@ def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
         elif words[:1] == ["mnm-eval"]:
             words = ["python", "eval.py", *words[1:]]
         if words[:2] == ["python", "train.py"] and "$what" not in words:
-            if not {"--resume", "--help"} & set(words):
+            if not {"--config", "--resume", "--help"} & set(words):
                 train.parse_options(words[2:])
         elif words[:2] == ["python", "eval.py"]:
             parse(eval_.Options, words[2:], prog="eval.py")

@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from agents import AGENTS
 from experiments.__main__ import main
 from experiments.command_line import RunError, UsageError
+from experiments.configuration import Run
 from experiments.grids.display import Display
 from experiments.grids.grid import Grid, Job
 from experiments.grids.schedule import LOST, LocalPool, last_line, run_jobs, start_locally
+from train import parse_options
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "experiments").glob("*.toml"))
@@ -79,24 +82,37 @@ def test_all_agents_run_a_seed_before_any_runs_the_next(write: Any) -> None:
 
 def test_none_is_written_as_on_the_command_line(write: Any) -> None:
     job = Grid.load(write(SMALL + '[settings]\nfree = { target_kl = "None" }\n')).jobs()[0]
-    assert job.all_hyperparameters["target_kl"] is None
-    assert "--target-kl None" in job.shell()
+    assert job.run.hyperparameters.algorithm.target_kl is None
 
 
-def test_a_run_is_a_command_that_can_be_repeated_by_hand(write: Any) -> None:
-    grid = SMALL.replace("MazeSmall-v0", "Maze-v0 size=7 layout=perfect").replace(
-        '["lstm", "rnn"]', '["mnm-p"]'
-    )
-    grid += "total_timesteps = 1e6\n[settings]\n"
-    grid += '"fixed start" = { learn_initial_memory = false, heads = 4 }\n'
-    job = Grid.load(write(grid.replace("total_timesteps = 400\n", ""))).jobs()[1]
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
+def test_a_run_is_a_command_and_a_file_that_say_all(write: Any, algorithm: str) -> None:
+    grid = f'''
+title = "Small"
+agents = ["mnm-p"]
+algorithms = ["{algorithm}"]
+environments = ["mnm/Maze-v0 size=7 layout=perfect mask_walls=true"]
+seeds = 2
+total_timesteps = 1e6
+[settings]
+"fixed start" = {{ learn_initial_memory = false, heads = 4 }}
+'''
+    job = Grid.load(write(grid)).jobs()[1]
     assert job.label == "mnm-p, fixed start"
+    directory = (
+        "runs/small/mnm-Maze-v0-size=7-layout=perfect-mask_walls=true/"
+        f"{algorithm}/mnm-p/fixed-start/seed1"
+    )
     assert job.shell() == (
-        "python train.py mnm-p --algorithm ppo --env mnm/Maze-v0 --env-kwargs size=7 "
-        "layout=perfect --total-timesteps 1000000 "
-        "--n-envs 4 --seed 1 --out "
-        "runs/small/mnm-Maze-v0-size=7-layout=perfect/ppo/mnm-p/fixed-start/seed1 --threads 1 "
-        "--checkpoint-interval 250000 --no-learn-initial-memory --heads 4"
+        f"python train.py --config {directory}.json --out {directory} --threads 1"
+    )
+    job.write_config()
+    options = parse_options(job.shell().split()[2:])
+    assert options.run == job.run
+    assert (options.out, options.threads) == (job.directory, 1)
+    assert job.run.env_kwargs == {"size": 7, "layout": "perfect", "mask_walls": True}
+    assert job.run.hyperparameters == AGENTS["mnm-p"].defaults(algorithm).changed(
+        learn_initial_memory=False, heads=4
     )
 
 
@@ -131,7 +147,7 @@ def test_a_setting_can_be_for_some_agents_only(write: Any) -> None:
         (
             "n_envs = 4",
             "n_envs = 4\nsettings.fast = { learning_rate = 7.0 }",
-            "--learning-rate must be from 0 to 1",
+            "learning_rate must be from 0 to 1",
         ),
         ("n_envs = 4", 'n_envs = 4\nsettings.fast = { agents = ["gru"] }', "is for 'gru'"),
         ("n_envs = 4", 'n_envs = 4\nsettings = { "a b" = {}, "a-b" = {} }', "names so alike"),
@@ -308,7 +324,9 @@ def test_the_runs_of_a_grid_are_listed_with_their_commands(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "finished    lstm, ppo, mnm/MazeSmall-v0, seed 0"
     assert lines[2] == "to do       rnn, ppo, mnm/MazeSmall-v0, seed 0"
-    assert lines[3].strip() == Grid.load(file).jobs()[1].shell()
+    job = Grid.load(file).jobs()[1]
+    assert lines[3].strip() == job.shell()
+    assert Run.read(job.config) == job.run
 
 
 def wait_for(happened: Any, seconds: float = 100.0) -> None:

@@ -10,8 +10,8 @@ import pytest
 import envs  # noqa: F401
 import train
 from experiments import scores
+from experiments.configuration import Run
 from experiments.grids.grid import Grid
-from experiments.run import Run
 
 popgym = pytest.importorskip("popgym")
 ROOT = Path(__file__).parent.parent

@@ -14,8 +14,9 @@ from agents import AGENTS
 from experiments.analysis.animation import record_gif
 from experiments.analysis.probes import look_into_memory, probe_memory, similarity
 from experiments.command_line import UsageError
+from experiments.configuration import Run
 from experiments.episode import play
-from experiments.run import Run
+from experiments.run import build, make_env, write_config
 
 T, D = 30, 16
 MAZE = "mnm/MazeSmall-v0"
@@ -30,7 +31,7 @@ def untrained(tmp_path: Path) -> Untrained:
         agent: str, env: str = MAZE, env_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> tuple[Path, Run]:
         run = Run(
-            hyperparameters=AGENTS[agent](hidden_size=D, **kwargs),
+            hyperparameters=AGENTS[agent].defaults().changed(hidden_size=D, **kwargs),
             env=env,
             env_kwargs={"horizon": T} if env_kwargs is None else env_kwargs,
             total_timesteps=100,
@@ -39,8 +40,8 @@ def untrained(tmp_path: Path) -> Untrained:
         )
         directory = tmp_path / agent
         directory.mkdir()
-        run.save(directory)
-        run.build(run.make_env(run.n_envs), "cpu").save(directory / "model.zip")
+        write_config(run, directory)
+        build(run, make_env(run, run.n_envs), "cpu").save(directory / "model.zip")
         return directory, run
 
     return make

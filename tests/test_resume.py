@@ -15,8 +15,9 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 import train
+from experiments.configuration import Run
 from experiments.logs import ProgressTable, cut_events, read_rows
-from experiments.run import Run, load_model, read_progress
+from experiments.run import load_model, read_progress
 from mnm_rl.callbacks import ProgressBar
 from mnm_rl.files import checkpoints
 from tests.test_command_line import ROOT, SMALL, start, wait_for_checkpoint
@@ -210,7 +211,11 @@ def test_a_learning_rate_that_has_fallen_to_zero_is_that_of_the_longer_run_from_
         on."""
         run = Run.load(tmp_path / "run")
         rates = [row.get("train/learning_rate", np.nan) for row in read_progress(tmp_path / "run")]
-        return [rate / run.hyperparameters.learning_rate for rate in rates if np.isfinite(rate)]
+        return [
+            rate / run.hyperparameters.algorithm.learning_rate
+            for rate in rates
+            if np.isfinite(rate)
+        ]
 
     run("lstm", *SMALL, "--total-timesteps", 400, "--out", tmp_path / "run")
     assert shares() == pytest.approx([0.8, 0.6, 0.4, 0.2])

@@ -23,9 +23,8 @@ from experiments.supervised import (
     Batch,
     SequenceModel,
     Trainer,
+    Training,
     build_core,
-    hyperparameters,
-    settings,
 )
 from mnm_rl import TrainingDivergedError
 from studies import memory
@@ -59,9 +58,11 @@ def trained(out: Path, *args: object) -> Any:
 def trainer(agent: str = "mnm-p", **changes: Any) -> tuple[Trainer, Batch]:
     """A small model of an agent for the recall of two pairs, and a batch of it."""
     task = TASKS["recall"](pairs=2)
-    chosen = hyperparameters(agent)(hidden_size=8, **changes)
-    model = SequenceModel(nn.Identity(), build_core(chosen, task.observation_size), task.n_answers)
-    return Trainer(model, chosen), sequences.episodes(task, np.random.default_rng(0), 6)
+    core = build_core(AGENTS[agent](hidden_size=8), task.observation_size)
+    model = SequenceModel(nn.Identity(), core, task.n_answers)
+    return Trainer(model, Training(**changes)), sequences.episodes(
+        task, np.random.default_rng(0), 6
+    )
 
 
 def test_pairs_are_recalled_and_the_result_says_how_soon(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_steps_after_the_end_of_an_episode_do_not_count() -> None:
         assert counts[: int(counts.sum())].all()
     model = SequenceModel(
         nn.Identity(),
-        build_core(hyperparameters("mnm-p")(hidden_size=8), task.observation_size),
+        build_core(AGENTS["mnm-p"](hidden_size=8), task.observation_size),
         task.n_answers,
     )
     changed = torch.where(
@@ -202,23 +203,17 @@ def test_wrong_usage_is_one_clear_line(args: list[str], message: str) -> None:
     assert message in stderr
 
 
-def test_only_what_counts_here_is_asked_for_on_the_command_line() -> None:
-    kind = hyperparameters("mnm-p")
-    assert settings(kind()).keys() >= {
-        "learning_rate",
-        "meta_coef",
-        "heads",
-        "hidden_size",
-        "write_rule",
-    }
-    assert not settings(kind()).keys() & {
-        "gamma",
-        "n_steps",
-        "ent_coef",
-        "reward_scale",
-        "ortho_init",
-    }
-    assert kind(heads=2).arguments()["heads"] == 2
+@pytest.mark.parametrize("agent", AGENTS)
+def test_only_what_counts_here_is_asked_for_on_the_command_line(agent: str) -> None:
+    code, _, stderr = command("recall", agent, "--gamma", "0.5")
+    assert code == 2
+    assert "--gamma" in stderr
+    _, _, options = sequences.parse_options(
+        ["recall", agent, "--learning-rate", "0.5", "--hidden-size", "6", "--meta-coef", "2"]
+    )
+    assert options.training == Training(learning_rate=0.5, meta_coef=2)
+    assert options.core == AGENTS[agent](hidden_size=6)
+    assert build_core(options.core, 5).output_size == 6
 
 
 def result(agent: str, rate: float, seed: int, accuracy: list[float]) -> dict[str, Any]:

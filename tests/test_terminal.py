@@ -9,7 +9,8 @@ import pytest
 
 from agents import AGENTS
 from experiments.analysis.report import print_table
-from experiments.run import Run
+from experiments.configuration import Run
+from experiments.run import metrics_of_run
 from experiments.scores import Evaluation, Summary
 from mnm_rl.callbacks import EpisodeMeans, ProgressBar, short
 
@@ -108,14 +109,14 @@ RANDOM, AGENT, ORACLE = (
 
 def evaluation(agent: str, references: dict[str, Summary]) -> Evaluation:
     run = Run(
-        hyperparameters=AGENTS[agent](),
+        hyperparameters=AGENTS[agent].defaults(),
         env="mnm/Maze-v0",
         env_kwargs={},
         total_timesteps=100,
         n_envs=2,
         seed=4,
     )
-    return Evaluation(Path("run"), run, 2_000_000, 512, run.metrics, AGENT, references)
+    return Evaluation(Path("run"), run, 2_000_000, 512, metrics_of_run(run), AGENT, references)
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from experiments.analysis.probes import GOOD, SIMILAR, look_into_memory, scale_of
+from experiments.configuration import Run
 from experiments.episode import Episode, play
-from experiments.run import Run
 from mnm_rl.cores import MnmCore, PlasticCore
 
 Panel = Callable[[int], Image.Image]

@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from experiments.command_line import UsageError, first_line
+from experiments.configuration import Run
 from experiments.grids.results import Group, Results
 from experiments.logs import column_of, first_logged
-from experiments.run import Run, read_progress
+from experiments.run import metrics_of_run, read_progress
 from experiments.scores import references
 from experiments.statistics import Scores, aggregate, curve, interval, performance_profile
 
@@ -164,7 +165,7 @@ def learning_curves(runs: Sequence[tuple[Path, Run]], path: Path) -> None:
     mean of each agent's seeds."""
     figure, axes = make_figure()
     progress = [read_progress(directory) for directory, _ in runs]
-    metric = first_logged(runs[0][1].metrics, progress)
+    metric = first_logged(metrics_of_run(runs[0][1]), progress)
     key = column_of(metric)
     curves: dict[str, list[tuple[Scores, Scores]]] = {}
     for (_, run), rows in zip(runs, progress, strict=True):

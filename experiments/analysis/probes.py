@@ -17,8 +17,9 @@ from torch import Tensor
 
 from experiments.analysis.figures import save_figure
 from experiments.command_line import UsageError
+from experiments.configuration import Run
 from experiments.episode import Episode, check_playable, play
-from experiments.run import Run, load_model, newest_model
+from experiments.run import load_model, newest_model
 from mnm_rl.cores import MnmCore, PlasticCore, RecurrentCore
 from mnm_rl.memory import PlainMemory
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from envs import MazeVectorEnv
 from experiments.analysis.figures import draw_lines, line, make_figure, save_figure
 from experiments.command_line import UsageError
-from experiments.run import Run, load_model, newest_model
+from experiments.configuration import Run
+from experiments.run import load_model, make_env, newest_model
 from experiments.statistics import Scores
 
 
@@ -56,7 +57,7 @@ def check_maze(run: Run) -> None:
     Raises:
         UsageError: if it is not a maze with one hidden goal.
     """
-    env = run.make_env(1)
+    env = make_env(run, 1)
     env.close()
     maze = env.env.unwrapped
     if not isinstance(maze, MazeVectorEnv) or maze.sees_goals:
@@ -70,7 +71,7 @@ def _outputs_and_goals(
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
     """The core's outputs at each step ``[T][episodes, D]`` and the goals ``[episodes, 2]`` of one
     episode in each maze."""
-    env = run.make_env(episodes)
+    env = make_env(run, episodes)
     maze = env.env.unwrapped
     assert isinstance(maze, MazeVectorEnv)
     model = load_model(run, newest_model(directory), env, "cpu")

@@ -14,8 +14,9 @@ from rich.table import Table
 from envs import RETURN, Metric
 from experiments.analysis.figures import learning_curves
 from experiments.command_line import calling
+from experiments.configuration import Run
 from experiments.logs import STEPS, column_of
-from experiments.run import Run, read_progress
+from experiments.run import metrics_of_run, read_progress
 from experiments.run_directory import RunDirectory
 from experiments.scores import Evaluation, Summary, final_evaluation
 from mnm_rl.callbacks import short
@@ -25,7 +26,7 @@ def report(directory: Path) -> None:
     """What a training ends with: how it went, its figures beside chance and perfect play, and its
     learning curve."""
     run = Run.load(directory)
-    print_training(directory, run.metrics)
+    print_training(directory, metrics_of_run(run))
     print_table([final_evaluation(directory, run)])
     picture = RunDirectory(directory).learning_curve
     learning_curves([(directory, run)], picture)

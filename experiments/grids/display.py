@@ -18,7 +18,7 @@ from envs import Metric
 from experiments.command_line import UsageError
 from experiments.grids.grid import Job
 from experiments.logs import column_of, first_logged
-from experiments.run import read_progress
+from experiments.run import metrics_of_run, read_progress
 from mnm_rl.callbacks import short
 
 
@@ -100,11 +100,13 @@ class Display:
         for job in running:
             steps = self._steps[job.directory]
             bar = ProgressBar(
-                total=job.total_timesteps, completed=min(steps, job.total_timesteps), width=20
+                total=job.run.total_timesteps,
+                completed=min(steps, job.run.total_timesteps),
+                width=20,
             )
             score = self._scores.get(job.directory, "")
             table.add_row(
-                escape(job.name), bar, f"{short(steps)}/{short(job.total_timesteps)}", score
+                escape(job.name), bar, f"{short(steps)}/{short(job.run.total_timesteps)}", score
             )
         self._live.update(table, refresh=True)
 
@@ -113,7 +115,7 @@ class Display:
         rows = read_progress(job.directory)
         done = rows[-1]["time/total_timesteps"] if rows else 0.0
         self._steps[job.directory] = (
-            float(job.total_timesteps) if job.finished else min(done, job.total_timesteps)
+            float(job.run.total_timesteps) if job.finished else min(done, job.run.total_timesteps)
         )
         if rows:
             metric = first_logged(self._metrics_of(job), [rows[-1:]])
@@ -124,7 +126,7 @@ class Display:
         """What the environment of a run declares; nothing where it cannot be made here."""
         if job.environment not in self._metrics:
             try:
-                self._metrics[job.environment] = job.metrics
+                self._metrics[job.environment] = metrics_of_run(job.run)
             except UsageError:
                 self._metrics[job.environment] = ()
         return self._metrics[job.environment]
@@ -134,7 +136,7 @@ class Display:
             sum(job.finished for job in self.jobs),
             sum(job.failed for job in self.jobs),
         )
-        done, total = sum(self._steps.values()), sum(job.total_timesteps for job in self.jobs)
+        done, total = sum(self._steps.values()), sum(job.run.total_timesteps for job in self.jobs)
         text = f"{finished} of {len(self.jobs)} runs finished"
         if failed:
             text += f", {failed} failed"

@@ -13,33 +13,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agents import AGENTS
-from envs import Metric
+from agents import AGENTS, Hyperparameters
 from experiments.command_line import INSTALLED, MAX_SEED, UsageError, calling, key_values, option
-from experiments.run import ALGORITHMS, UNWRITTEN, Run
+from experiments.configuration import Run, differences
+from experiments.run import ALGORITHMS
 from experiments.run_directory import RunDirectory
+from mnm_rl.files import replacing
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run of a grid: what ``train.py`` is told, and the directory that the run is kept in."""
+    """One run of a grid, and the directory that it is kept in."""
 
-    agent: str
-    algorithm: str
+    run: Run
     environment: str
-    """As :attr:`experiments.run.Run.environment` writes it: the id and its arguments, such as
-    ``mnm/Maze-v0 size=13``."""
+    """What the grid's file calls the environment: its id and arguments."""
     setting: str
     """What the hyperparameters are called; ``default`` for the agent's own."""
-    seed: int
-    total_timesteps: int
-    n_envs: int
-    checkpoint_interval: int
-    hyperparameters: dict[str, Any]
-    """Those that differ from the agent's defaults."""
     directory: Path
+
+    @property
+    def agent(self) -> str:
+        return self.run.agent
+
+    @property
+    def algorithm(self) -> str:
+        return self.run.algorithm
+
+    @property
+    def seed(self) -> int:
+        return self.run.seed
 
     @property
     def label(self) -> str:
@@ -52,29 +57,9 @@ class Job:
         return f"{self.label}, {self.algorithm}, {self.environment}, seed {self.seed}"
 
     @property
-    def all_hyperparameters(self) -> dict[str, Any]:
-        """The agent's defaults, and what differs from them."""
-        return dataclasses.asdict(
-            dataclasses.replace(AGENTS[self.agent].defaults(self.algorithm), **self.hyperparameters)
-        )
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """Those that the environment declares.
-
-        Raises:
-            UsageError: if it cannot be made.
-        """
-        env, *env_kwargs = self.environment.split(" ")
-        run = Run(
-            hyperparameters=AGENTS[self.agent](),
-            env=env,
-            env_kwargs=key_values(env_kwargs),
-            total_timesteps=self.total_timesteps,
-            n_envs=self.n_envs,
-            seed=self.seed,
-        )
-        return run.metrics
+    def config(self) -> Path:
+        """What ``train.py`` reads of a run that is to start."""
+        return self.directory.with_suffix(".json")
 
     @property
     def log(self) -> Path:
@@ -104,32 +89,24 @@ class Job:
         """Whether there is a checkpoint to go on from."""
         return not self.finished and bool(RunDirectory(self.directory).saved())
 
+    def write_config(self) -> None:
+        """Write what ``train.py`` reads."""
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.config) as file:
+            file.write((json.dumps(self.run.to_json(), indent=2) + "\n").encode())
+
     def command(self) -> list[str]:
         """The command line of the run, from its start or from its last checkpoint."""
         program = ["-m", "mnm_rl_zoo.train"] if INSTALLED else [str(TRAIN)]
         return [sys.executable, *program, *self._arguments()]
 
     def _arguments(self) -> list[str]:
-        always = ["--threads", "1", "--checkpoint-interval", str(self.checkpoint_interval)]
         if self.resumable:
-            return [self.agent, "--resume", str(self.directory), *always]
-        env, *env_kwargs = self.environment.split(" ")
-        return [
-            *(self.agent, "--algorithm", self.algorithm, "--env", env),
-            *(["--env-kwargs", *env_kwargs] if env_kwargs else []),
-            *(
-                "--total-timesteps",
-                str(self.total_timesteps),
-                "--n-envs",
-                str(self.n_envs),
-                "--seed",
-                str(self.seed),
-            ),
-            *("--out", str(self.directory), *always),
-            *itertools.chain.from_iterable(
-                option(name, value) for name, value in self.hyperparameters.items()
-            ),
-        ]
+            interval = option("checkpoint_interval", self.run.checkpoint_interval)
+            start = [self.agent, "--resume", str(self.directory), *interval]
+        else:
+            start = ["--config", str(self.config), "--out", str(self.directory)]
+        return [*start, "--threads", "1"]
 
     def shell(self) -> str:
         """The command line as it can be typed."""
@@ -142,26 +119,16 @@ class Job:
         Raises:
             UsageError: if one differs.
         """
-        wanted = self.all_hyperparameters
-        try:
-            config = json.loads(RunDirectory(self.directory).config.read_text())
-            made = wanted | UNWRITTEN | config["hyperparameters"] | config
-        except FileNotFoundError:
+        if not RunDirectory(self.directory).config.exists():
             return
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{self.directory / 'config.json'} is damaged ({error}); delete {self.directory} "
-                "to run it again"
-            ) from None
-        env, *env_kwargs = self.environment.split(" ")
-        wanted |= {"env": env, "env_kwargs": key_values(env_kwargs)}
-        for name in ("agent", "algorithm", "total_timesteps", "n_envs", "seed"):
-            wanted[name] = getattr(self, name)
-        for name, value in wanted.items():
-            if made.get(name) != value:
+        try:
+            made = Run.load(self.directory)
+        except UsageError as error:
+            raise UsageError(f"{error}; delete {self.directory} to run it again") from None
+        for name, (before, now) in differences(made, self.run).items():
+            if name != "checkpoint_interval":
                 raise UsageError(
-                    f"{self.directory} was made with {name} {made.get(name)}, and the grid says "
-                    f"{value}: "
+                    f"{self.directory} was made with {name} {before}, and the grid says {now}: "
                     f"delete it, or give the grid's file another name"
                 )
 
@@ -221,8 +188,6 @@ class Grid:
                 "seeds must be how many, at least 1, or a list of different seeds, got "
                 f"{list(self.seeds)}"
             )
-        for environment in self.environments:
-            key_values(environment.split(" ")[1:])
         for algorithm in self.algorithms:
             if algorithm not in ALGORITHMS:
                 raise UsageError(
@@ -285,15 +250,17 @@ class Grid:
         root = runs / self.name
         return [
             Job(
-                agent=agent,
-                algorithm=algorithm,
+                run=Run(
+                    hyperparameters=hyperparameters,
+                    env=env,
+                    env_kwargs=key_values(env_kwargs),
+                    total_timesteps=self.total_timesteps,
+                    n_envs=self.n_envs,
+                    seed=seed,
+                    checkpoint_interval=self.checkpoint_interval,
+                ),
                 environment=environment,
                 setting=setting,
-                seed=seed,
-                total_timesteps=self.total_timesteps,
-                n_envs=self.n_envs,
-                checkpoint_interval=self.checkpoint_interval,
-                hyperparameters=hyperparameters,
                 directory=root
                 / _slug(environment)
                 / algorithm
@@ -304,30 +271,29 @@ class Grid:
             for seed, environment, algorithm in itertools.product(
                 self.seeds, self.environments, self.algorithms
             )
+            for env, *env_kwargs in [environment.split(" ")]
             for agent in self.agents
-            for setting, hyperparameters in self._hyperparameters(agent)
+            for setting, hyperparameters in self._hyperparameters(agent, algorithm)
         ]
 
-    def _hyperparameters(self, agent: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The settings of an agent by name."""
-        known = {f.name for f in dataclasses.fields(AGENTS[agent])} - {"algorithm"}
+    def _hyperparameters(self, agent: str, algorithm: str) -> Iterator[tuple[str, Hyperparameters]]:
+        """The hyperparameters of an agent by the name of the setting."""
+        defaults = AGENTS[agent].defaults(algorithm)
         for setting, values in self.settings.items():
             if agent not in values.get("agents", [agent]):
                 continue
+            if "algorithm" in values:
+                raise UsageError(f"setting {setting!r}: name the algorithms in algorithms")
             # TOML has no None: it is written as on the command line.
-            hyperparameters: dict[str, Any] = {
+            changed: dict[str, Any] = {
                 name: None if value == "None" else value
                 for name, value in values.items()
                 if name != "agents"
             }
-            for name in hyperparameters:
-                if name not in known:
-                    raise UsageError(
-                        f"setting {setting!r}: {agent} has no {name!r}; it has "
-                        f"{', '.join(sorted(known))}"
-                    )
-            AGENTS[agent](**hyperparameters)
-            yield setting, hyperparameters
+            try:
+                yield setting, defaults.changed(**changed)
+            except ValueError as error:
+                raise UsageError(f"setting {setting!r}: {error}") from None
 
 
 def _slug(text: str) -> str:

@@ -19,10 +19,11 @@ import numpy as np
 
 from envs import RETURN, Metric
 from experiments.command_line import UsageError, calling
+from experiments.configuration import UNWRITTEN, Run
 from experiments.earlier import results_of_earlier
 from experiments.grids.grid import Grid, Job
 from experiments.logs import column_of, first_logged
-from experiments.run import UNWRITTEN, Run, read_progress
+from experiments.run import metrics_of_run, read_progress
 from experiments.run_directory import RunDirectory
 from experiments.scores import Played, final_episodes, means, references
 from experiments.statistics import Scores, iqm, within_episode
@@ -227,11 +228,11 @@ def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = Non
                 versions[name].append(version)
         own = {"agent": job.agent, "algorithm": job.algorithm, "setting": job.setting}
         configurations.setdefault(
-            tuple(own.values()), own | {"hyperparameters": config["hyperparameters"]}
+            tuple(own.values()), own | {"hyperparameters": job.run.hyperparameters.flat()}
         )
         if job.environment not in metrics:
             run = Run.load(job.directory)
-            metrics[job.environment] = list(run.metrics)
+            metrics[job.environment] = list(metrics_of_run(run))
             scales[job.environment] = {
                 name: summary.metrics for name, summary in references(run).items()
             }
@@ -259,7 +260,9 @@ def _with_earlier(found: Results, earlier: Results, jobs: Sequence[Job]) -> Resu
     for key in ("total_timesteps", "n_envs"):
         if earlier.grid.get(key) != found.grid[key]:
             raise _other(f"with {key} {earlier.grid.get(key)}, and the grid says {found.grid[key]}")
-    settings = {(job.agent, job.algorithm, job.setting): job.all_hyperparameters for job in jobs}
+    settings = {
+        (job.agent, job.algorithm, job.setting): job.run.hyperparameters.flat() for job in jobs
+    }
     for own in earlier.hyperparameters:
         if (now := settings.get((own["agent"], own["algorithm"], own["setting"]))) is not None:
             made = now | UNWRITTEN | own["hyperparameters"]
@@ -311,6 +314,7 @@ def _key(run: Result | Job) -> tuple[Any, ...]:
 def result_of(job: Job) -> Result:
     """What is kept of a finished run."""
     run = Run.load(job.directory)
+    metrics = metrics_of_run(run)
     played = final_episodes(job.directory, run)
     waits, counts = within_episode(played.episodes["rewarded"])
     return Result(
@@ -320,9 +324,9 @@ def result_of(job: Job) -> Result:
         setting=job.setting,
         seed=job.seed,
         steps=played.steps,
-        curve=thinned(read_progress(job.directory), run.metrics),
+        curve=thinned(read_progress(job.directory), metrics),
         returns=_counted(played),
-        metrics=means(played.episodes, run.metrics),
+        metrics=means(played.episodes, metrics),
         waits=[(round(wait, 3), count) for wait, count in zip(waits, counts, strict=True)],
     )
 

@@ -155,6 +155,7 @@ def start_locally(job: Job, wait_for_lock: bool = False) -> LocalWorker | None:
         job.failure.unlink(missing_ok=True)
         if job.directory.exists() and not job.resumable:
             shutil.rmtree(job.directory)  # it was stopped before its first checkpoint
+        job.write_config()
         with open(job.log, "ab") as log:
             log.write(f"$ {job.shell()}\n".encode())
             log.flush()

@@ -25,6 +25,7 @@ from experiments.grids.display import Display
 from experiments.grids.grid import Grid, Job
 from experiments.grids.results import result_of
 from experiments.grids.schedule import Pool, run_jobs
+from experiments.run import metrics_of_run
 
 try:
     import optuna
@@ -51,8 +52,10 @@ class Study:
         return [
             replace(
                 job,
+                run=replace(
+                    job.run, hyperparameters=job.run.hyperparameters.changed(**trial.params)
+                ),
                 setting=f"{job.setting}, trial {trial.number}",
-                hyperparameters=job.hyperparameters | trial.params,
                 directory=_in_tune(job.directory) / f"trial{trial.number}" / f"seed{job.seed}",
             )
             for job in self.jobs
@@ -169,7 +172,7 @@ def _studies(grid: Grid, runs: Path) -> list[Study]:
     studies = []
     for label, jobs in groupby(sorted(grid.jobs(runs), key=name), key=name):
         own = list(jobs)
-        metric = own[0].metrics[0]
+        metric = metrics_of_run(own[0].run)[0]
         study = optuna.create_study(
             storage=storage,
             study_name=label,

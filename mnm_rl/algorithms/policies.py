@@ -165,8 +165,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             )
         if core_class is not None:
             self.core_class = core_class
-        of_the_core, kwargs = _core_kwargs(self.core_class, kwargs, name)
-        self.core_kwargs = (core_kwargs or {}) | of_the_core
+        self.core_kwargs = (core_kwargs or {}) | _pop_core_kwargs(self.core_class, kwargs, name)
         if features_extractor_class is None:
             if isinstance(observation_space, spaces.Dict):
                 features_extractor_class = _CombinedExtractor
@@ -1150,9 +1149,9 @@ class MlpLstmPolicy(RecurrentActorCriticPolicy):
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        of_ours = {"core_layers", "core_dropout", "critic_core", "core_kwargs"}
+        fixed = {"core_layers", "core_dropout", "critic_core", "core_kwargs"}
         data = super()._get_constructor_parameters()
-        return {name: value for name, value in data.items() if name not in of_ours} | self._given
+        return {name: value for name, value in data.items() if name not in fixed} | self._given
 
     @property
     def lstm_output_dim(self) -> int:
@@ -1195,22 +1194,18 @@ class MultiInputLstmPolicy(MlpLstmPolicy):
     default_extractor = _CombinedExtractor
 
 
-def _core_kwargs(
-    core: type[Any], kwargs: dict[str, Any], policy: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part arguments into those of the core and those of Stable-Baselines3's policy, which takes
+def _pop_core_kwargs(core: type[Any], kwargs: dict[str, Any], policy: str) -> dict[str, Any]:
+    """Take the arguments of the core out of those of the policy; Stable-Baselines3's policy keeps
     what both know."""
+    given = kwargs.keys() - inspect.signature(ActorCriticPolicy).parameters
     parameters = list(inspect.signature(core).parameters.values())[1:]  # the first is input_size
     names = [
         parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD
     ]
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    of_policy = kwargs.keys() & inspect.signature(ActorCriticPolicy).parameters
-    for name in kwargs:
-        if name not in of_policy and name not in names and not takes_any:
-            raise TypeError(
-                f"{policy} got an unexpected argument {name!r}; its core takes "
-                f"{', '.join(names) or 'none'}"
-            )
-    of_core = {name: value for name, value in kwargs.items() if name not in of_policy}
-    return of_core, {name: value for name, value in kwargs.items() if name in of_policy}
+    unknown = given.difference(names)
+    if unknown and len(names) == len(parameters):
+        raise TypeError(
+            f"{policy} got an unexpected argument {min(unknown)!r}; its core takes "
+            f"{', '.join(names) or 'none'}"
+        )
+    return {name: kwargs.pop(name) for name in list(kwargs) if name in given}
