@@ -51,11 +51,12 @@ def publish(directory: Path, out: Path) -> None:
 def command_of(run: Run) -> str:
     """The command that makes a run again."""
     defaults = AGENTS[run.agent].defaults(run.algorithm).flat()
-    options: dict[str, Any] = {
-        name: getattr(run, name) for name in ("env", "total_timesteps", "seed", "n_envs")
-    }
-    if run.checkpoint_interval != Run.checkpoint_interval:
-        options["checkpoint_interval"] = run.checkpoint_interval
+    always = ("env", "total_timesteps", "seed", "n_envs")
+    options: dict[str, Any] = {name: getattr(run, name) for name in always}
+    for own in dataclasses.fields(Run):
+        value = getattr(run, own.name)
+        if own.name not in (*always, "env_kwargs", "hyperparameters") and value != own.default:
+            options[own.name] = value
     options["algorithm"] = run.algorithm
     options |= {
         name: value for name, value in run.hyperparameters.flat().items() if value != defaults[name]

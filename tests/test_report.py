@@ -79,9 +79,20 @@ def oklab(rgb: Any) -> Any:
     return np.array(axes) @ np.cbrt(np.array(cones) @ np.clip(rgb, 0, 1))
 
 
-def test_every_agent_has_a_color() -> None:
-    assert set(COLORS) | set(RELATIVES) == {name.removesuffix("-paper") for name in AGENTS}
+def test_every_agent_has_a_color_and_a_new_one_gets_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {name: agent_color(name) for name in AGENTS}
+    assert set(before.values()) == set(COLORS.values())
     assert agent_color("mnm-p-paper") == agent_color("mnm-p")
+    new = [f"new-{i}" for i in range(len(COLORS) + 1)]
+    for name in new:
+        monkeypatch.setitem(AGENTS, name, AGENTS["lstm"])
+    assert before == {name: agent_color(name) for name in before}
+    assert [agent_color(name) for name in new] == [*COLORS.values(), next(iter(COLORS.values()))]
+    labels = [*AGENTS, "mnm-p, 4 heads"]
+    styles = [tuple(map(str, style_of(label, labels).values())) for label in labels]
+    assert len(set(styles)) == len(labels)
 
 
 @pytest.mark.parametrize("sight", SIGHT)

@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_learns_by_its_own_core(agent: str) -> None:
     train, batch = trainer(agent)
-    assert type(train.model.core).__name__.removesuffix("Core") in train.agent.policy
+    assert type(train.model.core).__name__.removesuffix("Core") in AGENTS[agent].policy
     before = [p.clone() for p in train.parameters]
     train.update(batch)
     assert any(not torch.equal(b, p) for b, p in zip(before, train.parameters, strict=True))

@@ -4,6 +4,7 @@ first."""
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from agents import AGENTS
 from experiments.command_line import UsageError, first_line
 from experiments.configuration import Run
 from experiments.grids.results import Group, Results
@@ -41,7 +43,7 @@ COLORS = {
 
 RELATIVES = {"gated-deltanet": "deltanet", "mingru": "gru"}
 """Agents in the color of another, with dashes of their own: there are no more colors that all eyes
-tell apart."""
+tell apart. Agents that are named neither here nor above share the colors in their order."""
 
 ON_DARK = {
     color: to_hex(((1 + r) / 2, (1 + g) / 2, (1 + b) / 2))
@@ -63,7 +65,7 @@ Line = tuple[Scores, Scores, Scores, Scores]
 
 def agent_color(agent: str) -> str:
     """The color of an agent, also of its paper variant and of its relatives, the same in every
-    figure; that of the text for those that have none yet."""
+    figure; that of the text for what is no agent."""
     return COLORS.get(_family(agent), FOREGROUND)
 
 
@@ -71,7 +73,9 @@ def _family(label: str) -> str:
     """The agent of a label, without its setting and its variant, or the one that it is a relative
     of."""
     agent = label.split(", ")[0].removesuffix("-paper")
-    return RELATIVES.get(agent, agent)
+    families = dict.fromkeys(name.removesuffix("-paper") for name in AGENTS)
+    others = [name for name in families if name not in COLORS | RELATIVES]
+    return (RELATIVES | dict(zip(others, cycle(COLORS), strict=False))).get(agent, agent)
 
 
 def style_of(label: str, labels: Sequence[str]) -> Style:
