@@ -15,7 +15,6 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-import envs
 import eval
 from envs import RETURN, Metric
 from envs.metrics import metrics_of
@@ -24,7 +23,6 @@ from experiments.analysis.figures import profile_figure
 from experiments.analysis.page import improvement, rows
 from experiments.command_line import UsageError
 from experiments.grids.results import Results
-from experiments.run import Run
 from mnm_rl import GymnasiumVecEnv
 from mnm_rl.evaluation import episode_value
 
@@ -242,7 +240,7 @@ def test_a_number_or_nothing_is_reported(value: Any, expected: float | None) -> 
     assert episode_value(value, "falls") == expected
 
 
-def test_results_and_runs_of_version_0_2_0_are_read(tmp_path: Path) -> None:
+def test_results_of_version_0_2_0_are_read(tmp_path: Path) -> None:
     """Their metrics have the names that the environment gives them; the same again where they are
     saved and read."""
     for path in sorted((ROOT / "docs" / "results").glob("*.json")):
@@ -274,8 +272,3 @@ def test_a_json_report_has_the_keys_of_version_0_2_0() -> None:
     }
     elsewhere = with_earlier_keys({"metrics": {"return": 1.0}})
     assert {elsewhere[key] for key in elsewhere if key != "metrics"} == {None}
-
-
-def test_metrics_are_public() -> None:
-    assert {"Metric", "RETURN"} <= set(envs.__all__)
-    assert Run.metrics
