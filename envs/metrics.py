@@ -40,6 +40,7 @@ class Metric:
     unit: str = ""
     """Such as `"steps"`. Counts and shares have none."""
     higher_is_better: bool = True
+    """Whether agents with a higher mean are better. False for times and errors."""
     short: str = ""
     """A word for the column of a table in the terminal, if the name is too long for it."""
 
