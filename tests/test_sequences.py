@@ -118,7 +118,7 @@ def test_what_is_minimized_is_cross_entropy_and_meta_loss() -> None:
     )
     loss, norm = train.gradients(batch)
     torch.testing.assert_close(loss, answers.detach())
-    scale = min(1, train.agent.max_grad_norm / norm.item())
+    scale = min(1, train.training.max_grad_norm / norm.item())
     for parameter, gradient in zip(train.parameters, wanted, strict=True):
         if gradient is not None:
             torch.testing.assert_close(parameter.grad, scale * gradient, rtol=1e-3, atol=1e-5)
