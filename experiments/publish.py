@@ -1,6 +1,7 @@
 """The model of a finished run as files for others: weights, a description, and a card that says
 what it can do."""
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
