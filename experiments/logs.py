@@ -34,7 +34,7 @@ def column_of(metric: Metric) -> str:
     return OF_EVERY_TRAINING.get(metric.name, f"rollout/{metric.name}")
 
 
-def first_logged(metrics: Iterable[Metric], runs: Iterable[Sequence[dict[str, float]]]) -> Metric:
+def first_logged(metrics: Iterable[Metric], runs: Sequence[Sequence[dict[str, float]]]) -> Metric:
     """The first of some metrics, or else the return, with a value in the rows of every run."""
     return next(
         (m for m in metrics if all(any(column_of(m) in row for row in rows) for rows in runs)),

@@ -211,6 +211,15 @@ def test_who_falls_less_is_better(orchard: Path) -> None:
     assert (np.asarray(shares["gru"]) >= np.asarray(shares["rnn"])).all()
 
 
+def test_runs_are_compared_by_what_all_of_them_have(orchard: Path) -> None:
+    found = Results.load(orchard / "orchard.json")
+    (run,) = found.results
+    other = replace(run, agent="gru", metrics=run.metrics | {"falls": None})
+    found = replace(found, results=[run, other])
+    assert found.metric(ORCHARD) == CLIMB
+    assert [found.scores(group).tolist() for group in found.groups] == [[2.0], [2.0]]
+
+
 def test_what_is_no_declaration_or_no_number_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,7 @@ class Results:
             return (
                 environments.index(group[2]),
                 algorithms.index(group[1]),
-                -self.better(group[2]) * iqm([r.score for r in found[group]]),
+                -self.better(group[2]) * iqm(self._scores(found[group])),
             )
 
         return {
@@ -141,7 +141,11 @@ class Results:
 
     def scores(self, group: Group) -> Scores:
         """The score of each seed of a group, ``[S]``."""
-        return np.array([result.score for result in self.groups[group]])
+        return self._scores(self.groups[group])
+
+    def _scores(self, runs: Sequence[Result]) -> Scores:
+        name = self.metric(runs[0].environment).name
+        return np.array([run.metrics[name] for run in runs], float)
 
     def normalized(self, environment: str, score: float) -> float | None:
         """A score on the scale where random is 0 and the oracle 1; None where there are no
