@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from math_core import LatexToMathML
 
 import eval as eval_
 import experiments.__main__ as grids
@@ -85,6 +86,16 @@ def test_links_and_pictures_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_formulas_can_be_set(page: Path) -> None:
+    convert = LatexToMathML(fancy_error=False).convert_with_local_state
+    for formula in blocks(page, "math"):
+        convert(formula, displaystyle=True)
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for formula in re.findall(r"\$([^$]+)\$", text):
+        convert(formula, displaystyle=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
