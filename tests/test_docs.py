@@ -95,6 +95,7 @@ def test_formulas_can_be_set(page: Path) -> None:
         convert(formula, displaystyle=True)
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for formula in re.findall(r"\$([^$]+)\$", text):
+        assert "\n" not in formula
         convert(formula, displaystyle=False)
 
 
