@@ -117,6 +117,15 @@ def test_the_reference_has_every_public_name() -> None:
     assert shown >= set(importlib.import_module("mnm_rl").__all__) - {"__version__"}
 
 
+def test_the_reference_has_the_methods_of_both_algorithms() -> None:
+    page = (ROOT / "docs" / "reference" / "algorithms.md").read_text()
+    for algorithm in (RecurrentA2C, RecurrentPPO):
+        options = page.split(f"::: mnm_rl.{algorithm.__name__}\n")[1].split(":::")[0]
+        for method in ("learn", "predict", "save", "load", "export", "from_pretrained"):
+            assert re.search(rf"inherited_members: .*\b{method}\b", options), method
+            assert callable(getattr(algorithm, method))
+
+
 def test_nobody_is_told_to_install_this_from_an_index() -> None:
     for page in PAGES:
         for line in re.findall(r"pip install .*", page.read_text()):
