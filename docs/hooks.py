@@ -49,9 +49,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def on_page_content(html: str, **_: Any) -> str:
     """Set formulas in MathML, which browsers show without a script."""
     convert = LatexToMathML().convert_with_local_state
-    return FORMULA.sub(
-        lambda formula: convert(unescape(formula[2]), displaystyle=formula[1] == "div"), html
-    )
+
+    def formula(match: re.Match[str]) -> str:
+        tag, tex = match.groups()
+        displayed = tag == "div"
+        mathml = convert(unescape(tex), displaystyle=displayed)
+        return f'<div class="formula">{mathml}</div>' if displayed else mathml
+
+    return FORMULA.sub(formula, html)
 
 
 def site_links(markdown: str, folder: Path, page: Path) -> str:
