@@ -196,7 +196,8 @@ def parse_options(args: Sequence[str]) -> Options:
     names = ", ".join(AGENTS)
     program = " ".join(calling("train"))
     if not args or args[0] in ("-h", "--help"):
-        print(f"usage: {program} AGENT [options]\n\nagents:")
+        print(f"usage: {program} AGENT [options]\n       {program} --config FILE [options]")
+        print("\nagents:")
         for name, kind in AGENTS.items():
             print(f"  {name:<18} {(kind.__doc__ or '').splitlines()[0]}")
         print(f"\noptions: {program} AGENT --help")

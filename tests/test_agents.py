@@ -20,6 +20,7 @@ from mnm_rl.memory import FeedbackInputs
 
 FILES = sorted(Path(agents.__file__).parent.glob("*.py"))
 ROOT = Path(__file__).parent.parent
+CONFIGURATION = ROOT / "experiments" / "configuration.py"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -82,7 +83,9 @@ def test_an_agent_says_what_it_is_in_a_line(name: str) -> None:
     assert (AGENTS[name].__doc__ or "").splitlines()[0].endswith(".")
 
 
-@pytest.mark.parametrize("path", [*FILES, ROOT / "train.py", ROOT / "eval.py"], ids=str)
+@pytest.mark.parametrize(
+    "path", [*FILES, CONFIGURATION, ROOT / "train.py", ROOT / "eval.py"], ids=str
+)
 def test_an_option_is_explained_in_a_line(path: Path) -> None:
     """The command line would show a line that is broken in the source as two."""
     for kind in ast.walk(ast.parse(path.read_text())):
