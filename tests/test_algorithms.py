@@ -56,7 +56,7 @@ def test_log_probabilities_and_values_of_the_rollout_are_those_of_the_update(nam
                 rollout.actions.long().squeeze(-1),
                 rollout.initial_state,
                 rollout.episode_starts,
-                rollout.trace,
+                rollout.recording,
             )
             buffer = algorithm.rollout_buffer
             np.testing.assert_allclose(
@@ -167,7 +167,7 @@ def test_the_loss_is_the_sum_of_its_parts_with_their_coefficients() -> None:
         rollout.actions.long().squeeze(-1),
         rollout.initial_state,
         rollout.episode_starts,
-        rollout.trace,
+        rollout.recording,
     )
     assert entropy is not None
     loss = -(rollout.advantages * log_prob).mean() + 0.3 * (values - rollout.returns).pow(2).mean()

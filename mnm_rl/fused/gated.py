@@ -12,12 +12,12 @@ from mnm_rl.fused.arena import zeros
 from mnm_rl.fused.padding import CellParameters, CellWeights, array
 from mnm_rl.fused.parallel import run
 from mnm_rl.fused.simd import fours, padded
-from mnm_rl.fused.trace import FusedCore, FusedTrace
+from mnm_rl.fused.steps import KernelSteps, Workspace
 
 
-class GatedTrace(FusedTrace[StateT]):
+class GatedSteps(KernelSteps[StateT]):
     """Steps of a core with a PyTorch cell and four blocks of gates, see
-    :class:`~mnm_rl.fused.trace.FusedTrace`.
+    :class:`~mnm_rl.fused.steps.KernelSteps`.
 
     Attributes:
         working: the state, changed in place, or the gradient with respect to it: ``[B, P]`` each.
@@ -46,8 +46,8 @@ class GatedTrace(FusedTrace[StateT]):
     def pack(cls, core: Any, parameters: CellParameters) -> CellWeights:
         return cls.pack_cell(parameters, core.cell.input_size)
 
-    def __init__(self, implementation: FusedCore[StateT], state: StateT, steps: int) -> None:
-        super().__init__(implementation, state, steps)
+    def __init__(self, workspace: Workspace, state: StateT, steps: int, keep: bool = True) -> None:
+        super().__init__(workspace, state, steps, keep)
         B, P = self.B, padded(self.D)
         self.F = self.core.cell.input_size
         self.now = self.working(*(array(part, (B, P), self.dtype) for part in state))

@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 from mnm_rl.cores.gru import GruState
 from mnm_rl.fused.arena import Array
-from mnm_rl.fused.gated import GatedTrace
+from mnm_rl.fused.gated import GatedSteps
 from mnm_rl.fused.gru_cell import gru_cell, gru_cell_backward, pack_gru, unpack_gru
 from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, inlined
-from mnm_rl.fused.trace import FusedCore
+from mnm_rl.fused.stepper import KernelImplementation
 
 
 class Kept(NamedTuple):
@@ -74,7 +74,7 @@ def _backward(
                     fill_(g_h[b], zero)
 
 
-class GruTrace(GatedTrace[GruState]):
+class GruSteps(GatedSteps[GruState]):
     """Steps of a GRU core."""
 
     carried = 1
@@ -87,7 +87,7 @@ class GruTrace(GatedTrace[GruState]):
     unpack_cell = staticmethod(unpack_gru)
 
 
-class Fused(FusedCore[GruState]):
+class Fused(KernelImplementation[GruState]):
     """GRU by kernels."""
 
-    trace_class = GruTrace
+    steps_class = GruSteps

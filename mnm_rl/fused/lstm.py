@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 from mnm_rl.cores.lstm import LstmState
 from mnm_rl.fused.arena import Array
-from mnm_rl.fused.gated import GatedTrace
+from mnm_rl.fused.gated import GatedSteps
 from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward, pack_lstm, unpack_lstm
 from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, inlined
-from mnm_rl.fused.trace import FusedCore
+from mnm_rl.fused.stepper import KernelImplementation
 
 
 class Kept(NamedTuple):
@@ -78,7 +78,7 @@ def _backward(
                     fill_(g.c[b], zero)
 
 
-class LstmTrace(GatedTrace[LstmState]):
+class LstmSteps(GatedSteps[LstmState]):
     """Steps of an LSTM core."""
 
     carried = 2
@@ -91,7 +91,7 @@ class LstmTrace(GatedTrace[LstmState]):
     unpack_cell = staticmethod(unpack_lstm)
 
 
-class Fused(FusedCore[LstmState]):
+class Fused(KernelImplementation[LstmState]):
     """LSTM by kernels."""
 
-    trace_class = LstmTrace
+    steps_class = LstmSteps

@@ -47,7 +47,8 @@ from mnm_rl.fused.simd import (
     sigmoid_,
     tanh_,
 )
-from mnm_rl.fused.trace import FusedCore, FusedTrace
+from mnm_rl.fused.stepper import KernelImplementation
+from mnm_rl.fused.steps import KernelSteps, Workspace
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.memory.function import write_size
 
@@ -479,8 +480,8 @@ class Parameters(NamedTuple):
     theta_0: Tensor
 
 
-class MnmTrace(FusedTrace[MnmState]):
-    """Steps of an MNM core, see :class:`~mnm_rl.fused.trace.FusedTrace`."""
+class MnmSteps(KernelSteps[MnmState]):
+    """Steps of an MNM core, see :class:`~mnm_rl.fused.steps.KernelSteps`."""
 
     carried = 4
     core: MnmCore
@@ -528,8 +529,10 @@ class MnmTrace(FusedTrace[MnmState]):
         arrays = [tensor.contiguous().numpy() for tensor in packed]
         return Weights(gates, gates_back, gates_bias, *arrays, theta_0=pad_memory(p.theta_0))  # type: ignore[misc]
 
-    def __init__(self, implementation: FusedCore[MnmState], state: MnmState, steps: int) -> None:
-        super().__init__(implementation, state, steps)
+    def __init__(
+        self, workspace: Workspace, state: MnmState, steps: int, keep: bool = True
+    ) -> None:
+        super().__init__(workspace, state, steps, keep)
         core, D = self.core, self.D
         self.M, self.heads = M, H = core.memory_size, core.heads
         self.F = F = core.controller.input_size - M
@@ -697,10 +700,10 @@ class MnmTrace(FusedTrace[MnmState]):
         return g_inputs, *state, torch.from_numpy(g.theta)[..., :M, :M], *parameters
 
 
-class Fused(FusedCore[MnmState]):
+class Fused(KernelImplementation[MnmState]):
     """MNM by kernels."""
 
-    trace_class = MnmTrace
+    steps_class = MnmSteps
 
     @classmethod
     def refusal(cls, core: Any) -> str | None:

@@ -39,7 +39,8 @@ from mnm_rl.fused.simd import (
     total,
     where_inside,
 )
-from mnm_rl.fused.trace import FusedCore, FusedTrace
+from mnm_rl.fused.stepper import KernelImplementation
+from mnm_rl.fused.steps import KernelSteps, Workspace
 
 KEEP = 16
 HEBB, DECAY, OJA, MODULATED, RETROACTIVE = range(5)
@@ -77,7 +78,7 @@ class Kept(NamedTuple):
     """``tanh(M h_t)``, ``[T, B]``."""
     hebb: Array
     """The Hebbian trace before every ``KEEP`` steps, and the eligibility trace, ``[T / KEEP, B, 1
-    or 2, R, P]``."""
+    or 2, R, P]``; ``[0, ...]`` if there will be no backward pass."""
 
 
 class Setting(NamedTuple):
@@ -201,7 +202,7 @@ def _forward(
         for t in range(t0, t1):
             if setting.starts[t, b]:
                 h[b], hebb[b] = zero, zero
-            if t % KEEP == 0:
+            if t % KEEP == 0 and t // KEEP < trace.hebb.shape[0]:
                 trace.hebb[t // KEEP, b] = hebb[b]
             before, out = trace.before[t, b], trace.out[t, b]
             before[:] = h[b]
@@ -366,8 +367,8 @@ class Parameters(NamedTuple):
     fan_bias: Tensor
 
 
-class PlasticTrace(FusedTrace[PlasticState]):
-    """Steps of a plastic core, see :class:`~mnm_rl.fused.trace.FusedTrace`."""
+class PlasticSteps(KernelSteps[PlasticState]):
+    """Steps of a plastic core, see :class:`~mnm_rl.fused.steps.KernelSteps`."""
 
     carried = 3
     core: PlasticCore
@@ -400,9 +401,9 @@ class PlasticTrace(FusedTrace[PlasticState]):
         )
 
     def __init__(
-        self, implementation: FusedCore[PlasticState], state: PlasticState, steps: int
+        self, workspace: Workspace, state: PlasticState, steps: int, keep: bool = True
     ) -> None:
-        super().__init__(implementation, state, steps)
+        super().__init__(workspace, state, steps, keep)
         D, B, dtype = self.D, self.B, self.dtype
         P, R = padded(D), padded(D, ROWS)
         traces = 2 if self.core.rule == "retroactive" else 1
@@ -416,7 +417,7 @@ class PlasticTrace(FusedTrace[PlasticState]):
             before=self.room("before", steps, B, P),
             out=zeros((steps, B, P), dtype),  # others may have it
             q=self.room("q", steps, B),
-            hebb=self.room("hebb", -(-steps // KEEP), B, traces, R, P),
+            hebb=self.room("hebb", -(-steps // KEEP) if keep else 0, B, traces, R, P),
         )
         self.x = self.kept.x
 
@@ -488,7 +489,7 @@ class PlasticTrace(FusedTrace[PlasticState]):
         return g_inputs, *state, *present
 
 
-class Fused(FusedCore[PlasticState]):
+class Fused(KernelImplementation[PlasticState]):
     """Plastic RNN by kernels."""
 
-    trace_class = PlasticTrace
+    steps_class = PlasticSteps
