@@ -254,7 +254,7 @@ def test_what_a_step_keeps_grows_with_the_width_not_with_its_square() -> None:
     def kept(D: int, T: int) -> int:
         core = MnmCore(F, D, heads=2)
         stepper: Any = core.record(core.initial_state(4), T).stepper
-        return sum(array.nbytes for array in stepper.steps.kept)
+        return sum(array.nbytes for array in stepper.steps.saved)
 
     per_step = [(kept(D, 20) - kept(D, 10)) / 10 for D in (64, 128, 256)]
     assert per_step[2] - per_step[1] == 2 * (per_step[1] - per_step[0])
@@ -330,7 +330,7 @@ def test_a_stepper_is_a_recording_that_keeps_nothing(core: RecurrentCore[Any]) -
 
 def nbytes(stepper: Any) -> int:
     """Of what a stepper writes on its way."""
-    return sum(array.nbytes for array in stepper.steps.kept)
+    return sum(array.nbytes for array in stepper.steps.saved)
 
 
 @pytest.mark.parametrize("poison", [1.0, float("nan")])

@@ -44,7 +44,6 @@ from mnm_rl.fused.announcement import announce_aloud
 from mnm_rl.masks import action_masks, choices, heeds
 from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
-
 ALGORITHMS: dict[str, "type[RecurrentOnPolicyAlgorithm]"] = {}
 """Every algorithm by its short name: the subclasses of :class:`RecurrentOnPolicyAlgorithm` that
 have a ``short_name``."""

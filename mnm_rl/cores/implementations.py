@@ -12,14 +12,15 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
-from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
-PathName = Literal["auto", "fused", "reversible", "plain"]
+PathName = str
+"""``"auto"``, ``"plain"``, or the name of an implementation."""
 
 
 class Implementation(ABC, Generic[StateT]):
