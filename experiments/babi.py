@@ -1,8 +1,8 @@
 """Train any core on the stories of bAbI, all tasks together: python -m experiments.babi PATH AGENT
 [options].
 
-Weston et al. (2015) made the stories; each sentence is one step here, encoded as in Sukhbaatar et
-al. (2015), and the question is the last one. The same command goes on with a run that was stopped.
+Weston et al. (2015) made the stories; each sentence is one step here, and so is each question. The
+same command goes on with a run that was stopped, from its last epoch.
 """
 
 import os
@@ -14,12 +14,14 @@ if __name__ == "__main__":
     # PyTorch's threads wait asleep: ten times as fast on a busy core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import dataclasses
+import heapq
+import math
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -91,21 +93,49 @@ FAILED = 0.05
 
 
 class Stories(NamedTuple):
-    """N questions, each with the sentences of its story that come before it."""
+    """N stories of S steps in all, one after the other."""
 
     sentences: NDArray[np.int64]
-    """The sentences of all of them, by number, each question the last of its own."""
-    ends: NDArray[np.int64]
-    """Where in ``sentences`` each one ends, ``[N]``."""
+    """The number of the sentence or question of each step, and -1 at thinking steps, ``[S]``."""
     answers: NDArray[np.int64]
-    """``[N]``."""
+    """The answer at the steps that ask for one, -1 at the others, ``[S]``."""
+    lengths: NDArray[np.int64]
+    """The number of steps of each story, ``[N]``."""
     tasks: NDArray[np.int64]
-    """``[N]``."""
+    """The task of each story, ``[N]``."""
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
-        """The number of sentences of each, ``[N]``."""
-        return np.diff(self.ends, prepend=0)
+    def ends(self) -> NDArray[np.int64]:
+        """Where each story ends, ``[N]``."""
+        return self.lengths.cumsum()
+
+    @property
+    def n_questions(self) -> int:
+        return int((self.answers >= 0).sum())
+
+    def alone(self) -> "Stories":
+        """Each question as a story of its own: the sentences before it, without other questions."""
+        parts = []
+        for task, first, end in zip(self.tasks, self.ends - self.lengths, self.ends, strict=True):
+            asked = self.answers[first:end] >= 0
+            for question in np.flatnonzero(asked):
+                steps = [*(first + np.flatnonzero(~asked[:question])), first + question]
+                parts.append((self.sentences[steps], self.answers[steps], len(steps), task))
+        sentences, answers, lengths, tasks = zip(*parts, strict=True)
+        return Stories(
+            np.concatenate(sentences), np.concatenate(answers), np.array(lengths), np.array(tasks)
+        )
+
+    def with_thinking_steps(self, k: int) -> "Stories":
+        """With k empty steps after each question, and the answer at the last of them."""
+        repeats = 1 + k * (self.answers >= 0)
+        last = repeats.cumsum() - 1
+        sentences, answers = np.full((2, int(repeats.sum())), -1)
+        sentences[last - (repeats - 1)] = self.sentences
+        answers[last] = self.answers
+        before = np.concatenate([[0], repeats.cumsum()])
+        lengths = before[self.ends] - before[self.ends - self.lengths]
+        return Stories(sentences, answers, lengths, self.tasks)
 
 
 class Data(NamedTuple):
@@ -130,8 +160,7 @@ def load(path: Path, tasks: Sequence[int] = tuple(TASKS)) -> Data:
     answers: dict[str, int] = {}
 
     def stories(part: str) -> Stories:
-        numbers: tuple[list[int], ...] = ([], [], [], [])
-        of_stories, ends, right, of_task = numbers
+        steps, right, lengths, of_task = list[int](), list[int](), list[int](), list[int]()
         for task in tasks:
             files = sorted(path.glob(f"qa{task}_*{part}.txt"))
             if not files:
@@ -139,24 +168,25 @@ def load(path: Path, tasks: Sequence[int] = tuple(TASKS)) -> Data:
                     f"there is no qa{task}_*{part}.txt in {path}: add one, or leave the task out "
                     "with --tasks"
                 )
-            for story, answer in (question for file in files for question in read(file)):
-                of_stories += [sentences.setdefault(sentence, len(sentences)) for sentence in story]
-                ends.append(len(of_stories))
-                right.append(answers.setdefault(answer, len(answers)))
+            for story in (story for file in files for story in read(file)):
+                for sentence, answer in story:
+                    steps.append(sentences.setdefault(sentence, len(sentences)))
+                    right.append(-1 if answer is None else answers.setdefault(answer, len(answers)))
+                lengths.append(len(story))
                 of_task.append(task)
-        return Stories(*(np.array(column, dtype=np.int64) for column in numbers))
+        return Stories(*(np.array(column) for column in (steps, right, lengths, of_task)))
 
     train, test = stories("train"), stories("test")
     return Data(train, test, list(sentences), list(answers))
 
 
-def read(file: Path) -> Iterator[tuple[list[tuple[str, ...]], str]]:
-    """The questions of a file, each with the sentences before it, and the answer.
+def read(file: Path) -> Iterator[list[tuple[tuple[str, ...], str | None]]]:
+    """The stories of a file: the words of each sentence, and the answer if it is a question.
 
     Raises:
-        UsageError: if a line is not in the format.
+        UsageError: if a line is not in the format, or a story asks nothing.
     """
-    story: list[tuple[str, ...]] = []
+    story: list[tuple[tuple[str, ...], str | None]] = []
     for n, line in enumerate(file.read_text().splitlines(), start=1):
         number, _, text = line.partition(" ")
         sentence, *supported = text.split("\t")
@@ -170,54 +200,52 @@ def read(file: Path) -> Iterator[tuple[list[tuple[str, ...]], str]]:
                 f"{file}, line {n}: must be a number, a sentence and, for a question, tab and "
                 f"answer, got {line[:60]!r}"
             )
-        if number == "1":
+        if number == "1" and story:
+            yield story
             story = []
-        if supported:
-            yield [*story, words], supported[0].strip().lower()
-        else:
-            story.append(words)
+        story.append((words, supported[0].strip().lower() if supported else None))
+    if story:
+        yield story
 
 
-def features(sentences: Sequence[Sequence[str]]) -> Tensor:
-    """Sentences as vectors ``[S, 2V]`` that :class:`SentenceEncoder` makes position-weighted sums
-    of the V words' embeddings from.
-
-    Sukhbaatar et al. (2015), section 4.1: word j of J has the weights ``(1 - j/J) - (k/d) (1 -
-    2j/J)`` in dimension k of d. The sum over the words is then that with weights ``1 - j/J``, less
-    k/d times that with weights ``1 - 2j/J``; both weights of each word of the vocabulary are here,
-    side by side.
-    """
-    vocabulary = {
-        word: i
-        for i, word in enumerate(sorted({word for sentence in sentences for word in sentence}))
-    }
-    weights = torch.zeros(len(sentences), 2, len(vocabulary))
-    for row, sentence in zip(weights, sentences, strict=True):
-        for j, word in enumerate(sentence, start=1):
-            row[:, vocabulary[word]] += torch.tensor(
-                [1 - j / len(sentence), 1 - 2 * j / len(sentence)]
-            )
-    return weights.flatten(1)
+def word_numbers(sentences: Sequence[Sequence[str]]) -> Tensor:
+    """The words of each sentence by number from 1, ``[S + 1, J]`` for sentences of at most J words,
+    filled up with 0. The last row, -1, is the empty sentence of a thinking step."""
+    vocabulary = sorted({word for sentence in sentences for word in sentence})
+    numbers = {word: i for i, word in enumerate(vocabulary, start=1)}
+    words = torch.zeros(len(sentences) + 1, max(map(len, sentences)), dtype=torch.int64)
+    for row, sentence in zip(words, sentences, strict=False):
+        row[: len(sentence)] = torch.tensor([numbers[word] for word in sentence])
+    return words
 
 
 class SentenceEncoder(nn.Module):
-    """Position-weighted sums of word embeddings, from what :func:`features` gives.
+    """Sums of the words' embeddings, each times a vector of weights for its position.
+
+    The weights start as those of Sukhbaatar et al. (2015), section 4.1, in dimension k of d for
+    word j of J: ``(1 - j/J) - (k/d) (1 - 2j/J)``.
 
     Args:
-        words: size V of the vocabulary.
+        words: the words of the sentences, from :func:`word_numbers`, ``[S + 1, J]``.
         width: of the embeddings, d.
+        learned: whether the weights of positions are learned.
     """
 
-    def __init__(self, words: int, width: int) -> None:
+    def __init__(self, words: Tensor, width: int, learned: bool = True) -> None:
         super().__init__()
-        self.embeddings = nn.Parameter(torch.empty(words, width).normal_(std=SCALE))
-        self.register_buffer("k", torch.arange(1, width + 1) / width, persistent=False)
-        self.k: Tensor
+        self.register_buffer("words", words, persistent=False)
+        self.words: Tensor
+        self.embeddings = nn.Embedding(int(words.max()) + 1, width, padding_idx=0)
+        self.embeddings.weight.data *= SCALE
+        longest = words.shape[1]
+        j = torch.arange(1, longest + 1)[:, None] / longest
+        k = torch.arange(1, width + 1) / width
+        self.positions = nn.Parameter(1 - j - k * (1 - 2 * j), requires_grad=learned)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., 2V]`` to ``[..., d]``."""
-        first, second = x.chunk(2, dim=-1)
-        return first @ self.embeddings - self.k * (second @ self.embeddings)
+    def forward(self, sentences: Tensor) -> Tensor:
+        """Numbers of sentences ``[T, B]`` to vectors ``[T, B, d]``."""
+        embedded: Tensor = self.embeddings(self.words[sentences])
+        return (embedded * self.positions).sum(dim=-2)
 
 
 SCALE = 0.7
@@ -225,91 +253,58 @@ SCALE = 0.7
 about unit scale."""
 
 
-class Packed(NamedTuple):
-    """Stories in the rows of a batch, one after the other."""
-
-    sentences: NDArray[np.int64]
-    """Their numbers, ``[T, B]``, and -1 after the last story of a row."""
-    asked: NDArray[np.int64]
-    """The number of the story whose question a step is, -1 at other steps, ``[T, B]``."""
-    starts: NDArray[np.bool_]
-    """Where a story begins after another, ``[T, B]``."""
-
-    def batch(self, stories: Stories, features: Tensor) -> Batch:
-        """What a model is trained and tested with."""
-        numbers, asked = torch.from_numpy(self.sentences), torch.from_numpy(self.asked)
-        counts = numbers >= 0
-        answers = torch.from_numpy(stories.answers)
-        targets = torch.where(asked >= 0, answers[asked.clamp(min=0)], -1)
-        return Batch(
-            features[numbers.clamp(min=0)] * counts[..., None],
-            targets,
-            torch.from_numpy(self.starts),
-            counts,
-        )
-
-
-def pack(stories: Stories, order: NDArray[np.int64], rows: int) -> Iterator[Packed]:
-    """Put stories into batches of rows as long as the longest one, so that hardly a step is left
-    empty and tasks are mixed.
-
-    Each story goes to the row with most room. What finds no room waits for the next batch; a batch
-    is full when as many stories as it has rows wait.
+def stream(
+    stories: Stories, order: NDArray[np.int64], rows: int, steps: int
+) -> Iterator[NDArray[np.int64]]:
+    """The stories one after the other in the rows of batches; a row runs on in the next batch.
 
     Args:
         stories: the stories.
-        order: their numbers in the order in which they are taken.
+        order: their numbers in the order in which they are taken, each by the row that is free
+            first.
         rows: B, rows of a batch.
+        steps: T, steps of a batch, about: the last batch is as long as the others.
+
+    Yields:
+        The number of each step in ``stories``, ``[T, B]``, and -1 after the last story of a row.
     """
-    lengths = stories.lengths
-    T, waiting, turn = int(lengths.max()), list[int](), iter(order.tolist())
-    while True:
-        filled: list[list[int]] = [[] for _ in range(rows)]
-        room = [T] * rows
-        candidates, waiting = waiting, []
-        while (
-            len(waiting) < rows
-            and (story := candidates.pop(0) if candidates else next(turn, None)) is not None
-        ):
-            row = room.index(max(room))
-            if lengths[story] <= room[row]:
-                filled[row].append(story)
-                room[row] -= int(lengths[story])
-            else:
-                waiting.append(story)
-        waiting += candidates
-        if not any(filled):
-            return
-        yield _packed(stories, [row for row in filled if row])
+    filled: list[list[NDArray[np.int64]]] = [[] for _ in range(rows)]
+    free = [(0, row) for row in range(rows)]
+    ends, lengths = stories.ends, stories.lengths
+    for story in order.tolist():
+        length, row = free[0]
+        filled[row].append(np.arange(ends[story] - lengths[story], ends[story]))
+        heapq.heapreplace(free, (length + int(lengths[story]), row))
+    T = max(length for length, _ in free)
+    numbers = np.full((T, rows), -1)
+    for row, parts in enumerate(filled):
+        if parts:
+            numbers[: sum(map(len, parts)), row] = np.concatenate(parts)
+    yield from np.array_split(numbers, max(1, round(T / steps)))
 
 
-def _packed(stories: Stories, rows: Sequence[Sequence[int]]) -> Packed:
-    lengths = stories.lengths
-    T = max(int(lengths[row].sum()) for row in rows)
-    sentences, asked = np.full((T, len(rows)), -1), np.full((T, len(rows)), -1)
-    starts = np.zeros((T, len(rows)), dtype=bool)
-    for b, row in enumerate(rows):
-        t = 0
-        for story in row:
-            end = t + int(lengths[story])
-            sentences[t:end, b] = stories.sentences[
-                stories.ends[story] - lengths[story] : stories.ends[story]
-            ]
-            asked[end - 1, b] = story
-            starts[t, b] = t > 0
-            t = end
-    return Packed(sentences, asked, starts)
+def batch(stories: Stories, numbers: NDArray[np.int64], state: Any = None) -> Batch:
+    """What a model is trained and tested with, from what :func:`stream` yields."""
+    counts = numbers >= 0
+    starts = counts & np.isin(numbers, stories.ends - stories.lengths)
+    sentences, answers = (
+        torch.from_numpy(np.where(counts, column[numbers], -1))
+        for column in (stories.sentences, stories.answers)
+    )
+    return Batch(sentences, answers, torch.from_numpy(starts), torch.from_numpy(counts), state)
 
 
-def errors(model: SequenceModel, stories: Stories, features: Tensor, rows: int) -> dict[str, float]:
+def errors(model: SequenceModel, stories: Stories, rows: int, steps: int) -> dict[str, float]:
     """The share of wrong answers by task."""
-    wrong = np.ones(len(stories.answers), dtype=bool)
-    for packed in pack(stories, np.argsort(-stories.lengths, kind="stable"), rows):
-        wrong[packed.asked[packed.asked >= 0]] = ~model.right(
-            packed.batch(stories, features)
-        ).numpy()
+    right = np.zeros(len(stories.answers), dtype=bool)
+    state, order = None, np.argsort(-stories.lengths, kind="stable")
+    for numbers in stream(stories, order, rows, steps):
+        given, state = model.right(now := batch(stories, numbers, state))
+        right[numbers[now.targets.numpy() >= 0]] = given.numpy()
+    tasks, asked = np.repeat(stories.tasks, stories.lengths), stories.answers >= 0
     return {
-        str(task): float(wrong[stories.tasks == task].mean()) for task in np.unique(stories.tasks)
+        str(task): float((~right)[asked & (tasks == task)].mean())
+        for task in np.unique(stories.tasks)
     }
 
 
@@ -318,16 +313,28 @@ class Options(Generic[AgentT]):
     hyperparameters: tyro.conf.OmitArgPrefixes[AgentT]
     tasks: tuple[int, ...] = tuple(TASKS)
     """Tasks to train and test on, together."""
-    epochs: int = 50
+    questions: Literal["inline", "alone"] = "inline"
+    """Whether a story asks all its questions where they stand, or is told again for each."""
+    thinking_steps: int = 0
+    """Empty steps after each question; the answer is given at the last."""
+    epochs: int = 100
     """How often every question is seen; over them the step size falls to 0 in a straight line."""
-    rows: int = 8
-    """Sequences of an update, each as long as the longest story, and filled with stories."""
+    warm_up: int = 50
+    """Updates over which the step size first rises to its full size."""
+    rows: int = 32
+    """Sequences of an update, in which one story follows the other."""
+    steps: int = 64
+    """Steps of an update; stories run on in the next, without a gradient from one to the other."""
     embedding_size: int = 100
     """Width of the embeddings of words."""
+    learned_positions: bool = True
+    """Whether the weights of a word's position in its sentence are learned."""
+    dropout: float = 0.0
+    """Share of the features of sentences that is left out in training."""
+    weight_decay: float = 0.0
+    """Share of the weights that is subtracted per update and unit of step size (AdamW)."""
     seed: int = 0
     """Seed of the weights and of the order of the stories."""
-    checkpoint_interval: int = 300
-    """Seconds between two checkpoints; there is one after every epoch as well."""
     out: Path | None = None
     """Where checkpoint and result go, and are looked for (default: runs/babi/<agent>/seed<S>)."""
     threads: int | None = None
@@ -349,24 +356,34 @@ class Run:
     def __init__(self, data: Data, options: Options[Agent]) -> None:
         self.data, self.options = data, options
         agent = options.hyperparameters
+        self.train_stories, self.test_stories = (
+            (stories.alone() if options.questions == "alone" else stories).with_thinking_steps(
+                options.thinking_steps
+            )
+            for stories in (data.train, data.test)
+        )
         self.settings = {"agent": agent.name, "hyperparameters": settings(agent)} | {
-            name: getattr(options, name) for name in ("epochs", "rows", "embedding_size", "seed")
+            field.name: getattr(options, field.name)
+            for field in dataclasses.fields(options)
+            if field.name not in ("hyperparameters", "out", "threads")
         }
         self.settings |= {
             "tasks": list(options.tasks),
-            "questions": [len(data.train.answers), len(data.test.answers)],
+            "n_questions": [data.train.n_questions, data.test.n_questions],
         }
         self.directory = options.out or Path("runs") / "babi" / agent.name / f"seed{options.seed}"
         self.directory.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(options.seed)
-        self.features = features(data.sentences)
-        encoder = SentenceEncoder(self.features.shape[1] // 2, options.embedding_size)
-        self.model = SequenceModel(
-            encoder, build_core(agent, options.embedding_size), len(data.answers)
+        encoder = SentenceEncoder(
+            word_numbers(data.sentences), options.embedding_size, options.learned_positions
         )
-        self.trainer = Trainer(self.model, agent)
-        self.losses: list[float] = []  # of the epoch
-        self.history: list[dict[str, Any]] = []  # of the epochs before
+        self.model = SequenceModel(
+            nn.Sequential(encoder, nn.Dropout(options.dropout)),
+            build_core(agent, options.embedding_size),
+            len(data.answers),
+        )
+        self.trainer = Trainer(self.model, agent, options.weight_decay)
+        self.history: list[dict[str, Any]] = []  # of the epochs so far
         self._resume()
 
     def _resume(self) -> None:
@@ -390,7 +407,8 @@ class Run:
         self.model.load_state_dict(saved["model"])
         self.trainer.optimizer.load_state_dict(saved["optimizer"])
         self.trainer.updates, self.trainer.seconds = saved["updates"], saved["seconds"]
-        self.losses, self.history = saved["losses"], saved["history"]
+        self.history = saved["history"]
+        torch.set_rng_state(saved["rng_state"])  # of the dropout
 
     def save(self) -> None:
         """Write the checkpoint, atomically."""
@@ -400,57 +418,52 @@ class Run:
             "optimizer": self.trainer.optimizer.state_dict(),
             "updates": self.trainer.updates,
             "seconds": self.trainer.seconds,
-            "losses": self.losses,
             "history": self.history,
+            "rng_state": torch.get_rng_state(),
         }
         with replacing(self.directory / "checkpoint.pt") as file:
             torch.save(state, file)
 
     def train(self) -> None:
         """Train for the epochs that are left."""
-        saved, n = time.perf_counter(), len(self.data.train.answers)
-        with ProgressLine(
-            self.options.epochs * n, "questions", done=len(self.history) * n
-        ) as progress:
-            while len(self.history) < self.options.epochs:
-                epoch = len(self.history)
-                order = np.random.default_rng([self.options.seed, epoch]).permutation(n)
-                answered = 0
-                for i, packed in enumerate(pack(self.data.train, order, self.options.rows)):
-                    answered += int((packed.asked >= 0).sum())
-                    if i < len(self.losses):  # those were before the checkpoint
-                        continue
-                    for group in self.trainer.optimizer.param_groups:
-                        left = 1 - (epoch + (answered - 1) / n) / self.options.epochs
-                        group["lr"] = self.options.hyperparameters.learning_rate * left
-                    self.losses.append(
-                        self.trainer.update(packed.batch(self.data.train, self.features))
-                    )
+        stories, options = self.train_stories, self.options
+        n = stories.n_questions
+        with ProgressLine(options.epochs * n, "questions", done=len(self.history) * n) as progress:
+            while (epoch := len(self.history)) < options.epochs:
+                order = np.random.default_rng([options.seed, epoch]).permutation(len(stories.tasks))
+                answered, losses = 0, list[float]()
+                self.trainer.state = None
+                self.model.train()
+                for numbers in stream(stories, order, options.rows, options.steps):
+                    self._set_step_size((epoch + answered / n) / options.epochs)
+                    now = batch(stories, numbers, self.trainer.state)
+                    losses.append(self.trainer.update(now))
+                    answered += int((now.targets >= 0).sum())
                     progress.show(
-                        epoch * n + answered,
-                        f"loss {np.mean(self.losses[-100:]):.3f}{self._last()}",
+                        epoch * n + answered, f"loss {np.mean(losses[-100:]):.3f}{self._last()}"
                     )
-                    if time.perf_counter() - saved > self.options.checkpoint_interval:
-                        self.save()
-                        saved = time.perf_counter()
-                self._end_of_epoch()
+                self._end_of_epoch(float(np.mean(losses)))
                 self.save()
-                saved = time.perf_counter()
 
-    def _end_of_epoch(self) -> None:
-        by_task = errors(self.model, self.data.test, self.features, self.options.rows)
+    def _set_step_size(self, done: float) -> None:
+        rising = min(1, (self.trainer.updates + 1) / max(1, self.options.warm_up))
+        for group in self.trainer.optimizer.param_groups:
+            group["lr"] = self.options.hyperparameters.learning_rate * rising * (1 - done)
+
+    def _end_of_epoch(self, loss: float) -> None:
+        self.model.eval()
+        by_task = errors(self.model, self.test_stories, self.options.rows, self.options.steps)
         self.history.append(
             {
                 "epoch": len(self.history) + 1,
                 "updates": self.trainer.updates,
                 "seconds": round(self.trainer.seconds, 1),
-                "loss": round(float(np.mean(self.losses)), 5),
+                "loss": round(loss, 5),
                 "mean_error": float(np.mean(list(by_task.values()))),
                 "failed": sum(error > FAILED for error in by_task.values()),
                 "errors": {task: round(error, 6) for task, error in by_task.items()},
             }
         )
-        self.losses = []
         machine = {"threads": torch.get_num_threads(), "versions": versions()}
         parameters = {"parameters": sum(p.numel() for p in self.model.parameters())}
         write_json(
@@ -458,7 +471,7 @@ class Run:
             self.settings | parameters | machine | {"epochs_done": self.history},
         )
         print(
-            f"epoch {len(self.history)}: loss {self.history[-1]['loss']:.3f}{self._last()}",
+            f"epoch {len(self.history)}: loss {loss:.3f}{self._last()}",
             file=sys.stderr,
             flush=True,
         )
@@ -476,19 +489,17 @@ def main(args: Sequence[str]) -> None:
         torch.set_num_threads(options.threads)
     data = load(path, options.tasks)
     run = Run(data, options)
-    steps, longest = (
-        int(number) for number in (data.train.lengths.sum(), data.train.lengths.max())
-    )
+    lengths = run.train_stories.lengths
     print(
-        f"{options.hyperparameters.name} on {len(data.train.answers):,} questions, {steps:,} "
-        f"sentences in all, {longest} in the "
-        f"longest story; {len(data.answers)} answers; in {run.directory}",
+        f"{options.hyperparameters.name} on {data.train.n_questions:,} questions in "
+        f"{len(lengths):,} stories of {lengths.sum():,} steps in all, {lengths.max()} in the "
+        f"longest; {len(data.answers)} answers; in {run.directory}",
         file=sys.stderr,
     )
     try:
         run.train()
     except KeyboardInterrupt:
-        raise InterruptedRun("the same command goes on from the last checkpoint") from None
+        raise InterruptedRun("the same command goes on from the last epoch") from None
     report(run.history[-1], Console())
 
 
@@ -513,8 +524,13 @@ def parse_options(args: Sequence[str]) -> tuple[Path, Options[Agent]]:
     kind = hyperparameters(agent)
     prog = f"python -m experiments.babi {path} {agent}"
     options = parse(Options[kind], args[2:], prog=prog, description=kind.__doc__ or "")  # type: ignore[valid-type]
-    check_range(1, 2**53, epochs=options.epochs, checkpoint_interval=options.checkpoint_interval)
+    check_range(1, 2**53, epochs=options.epochs)
+    check_range(0, 2**53, warm_up=options.warm_up)
     check_range(1, 10_000, rows=options.rows, embedding_size=options.embedding_size)
+    check_range(1, 2**20, steps=options.steps)
+    check_range(0, 1_000, thinking_steps=options.thinking_steps)
+    if not (0 <= options.dropout < 1 and 0 <= options.weight_decay < math.inf):
+        raise UsageError("--dropout must be from 0 to below 1, and --weight-decay at least 0")
     check_range(1, 256, threads=options.threads)
     check_range(0, MAX_SEED, seed=options.seed)
     if not options.tasks or unknown_tasks(options.tasks):

@@ -199,7 +199,10 @@ def accuracy(model: SequenceModel, task: MemoryTask, rng: np.random.Generator, n
     """The share of right answers in n new episodes, at most 256 of them at once."""
     sizes = [min(256, n - first) for first in range(0, n, 256)]
     return (
-        torch.cat([model.right(episodes(task, rng, size)) for size in sizes]).float().mean().item()
+        torch.cat([model.right(episodes(task, rng, size))[0] for size in sizes])
+        .float()
+        .mean()
+        .item()
     )
 
 

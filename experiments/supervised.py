@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     """B sequences of T steps; one may hold several episodes, one after the other."""
 
     observations: Tensor
-    """``[T, B, F]``."""
+    """What the model's encoder takes, ``[T, B, ...]``."""
     targets: Tensor
     """The right answer at the steps that ask, -1 at those that do not, ``[T, B]`` int64."""
     starts: Tensor
@@ -44,17 +44,30 @@ class Batch(NamedTuple):
     counts: Tensor
     """Which steps belong to an episode; the others fill up a sequence, and do not count; ``[T, B]``
     bool."""
+    state: Any = None
+    """The core's state before the first step, batch first; None: its initial state."""
 
     def answers(self) -> Tensor:
         """The right answers ``[N]`` of the N steps that ask."""
         return self.targets[self.targets >= 0]
 
 
+class Prediction(NamedTuple):
+    """What a model makes of a batch."""
+
+    logits: Tensor
+    """At the N steps that ask, ``[N, n_answers]``."""
+    meta_loss: Tensor
+    """Its mean over the steps that count."""
+    state: Any
+    """The core's state after the last step, batch first."""
+
+
 class SequenceModel(nn.Module):
     """Observations to answers: an encoder, a core, and a linear layer.
 
     Args:
-        encoder: observations ``[T, B, F]`` to the inputs of the core, ``[T, B, ...]``.
+        encoder: observations ``[T, B, ...]`` to the inputs of the core, ``[T, B, F]``.
         core: any core.
         n_answers: how many answers there are.
     """
@@ -64,20 +77,21 @@ class SequenceModel(nn.Module):
         self.encoder, self.core = encoder, core
         self.head = nn.Linear(core.output_size, n_answers)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits ``[N, n_answers]`` at the N steps that ask, and the meta-loss, its mean over the
-        steps that count."""
+    def forward(self, batch: Batch) -> Prediction:
+        """Answer the steps that ask."""
         inputs = self.encoder(batch.observations)
-        outputs, _, meta_loss = self.core(
-            inputs, self.core.initial_state(inputs.shape[1]), batch.starts
+        state = self.core.initial_state(inputs.shape[1]) if batch.state is None else batch.state
+        outputs, state, meta_loss = self.core(inputs, state, batch.starts)
+        return Prediction(
+            self.head(outputs[batch.targets >= 0]), meta_loss[batch.counts].mean(), state
         )
-        return self.head(outputs[batch.targets >= 0]), meta_loss[batch.counts].mean()
 
     @torch.no_grad()
-    def right(self, batch: Batch) -> Tensor:
-        """Which of the N answers are right, ``[N]`` bool."""
-        logits, _ = self(batch)
-        return cast(Tensor, logits.argmax(dim=1) == batch.answers())
+    def right(self, batch: Batch) -> tuple[Tensor, Any]:
+        """Which of the N answers are right, ``[N]`` bool, and the core's state after the last
+        step."""
+        logits, _, state = self(batch)
+        return logits.argmax(dim=1) == batch.answers(), state
 
 
 class Trainer:
@@ -87,26 +101,35 @@ class Trainer:
         model: the model.
         agent: learning rate, epsilon of Adam, bound on the norm of the gradient and weight of the
             meta-loss.
+        weight_decay: decoupled from the gradient (AdamW).
 
     Attributes:
+        state: the core's state after the last update's last step, detached.
         updates: how many there were.
         seconds: what they took, without the making of batches and without evaluations.
     """
 
-    def __init__(self, model: SequenceModel, agent: Agent) -> None:
+    def __init__(self, model: SequenceModel, agent: Agent, weight_decay: float = 0.0) -> None:
         self.model, self.agent = model, agent
         self.parameters = list(model.parameters())
         self.meta_coef: float = agent.arguments().get("meta_coef", 0.0)
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=agent.learning_rate, eps=agent.adam_eps, fused=True
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=agent.learning_rate,
+            eps=agent.adam_eps,
+            weight_decay=weight_decay,
+            fused=True,
         )
         self.updates, self.seconds = 0, 0.0
+        self.state: Any = None
 
     def gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Leave the gradients of a batch in the parameters; returns the cross-entropy, and the norm
         before it was cut."""
-        logits, meta_loss = self.model(batch)
-        loss = F.cross_entropy(logits, batch.answers())
+        logits, meta_loss, state = self.model(batch)
+        self.state = type(state)(*(part.detach() for part in state))
+        answers = batch.answers()
+        loss = F.cross_entropy(logits, answers, reduction="sum") / max(1, len(answers))
         self.optimizer.zero_grad()
         (loss + self.meta_coef * meta_loss).backward()
         return loss.detach(), nn.utils.clip_grad_norm_(self.parameters, self.agent.max_grad_norm)

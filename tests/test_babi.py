@@ -1,4 +1,4 @@
-"""bAbI: how stories are read, encoded and packed; that they are learned; and that a run goes on
+"""bAbI: how stories are read, encoded and streamed; that they are learned; and that a run goes on
 after a kill. Stories made here."""
 
 import io
@@ -58,21 +58,17 @@ def options(agent: str = "lstm", **changes: Any) -> Any:
     }
     chosen = hyperparameters(agent)(**{"hidden_size": 12} | given)
     return babi.Options(
-        **dict(hyperparameters=chosen, tasks=(1, 8), rows=4, embedding_size=6) | changes
+        **dict(hyperparameters=chosen, tasks=(1, 8), rows=4, steps=20, embedding_size=6) | changes
     )
 
 
-def sequence_model(
-    data: babi.Data, agent: str, width: int = 6
-) -> tuple[SequenceModel, torch.Tensor]:
-    features = babi.features(data.sentences)
+def sequence_model(data: babi.Data, agent: str, width: int = 6) -> SequenceModel:
     core = build_core(hyperparameters(agent)(hidden_size=8), width)
-    return SequenceModel(
-        babi.SentenceEncoder(features.shape[1] // 2, width), core, len(data.answers)
-    ), features
+    encoder = babi.SentenceEncoder(babi.word_numbers(data.sentences), width)
+    return SequenceModel(encoder, core, len(data.answers))
 
 
-def test_a_question_comes_with_the_sentences_of_its_story_before_it(tmp_path: Path) -> None:
+def test_a_question_is_a_sentence_with_an_answer(tmp_path: Path) -> None:
     file = tmp_path / "qa1_x_train.txt"
     file.write_text(
         "1 Mary went home.\n2 Where is Mary? \thome\t1\n3 John left.\n4 Who left?\tJohn\t3\n"
@@ -80,28 +76,78 @@ def test_a_question_comes_with_the_sentences_of_its_story_before_it(tmp_path: Pa
     )
     mary, john, milk = ("mary", "went", "home"), ("john", "left"), ("the", "milk", "fell")
     assert list(babi.read(file)) == [
-        ([mary, ("where", "is", "mary", "?")], "home"),
-        ([mary, john, ("who", "left", "?")], "john"),
-        ([milk, ("what", "fell", "?")], "milk"),
+        [
+            (mary, None),
+            (("where", "is", "mary", "?"), "home"),
+            (john, None),
+            (("who", "left", "?"), "john"),
+        ],
+        [(milk, None), (("what", "fell", "?"), "milk")],
+    ]
+
+
+def told(data: babi.Data, stories: babi.Stories) -> list[list[tuple[str, str]]]:
+    """The stories in words: each step's sentence, and its answer."""
+    words = [" ".join(sentence) for sentence in data.sentences] + [""]
+    steps = [
+        (words[sentence], data.answers[answer] if answer >= 0 else "")
+        for sentence, answer in zip(stories.sentences, stories.answers, strict=True)
+    ]
+    assert stories.ends[-1] == len(steps)
+    return [
+        steps[end - length : end] for end, length in zip(stories.ends, stories.lengths, strict=True)
     ]
 
 
 def test_tasks_are_read_together_and_several_words_are_one_answer(folder: Path) -> None:
     data = babi.load(folder, [1, 8])
     assert set(data.answers) == {*PLACES, "milk,apple"}
-    assert np.bincount(data.train.tasks).tolist()[1::7] == [120, 20]
-    assert np.bincount(data.test.tasks).tolist()[1::7] == [40, 1]
-    story = data.test.sentences[data.test.ends[-1] - data.test.lengths[-1] :]
-    assert [" ".join(data.sentences[i]) for i in story] == [
-        "mary got the milk",
-        "mary got the apple there",
-        "what is mary carrying ?",
+    assert np.bincount(data.train.tasks).tolist()[1::7] == [60, 20]
+    assert np.bincount(data.test.tasks).tolist()[1::7] == [20, 1]
+    assert (data.train.n_questions, data.test.n_questions) == (140, 41)
+    assert told(data, data.test)[-1] == [
+        ("mary got the milk", ""),
+        ("mary got the apple there", ""),
+        ("what is mary carrying ?", "milk,apple"),
     ]
+
+
+def test_a_question_alone_comes_after_the_sentences_of_its_story(folder: Path) -> None:
+    data = babi.load(folder, [1, 8])
+    wanted = []
+    for story in told(data, data.test):
+        before: list[tuple[str, str]] = []
+        for step in story:
+            if step[1]:
+                wanted.append([*before, step])
+            else:
+                before.append(step)
+    alone = data.test.alone()
+    assert told(data, alone) == wanted
+    assert alone.tasks.tolist() == 40 * [1] + [8]
+
+
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_an_answer_is_due_after_the_thinking_steps(folder: Path, k: int) -> None:
+    data = babi.load(folder, [1, 8])
+    wanted = [
+        [
+            step
+            for sentence, answer in story
+            for step in (
+                [(sentence, ""), *(k - 1) * [("", "")], ("", answer)]
+                if answer and k
+                else [(sentence, answer)]
+            )
+        ]
+        for story in told(data, data.test)
+    ]
+    assert told(data, data.test.with_thinking_steps(k)) == wanted
 
 
 def test_files_of_a_task_add_up(folder: Path) -> None:
     (folder / "qa8_more_train.txt").write_text((folder / "qa8_lists-sets_train.txt").read_text())
-    assert len(babi.load(folder, [8]).train.answers) == 40
+    assert babi.load(folder, [8]).train.n_questions == 40
 
 
 @pytest.mark.parametrize(
@@ -127,85 +173,146 @@ def test_a_task_without_a_file_is_named(folder: Path) -> None:
 
 def test_sentences_are_position_weighted_sums_of_embeddings() -> None:
     sentences = [("a", "b", "a", "c"), ("c",)]
-    encoder = babi.SentenceEncoder(words=3, width=5)
-    E, d = encoder.embeddings, 5
-    for sentence, encoded in zip(sentences, encoder(babi.features(sentences)), strict=True):
-        J, wanted = len(sentence), torch.zeros(d)
+    encoder = babi.SentenceEncoder(babi.word_numbers(sentences), width=5)
+    E, d, J = encoder.embeddings.weight[1:], 5, 4
+    for number, sentence in enumerate(sentences):
+        wanted = torch.zeros(d)
         for j, word in enumerate(sentence, start=1):
             weights = torch.tensor(
                 [(1 - j / J) - (k / d) * (1 - 2 * j / J) for k in range(1, d + 1)]
             )
             wanted = wanted + weights * E["abc".index(word)]
-        torch.testing.assert_close(encoded, wanted)
+        torch.testing.assert_close(encoder(torch.tensor([[number]]))[0, 0], wanted)
+    assert (encoder(torch.tensor([[-1]])) == 0).all()  # a thinking step
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_weights_of_positions_are_learned_where_asked_for(folder: Path, learned: bool) -> None:
+    run = babi.Run(
+        babi.load(folder, [1, 8]),
+        options(learned_positions=learned, epochs=1, out=folder / "run"),
+    )
+    encoder = run.model.encoder[0]  # type: ignore[index]
+    embeddings, positions = encoder.embeddings.weight.clone(), encoder.positions.clone()
+    run.train()
+    assert not torch.equal(encoder.embeddings.weight, embeddings)
+    assert torch.equal(encoder.positions, positions) != learned
+    assert (encoder.embeddings.weight[0] == 0).all()
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
-def test_every_story_is_packed_once_and_whole(folder: Path, rows: int) -> None:
+@pytest.mark.parametrize("steps", [1, 5, 1000])
+def test_every_story_is_told_once_and_whole(folder: Path, rows: int, steps: int) -> None:
     stories = babi.load(folder, [1, 8]).train
+    order = np.random.default_rng(0).permutation(len(stories.tasks))
+    batches = list(babi.stream(stories, order, rows, steps))
+    assert all(len(batch) <= 2 * steps and batch.shape[1] == rows for batch in batches)
+    starts = [babi.batch(stories, batch).starts.numpy() for batch in batches]
     seen = []
-    for packed in babi.pack(
-        stories, np.random.default_rng(0).permutation(len(stories.answers)), rows
-    ):
-        assert packed.sentences.shape[1] <= rows
-        assert len(packed.sentences) <= stories.lengths.max()
-        for sentences, asked, starts in zip(
-            packed.sentences.T, packed.asked.T, packed.starts.T, strict=True
-        ):
-            end = 0
-            for t in np.flatnonzero(asked >= 0):
-                story = asked[t]
-                wanted = stories.sentences[
-                    stories.ends[story] - stories.lengths[story] : stories.ends[story]
-                ]
-                assert sentences[end : t + 1].tolist() == wanted.tolist()
-                assert starts[end] == (end > 0)
-                assert not starts[end + 1 : t + 1].any()
-                end = t + 1
-                seen.append(story)
-            assert (sentences[end:] == -1).all()
-    assert sorted(seen) == list(range(len(stories.answers)))
+    for row, begins in zip(np.concatenate(batches).T, np.concatenate(starts).T, strict=True):
+        t = 0
+        while t < len(row) and row[t] >= 0:
+            story = int(np.searchsorted(stories.ends, row[t], side="right"))
+            length = stories.lengths[story]
+            end = stories.ends[story]
+            assert row[t : t + length].tolist() == list(range(end - length, end))
+            assert begins[t : t + length].tolist() == [True] + (length - 1) * [False]
+            seen.append(story)
+            t += length
+        assert (row[t:] == -1).all()
+        assert not begins[t:].any()
+    assert sorted(seen) == list(range(len(stories.tasks)))
 
 
 def test_hardly_a_step_is_left_empty() -> None:
     lengths = np.random.default_rng(0).geometric(0.1, size=3000).clip(2, 80)
-    zeros = np.zeros(3000, dtype=np.int64)
-    stories = babi.Stories(np.zeros(lengths.sum(), dtype=np.int64), lengths.cumsum(), zeros, zeros)
-    batches = list(babi.pack(stories, np.arange(3000), 8))
-    assert lengths.sum() / sum(packed.sentences.size for packed in batches) > 0.95
+    nothing = np.zeros(lengths.sum(), dtype=np.int64)
+    stories = babi.Stories(nothing, nothing, lengths, np.zeros(3000, dtype=np.int64))
+    batches = list(babi.stream(stories, np.arange(3000), 8, 50))
+    assert lengths.sum() / sum(batch.size for batch in batches) > 0.98
+
+
+def answered(
+    model: SequenceModel, stories: babi.Stories, order: Any, rows: int, steps: int
+) -> dict[int, torch.Tensor]:
+    """The logits at each step that asks, by the number of the step."""
+    state, logits = None, {}
+    for numbers in babi.stream(stories, np.asarray(order), rows, steps):
+        batch = babi.batch(stories, numbers, state)
+        given, _, state = model(batch)
+        logits |= dict(zip(numbers[batch.targets.numpy() >= 0].tolist(), given, strict=True))
+    return logits
 
 
 @pytest.mark.parametrize("agent", ["mnm-p", "lstm", "gru"])
-def test_an_answer_does_not_depend_on_what_else_is_in_the_batch(folder: Path, agent: str) -> None:
+def test_an_answer_does_not_depend_on_how_stories_are_batched(folder: Path, agent: str) -> None:
     data = babi.load(folder, [1, 8])
-    model, features = sequence_model(data, agent)
-    (packed,) = babi.pack(data.test, np.arange(10), 100)
-    alone = {
-        story: model(next(babi.pack(data.test, np.array([story]), 1)).batch(data.test, features))[
-            0
-        ][0]
-        for story in range(10)
-    }
-    for rows in (1, 4):
-        for packed in babi.pack(data.test, np.arange(10), rows):
-            logits, _ = model(packed.batch(data.test, features))
-            for story, given in zip(packed.asked[packed.asked >= 0], logits, strict=True):
-                torch.testing.assert_close(given, alone[int(story)], rtol=1e-4, atol=1e-5)
+    stories = data.test.with_thinking_steps(2)
+    model = sequence_model(data, agent)
+    alone: dict[int, torch.Tensor] = {}
+    for story in range(10):
+        alone |= answered(model, stories, [story], rows=1, steps=1000)
+    for rows, steps in ((1, 1000), (4, 1000), (4, 7), (20, 3)):
+        logits = answered(model, stories, range(10), rows, steps)
+        assert logits.keys() == alone.keys()
+        for step, given in logits.items():
+            torch.testing.assert_close(given, alone[step], rtol=1e-4, atol=1e-5)
 
 
 def test_empty_steps_do_not_count(folder: Path) -> None:
     data = babi.load(folder, [1, 8])
-    model, features = sequence_model(data, "mnm-p")
-    packed = next(babi.pack(data.test, np.arange(5), 3))
-    batch = packed.batch(data.test, features)
+    model = sequence_model(data, "mnm-p")
+    (numbers,) = babi.stream(data.test, np.arange(5), 3, 1000)
+    batch = babi.batch(data.test, numbers)
     assert 0 < batch.counts.sum() < batch.counts.numel()
-    longer = [
-        np.concatenate([part, np.full_like(part[:4], fill)])
-        for part, fill in zip(packed, (-1, -1, False), strict=True)
+    longer = np.concatenate([numbers, np.full_like(numbers[:4], -1)])
+    with_padding, without = model(babi.batch(data.test, longer)), model(batch)
+    torch.testing.assert_close(with_padding[:2], without[:2])
+
+
+def test_a_batch_without_a_question_is_learned_from_by_its_meta_loss_alone(folder: Path) -> None:
+    data = babi.load(folder, [1, 8])
+    run = babi.Run(data, options("mnm-p", out=folder / "run"))
+    numbers = np.arange(1)[:, None]
+    assert data.train.answers[0] == -1
+    assert run.trainer.update(babi.batch(data.train, numbers)) == 0
+
+
+def test_dropout_is_for_training_alone(folder: Path) -> None:
+    data = babi.load(folder, [1, 8])
+    run = babi.Run(data, options(dropout=0.5, epochs=1, out=folder / "run"))
+    run.train()
+    rates = [
+        babi.errors(run.model, run.test_stories, run.options.rows, run.options.steps)
+        for _ in range(2)
     ]
-    for with_padding, without in zip(
-        model(babi.Packed(*longer).batch(data.test, features)), model(batch), strict=True
-    ):
-        torch.testing.assert_close(with_padding, without)
+    assert rates[0] == rates[1] == run.history[-1]["errors"]
+    run.model.train()
+    (numbers,) = babi.stream(data.test, np.arange(5), 3, 1000)
+    first, again = (run.model(babi.batch(data.test, numbers)).logits for _ in range(2))
+    assert not torch.equal(first, again)
+
+
+def test_the_step_size_rises_and_falls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = babi.Run(
+        babi.load(folder, [1, 8]),
+        options(epochs=4, warm_up=10, learning_rate=0.5, out=folder / "run"),
+    )
+    sizes = []
+
+    def update(batch: Any) -> float:
+        sizes.append(run.trainer.optimizer.param_groups[0]["lr"])
+        run.trainer.updates += 1
+        return 0.0
+
+    monkeypatch.setattr(run.trainer, "update", update)
+    run.train()
+    top = int(np.argmax(sizes))
+    assert sizes[0] == pytest.approx(0.05)
+    assert top == 9
+    assert (np.diff(sizes[: top + 1]) > 0).all()
+    assert (np.diff(sizes[top:]) < 0).all()
+    assert sizes[-1] < 0.5 * 4 / len(sizes)
 
 
 def test_stories_are_learned_and_the_result_says_so_by_task(folder: Path, tmp_path: Path) -> None:
@@ -221,7 +328,7 @@ def test_stories_are_learned_and_the_result_says_so_by_task(folder: Path, tmp_pa
     assert last["mean_error"] < 0.1 < first["mean_error"]
     assert last["mean_error"] == pytest.approx(np.mean(list(last["errors"].values())))
     assert last["failed"] == sum(error > 0.05 for error in last["errors"].values())
-    assert (result["agent"], result["rows"], result["questions"]) == ("lstm", 2, [740, 41])
+    assert (result["agent"], result["rows"], result["n_questions"]) == ("lstm", 2, [740, 41])
     table = io.StringIO()
     babi.report(last, Console(file=table, width=80))
     assert "8 lists and sets" in table.getvalue()
@@ -232,35 +339,35 @@ def test_a_task_is_failed_with_more_than_five_percent_and_not_with_five(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = babi.load(folder, [1, 8])
-    model, features = sequence_model(data, "lstm")
-    stories = data.test._replace(answers=np.arange(len(data.test.answers)))
+    model = sequence_model(data, "lstm")
     for misses in (2, 3):  # of 40 questions
 
-        def right(batch: Any, misses: int = misses) -> torch.Tensor:
-            return batch.answers() >= misses
+        def right(batch: Any, misses: int = misses) -> Any:
+            return torch.arange(len(batch.answers())) >= misses, None
 
         monkeypatch.setattr(model, "right", right)
-        error = babi.errors(model, stories, features, rows=4)["1"]
+        error = babi.errors(model, babi.load(folder, [1]).test, rows=1, steps=1000)["1"]
         assert error == misses / 40
         assert (error > babi.FAILED) == (misses == 3)
 
 
 def until_killed(run: babi.Run, updates: int, batch: Any) -> float:
-    """An update of a run, which saves its state and is killed after so many."""
+    """An update of a run that is killed after so many."""
     if run.trainer.updates == updates:
-        run.save()
         raise KeyboardInterrupt
     return Trainer.update(run.trainer, batch)
 
 
+@pytest.mark.parametrize("agent", ["mnm-p", "lstm"])
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: str
 ) -> None:
     data = babi.load(folder, [1, 8])
-    whole = babi.Run(data, options("mnm-p", epochs=2, out=tmp_path / "whole"))
+    how: dict[str, Any] = dict(epochs=3, thinking_steps=1, dropout=0.1, weight_decay=0.01)
+    whole = babi.Run(data, options(agent, out=tmp_path / "whole", **how))
     whole.train()
 
-    killed = options("mnm-p", epochs=2, out=tmp_path / "killed")
+    killed = options(agent, out=tmp_path / "killed", **how)
     per_epoch = whole.history[0]["updates"]
     for updates in (per_epoch - 2, per_epoch + 3):  # in the first epoch, and in the second
         run = babi.Run(data, killed)
@@ -268,7 +375,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
         with pytest.raises(KeyboardInterrupt):
             run.train()
     resumed = babi.Run(data, killed)
-    assert resumed.trainer.updates == per_epoch + 3
+    assert resumed.trainer.updates == per_epoch
     resumed.train()
 
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
@@ -287,7 +394,7 @@ def test_who_stops_a_run_learns_how_it_goes_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(babi.Run, "train", stopped)
-    with pytest.raises(InterruptedRun, match="the same command goes on from the last checkpoint"):
+    with pytest.raises(InterruptedRun, match="the same command goes on from the last epoch"):
         babi.main(
             [
                 str(folder),
@@ -327,6 +434,9 @@ def test_a_damaged_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
         ([".", "lstm", "--tasks", "21"], "--tasks takes different numbers from 1 to 20, got 21"),
         ([".", "lstm", "--tasks", "1", "1"], "--tasks takes different numbers"),
         ([".", "nobody"], "unknown agent 'nobody'"),
+        ([".", "lstm", "--dropout", "1"], "--dropout must be from 0 to below 1"),
+        ([".", "lstm", "--weight-decay", "-1"], "--weight-decay at least 0"),
+        ([".", "lstm", "--thinking-steps", "-1"], "thinking-steps"),
     ],
 )
 def test_wrong_usage_is_said_in_words(args: list[str], message: str) -> None:
