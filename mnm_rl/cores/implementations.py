@@ -137,50 +137,30 @@ class InPlaceStepper(Stepper[StateT]):
     """Takes steps that change a state in place, until :meth:`leave`. From then on, it calls the
     core.
 
-    The state before the last step is not kept. If somebody asks for it, the steps since an earlier
-    state run again.
-
     Attributes:
         in_place: whether :meth:`leave` has not been called.
     """
 
-    REMEMBERED: ClassVar[int] = 64
-    """Number of steps after which the state is kept."""
-
     def __init__(self, implementation: Implementation[StateT], initial_state: StateT) -> None:
         super().__init__(implementation, initial_state)
         self.in_place = True
-        self._earlier = initial_state
-        self._since: list[tuple[Tensor, Tensor]] = []  # inputs and episode starts since then
 
     @abstractmethod
     def state_now(self, rows: Tensor | None) -> StateT:
         """A copy of the state that changes, of all environments or of those in ``rows``."""
 
     @abstractmethod
-    def again(self, state: StateT, inputs: Tensor, episode_starts: Tensor) -> StateT:
-        """The state after these steps from ``state``, ``[T, B, F]`` and ``[T, B]``."""
+    def state_before(self) -> StateT:
+        """The state before the last step, which is not kept, and has to be computed again."""
 
     def state(self, rows: Tensor | None = None) -> StateT:
         return self.state_now(rows) if self.in_place else super().state(rows)
 
     @torch.no_grad()
     def state_after(self, steps: int) -> StateT:
-        if not self.in_place or steps == self.t:
-            return super().state_after(steps)
-        if len(self._since) == 1:
-            return self._earlier
-        inputs, episode_starts = map(torch.stack, zip(*self._since[:-1], strict=True))
-        return self.again(self._earlier, inputs, episode_starts)
-
-    def remember(self, x: Tensor, episode_starts: Tensor) -> None:
-        """Count a step before it changes the state: an interrupt may come at any moment."""
-        if len(self._since) == self.REMEMBERED:
-            self._earlier, self._since = self.state(), []
-        self._since.append(
-            (x.clone(), episode_starts.clone())
-        )  # environments may reuse their arrays
-        self.t += 1
+        if self.in_place and steps == self.t - 1:
+            return self.state_before()
+        return super().state_after(steps)
 
     def leave(self) -> None:
         """Go on by calling the core."""

@@ -118,30 +118,36 @@ class SaluStepper(InPlaceStepper[SaluState]):
     All slots are copied only if a caller requests the state.
     """
 
-    REMEMBERED = 256
+    KEEP = 256
+    """Steps after which the state is kept, from which later ones can run again."""
 
     def __init__(self, core: SaluCore, state: SaluState) -> None:
         super().__init__(chosen(core), state)
         self.core, self.running = core, Running(core, state)
+        self._kept, self._since = state, list[tuple[Tensor, Tensor | None]]()
 
+    @torch.no_grad()
     def state_now(self, rows: Tensor | None) -> SaluState:
         state = self.running.state()
         return state if rows is None else SaluState(*(tensor[rows] for tensor in state))
 
-    def again(self, state: SaluState, inputs: Tensor, episode_starts: Tensor) -> SaluState:
-        running = Running(self.core, state)
-        for x, starts in zip(inputs, episode_starts, strict=True):
-            running.step(x, starts)
-        return running.state()
+    def state_before(self) -> SaluState:
+        again = Running(self.core, self._kept)
+        for x, starts in self._since[:-1]:
+            again.step(x, starts)
+        return again.state()
 
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
         if not self.in_place:
             return super().step(x, episode_starts)
-        self.remember(x, episode_starts)
-        outputs: Tensor = self.core.output(
-            self.running.step(x, episode_starts if some_start(episode_starts[None])[0] else None)
-        )
+        if len(self._since) == self.KEEP:
+            self._kept, self._since = self.state(), []
+        x = x.clone()  # environments may use their arrays again
+        starts = episode_starts.clone() if some_start(episode_starts[None])[0] else None
+        self._since.append((x, starts))
+        self.t += 1  # before the state changes: an interrupt may come at any moment
+        outputs: Tensor = self.core.output(self.running.step(x, starts))
         return outputs
 
 

@@ -17,6 +17,10 @@ from mnm_rl.cores.implementations import (
 )
 from mnm_rl.fused.steps import KernelSteps, Workspace, same
 
+ROOM = 32
+"""Steps that a stepper without a recording has room for. Before the first of them, it keeps the
+state, from which an interrupted step can be undone."""
+
 
 class KernelImplementation(Implementation[StateT]):
     """Runs a core by kernels.
@@ -53,8 +57,7 @@ class KernelImplementation(Implementation[StateT]):
         ):
             return self._single_step(inputs, state, episode_starts)
         steps = self.steps_class(self.workspace, state, len(inputs))
-        steps.check(inputs, episode_starts)
-        steps.run(0, inputs, episode_starts)
+        steps.run(inputs, episode_starts)
         return steps.differentiable(inputs)
 
     def _single_step(
@@ -71,7 +74,7 @@ class KernelImplementation(Implementation[StateT]):
         return results
 
     def stepper(self, state: StateT) -> "KernelStepper[StateT]":
-        return KernelStepper(self, self.steps_class(self.workspace, state, 1, keep=False))
+        return KernelStepper(self, self.steps_class(self.workspace, state, ROOM, keep=False))
 
     def record(self, state: StateT, steps: int) -> Recording[StateT]:
         return KernelRecording(KernelStepper(self, self.steps_class(self.workspace, state, steps)))
@@ -101,12 +104,11 @@ class _SingleStep:
     def __call__(
         self, inputs: Tensor, state: Any, episode_starts: Tensor
     ) -> tuple[Tensor, Any, Tensor]:
-        self.steps.check(inputs, episode_starts)
         for whole in self.wholes:
             whole.zero_()  # with the padding, where there may be a NaN of other states
         for i, row in self.rows:
             row.copy_(state[i])
-        outputs = self.steps.outputs(self.steps.run(0, inputs, episode_starts)).clone()
+        outputs = self.steps.outputs(self.steps.run(inputs, episode_starts)).clone()
         meta_loss = (
             inputs.new_zeros(inputs.shape[:2]) if self.meta_loss is None else self.meta_loss.clone()
         )
@@ -121,7 +123,7 @@ class KernelStepper(InPlaceStepper[StateT]):
 
     Args:
         implementation: that of the core.
-        steps: room for the steps. If it is too small, later steps overwrite the first ones.
+        steps: room for some steps. After these, the next steps use the same room.
     """
 
     implementation: KernelImplementation[StateT]
@@ -131,16 +133,22 @@ class KernelStepper(InPlaceStepper[StateT]):
     ) -> None:
         super().__init__(implementation, steps.initial_state)
         self.steps = steps
+        self._before_first = steps.initial_state  # before the first of the steps in the room
         self._watch()
 
     def state_now(self, rows: Tensor | None) -> StateT:
         return self.steps.state(rows)
 
-    def again(self, state: StateT, inputs: Tensor, episode_starts: Tensor) -> StateT:
-        steps = type(self.steps)(self.implementation.workspace, state, len(inputs), keep=False)
-        steps.weights = self.steps.weights
-        steps.run(0, inputs, episode_starts)
-        return steps.state()
+    def state_before(self) -> StateT:
+        n = (self.t - 1) % len(self.steps.x)
+        if n == 0:
+            return self._before_first
+        again = type(self.steps)(self.implementation.workspace, self._before_first, n, keep=False)
+        again.weights = self.steps.weights
+        again.x[..., : again.F] = self.steps.x[:n, :, : again.F]
+        again.episode_starts[:] = self.steps.episode_starts[:n]
+        again.run_kernels(0, n)
+        return again.state()
 
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
         if self.in_place and self._versions != [tensor._version for tensor in self._tensors]:
@@ -150,11 +158,15 @@ class KernelStepper(InPlaceStepper[StateT]):
         if torch.is_grad_enabled():
             with torch.no_grad():
                 return self.step(x, episode_starts)
-        inputs, starts = x.unsqueeze(0), episode_starts.unsqueeze(0)
-        self.steps.check(inputs, starts)
-        slot = self.t % len(self.steps.x)
-        self.remember(x, episode_starts)
-        return self.steps.outputs(self.steps.run(slot, inputs, starts).clone())[0]
+        steps = self.steps
+        steps.check(x.shape, x.dtype, episode_starts.shape)
+        slot = self.t % len(steps.x)
+        if slot == 0 and self.t:
+            self._before_first = self.state()
+        self.t += 1  # before the state changes: an interrupt may come at any moment
+        steps.x[slot, :, : steps.F] = x.detach().numpy()
+        steps.episode_starts[slot] = episode_starts.numpy()
+        return steps.outputs(steps.run_kernels(slot, slot + 1)[0].clone())
 
     def look(self) -> None:
         if self.in_place and self.changed():

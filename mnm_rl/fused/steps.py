@@ -140,29 +140,31 @@ class KernelSteps(ABC, Generic[StateT]):
             self.initial_state, (part.clone() if rows is None else part[rows] for part in now)
         )
 
-    def check(self, inputs: Tensor, episode_starts: Tensor) -> None:
-        """Check the arguments of :meth:`run`.
+    def check(self, inputs: torch.Size, dtype: torch.dtype, starts: torch.Size) -> None:
+        """Check the shapes of inputs ``[..., B, F]`` and episode starts ``[..., B]``.
 
         Raises:
-            ValueError: if they are of other shapes or types than they should be.
+            ValueError: if they, or the type of the inputs, are not those of these steps.
         """
-        if inputs.shape[1:] != (self.B, self.F) or inputs.dtype != self.parameters[0].dtype:
+        if inputs[-2:] != (self.B, self.F) or dtype != self.parameters[0].dtype:
             raise ValueError(
                 f"inputs must be [T, {self.B}, {self.F}] in {self.parameters[0].dtype}, not "
-                f"{list(inputs.shape)} in {inputs.dtype}"
+                f"{list(inputs)} in {dtype}"
             )
-        if episode_starts.shape != inputs.shape[:2]:
-            raise ValueError(
-                f"episode_starts must be {list(inputs.shape[:2])}, not {list(episode_starts.shape)}"
-            )
+        if starts != inputs[:-1]:
+            raise ValueError(f"episode_starts must be {list(inputs[:-1])}, not {list(starts)}")
 
-    def run(self, t: int, inputs: Tensor, episode_starts: Tensor) -> Tensor:
-        """Run the steps from t on, ``[T, B, F]`` and ``[T, B]``; returns their raw outputs, without
-        gradient."""
-        last = t + len(inputs)
-        self.x[t:last, :, : self.F] = inputs.detach().numpy()
-        self.episode_starts[t:last] = episode_starts.numpy()
-        return self.run_kernels(t, last)
+    def run(self, inputs: Tensor, episode_starts: Tensor) -> Tensor:
+        """Run all steps, ``[T, B, F]`` and ``[T, B]``; returns their raw outputs, without
+        gradient.
+
+        Raises:
+            ValueError: if the arguments are of other shapes or types than they should be.
+        """
+        self.check(inputs.shape, inputs.dtype, episode_starts.shape)
+        self.x[..., : self.F] = inputs.detach().numpy()
+        self.episode_starts[:] = episode_starts.numpy()
+        return self.run_kernels(0, len(inputs))
 
     def differentiable(self, inputs: Tensor) -> tuple[Tensor, StateT, Tensor]:
         """What the core's ``forward`` returns for all these steps, with gradient."""
