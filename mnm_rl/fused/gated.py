@@ -46,8 +46,8 @@ class GatedSteps(KernelSteps[StateT]):
     def pack(cls, core: Any, parameters: CellParameters) -> CellWeights:
         return cls.pack_cell(parameters, core.cell.input_size)
 
-    def __init__(self, workspace: Workspace, state: StateT, steps: int, keep: bool = True) -> None:
-        super().__init__(workspace, state, steps, keep)
+    def __init__(self, workspace: Workspace, state: StateT, steps: int) -> None:
+        super().__init__(workspace, state, steps)
         B, P = self.B, padded(self.D)
         self.F = self.core.cell.input_size
         self.now = self.working(*(array(part, (B, P), self.dtype) for part in state))

@@ -596,10 +596,8 @@ class MnmSteps(KernelSteps[MnmState]):
         arrays = [tensor.contiguous().numpy() for tensor in packed]
         return Weights(gates, gates_back, gates_bias, *arrays, theta_0=pad_memory(p.theta_0))  # type: ignore[misc]
 
-    def __init__(
-        self, workspace: Workspace, state: MnmState, steps: int, keep: bool = True
-    ) -> None:
-        super().__init__(workspace, state, steps, keep)
+    def __init__(self, workspace: Workspace, state: MnmState, steps: int) -> None:
+        super().__init__(workspace, state, steps)
         core, D = self.core, self.D
         self.M, self.heads = M, H = core.memory_size, core.heads
         self.F = F = core.controller.input_size - M

@@ -83,7 +83,7 @@ class Saved(NamedTuple):
     """``tanh(M h_t)``, ``[T, B]``."""
     hebb: Array
     """The Hebbian trace before every ``KEEP`` steps, and the eligibility trace, ``[T / KEEP, B, 1
-    or 2, R, P]``; ``[0, ...]`` if there will be no backward pass."""
+    or 2, R, P]``."""
 
 
 class Setting(NamedTuple):
@@ -220,7 +220,7 @@ def _forward(
         for t in range(t0, t1):
             if setting.starts[t, b]:
                 h[b], hebb[b] = zero, zero
-            if t % KEEP == 0 and t // KEEP < saved.hebb.shape[0]:
+            if t % KEEP == 0:
                 saved.hebb[t // KEEP, b] = hebb[b]
             before, out = saved.before[t, b], saved.out[t, b]
             before[:] = h[b]
@@ -459,10 +459,8 @@ class PlasticSteps(KernelSteps[PlasticState]):
             fan_bias=array(p.fan_bias, (P,), dtype),
         )
 
-    def __init__(
-        self, workspace: Workspace, state: PlasticState, steps: int, keep: bool = True
-    ) -> None:
-        super().__init__(workspace, state, steps, keep)
+    def __init__(self, workspace: Workspace, state: PlasticState, steps: int) -> None:
+        super().__init__(workspace, state, steps)
         D, B, dtype = self.D, self.B, self.dtype
         P, R = padded(D), padded(D, ROWS)
         traces = 2 if self.core.rule == "retroactive" else 1
@@ -476,7 +474,7 @@ class PlasticSteps(KernelSteps[PlasticState]):
             before=self.room("before", steps, B, P),
             out=zeros((steps, B, P), dtype),  # others may have it
             q=self.room("q", steps, B),
-            hebb=self.room("hebb", -(-steps // KEEP) if keep else 0, B, traces, R, P),
+            hebb=self.room("hebb", -(-steps // KEEP), B, traces, R, P),
         )
         self.x = self.saved.x
 

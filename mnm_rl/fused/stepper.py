@@ -74,7 +74,7 @@ class KernelImplementation(Implementation[StateT]):
         return results
 
     def stepper(self, state: StateT) -> "KernelStepper[StateT]":
-        return KernelStepper(self, self.steps_class(self.workspace, state, ROOM, keep=False))
+        return KernelStepper(self, self.steps_class(self.workspace, state, ROOM))
 
     def record(self, state: StateT, steps: int) -> Recording[StateT]:
         return KernelRecording(KernelStepper(self, self.steps_class(self.workspace, state, steps)))
@@ -86,7 +86,7 @@ class _SingleStep:
 
     def __init__(self, implementation: KernelImplementation[Any], state: Any) -> None:
         self.implementation, self.situation = implementation, implementation.situation
-        self.steps = implementation.steps_class(implementation.workspace, state, 1, keep=False)
+        self.steps = implementation.steps_class(implementation.workspace, state, 1)
         _, self.meta_loss, *rows = self.steps.results()
         self.rows = [(i, cast(Tensor, row)) for i, row in enumerate(rows) if row is not state[i]]
         self.wholes = [row if row._base is None else row._base for _, row in self.rows]
@@ -143,7 +143,7 @@ class KernelStepper(InPlaceStepper[StateT]):
         n = (self.t - 1) % len(self.steps.x)
         if n == 0:
             return self._before_first
-        again = type(self.steps)(self.implementation.workspace, self._before_first, n, keep=False)
+        again = type(self.steps)(self.implementation.workspace, self._before_first, n)
         again.weights = self.steps.weights
         again.x[..., : again.F] = self.steps.x[:n, :, : again.F]
         again.episode_starts[:] = self.steps.episode_starts[:n]

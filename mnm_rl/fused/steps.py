@@ -52,7 +52,6 @@ class KernelSteps(ABC, Generic[StateT]):
         workspace: that of the core.
         state: the state before the first step.
         steps: number of steps.
-        keep: whether there will be a backward pass.
 
     Attributes:
         core: the core.
@@ -71,7 +70,7 @@ class KernelSteps(ABC, Generic[StateT]):
     """Number of tensors of the state that change from step to step; the others follow, and
     stay."""
 
-    def __init__(self, workspace: Workspace, state: StateT, steps: int, keep: bool = True) -> None:
+    def __init__(self, workspace: Workspace, state: StateT, steps: int) -> None:
         self.core: Any = workspace.core
         self.initial_state = state
         self.parameters = self.parameters_of(self.core)
