@@ -28,7 +28,7 @@ browser:
 
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "open site/index.html; its search works when served: python -m http.server --directory site"
+	@echo "open site/index.html"
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.throughput $(ARGS)

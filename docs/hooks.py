@@ -1,13 +1,15 @@
 """What the documentation site does beyond MkDocs: pages from the repository's root, links, public
-names, roles in docstrings."""
+names, formulas, roles in docstrings."""
 
 import os
 import re
 from fnmatch import fnmatch
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import griffe
+from math_core import LatexToMathML
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +21,7 @@ ROOT_PAGES = {
 }
 LINK = re.compile(r"(!?\[[^\[\]]*\])\((?!\w+:|#)([^)#]*)(#[^)]*)?\)")
 NAMES = re.compile(r"^::: (.+)\.(\w*\*\w*)$", flags=re.MULTILINE)
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', flags=re.DOTALL)
 ROLE = re.compile(r":(?:class|meth|func|mod|data|attr):`(~?)([^`]+)`")
 
 
@@ -41,6 +44,19 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return NAMES.sub(
         lambda directive: public(*directive.groups()), site_links(markdown, folder, folder)
     )
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Set formulas in MathML, which browsers show without a script."""
+    convert = LatexToMathML().convert_with_local_state
+
+    def formula(match: re.Match[str]) -> str:
+        tag, tex = match.groups()
+        displayed = tag == "div"
+        mathml = convert(unescape(tex), displaystyle=displayed)
+        return f'<div class="formula">{mathml}</div>' if displayed else mathml
+
+    return FORMULA.sub(formula, html)
 
 
 def site_links(markdown: str, folder: Path, page: Path) -> str:

@@ -545,6 +545,33 @@ def training() -> str:
     return f"{table(('agent', 'steps/s', 'times RecurrentPPO'), rows)}\n\n{maze_alone}"
 
 
+def hours() -> str:
+    """Runs and core hours of everything that was trained for the tables."""
+    commands: dict[str, list[float]] = {}
+    for file in sorted((ROOT / "docs" / "results").glob("*.json")):
+        grid = Results.load(file)
+        name = file.stem if (ROOT / "experiments" / f"{file.stem}.toml").exists() else grid.name
+        commands.setdefault(f"python -m experiments run experiments/{name}.toml", []).extend(
+            run.curve["seconds"][-1] for run in grid.results
+        )
+    for task in ("recall", "dictionary"):
+        runs = read(f"memory_{task}.json")["runs"]
+        commands[f"python -m studies.memory {task}"] = [run["seconds"][-1] for run in runs]
+    commands["python -m experiments.babi DATA AGENT"] = [
+        json.loads(file.read_text())["epochs_done"][-1]["seconds"]
+        for file in (ROOT / "docs" / "babi").glob("*.json")
+    ]
+    commands["python -m studies.drop_in"] = [run["curve"][-1][1] for run in read("drop_in.json")]
+    commands["python -m studies.hidden_velocity"] = [
+        run["seconds"] for run in read("hidden_velocity.json")["runs"]
+    ]
+    rows = [
+        [f"`{command}`", str(len(seconds)), f"{sum(seconds) / 3600:.1f}"]
+        for command, seconds in commands.items()
+    ]
+    return table(("command", "runs", "core hours"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "compared": lambda: compared(final_scores),
     "compared_speed": lambda: compared(soonest),
@@ -587,6 +614,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training": training,
     "gpu_cores": gpu_cores,
     "gpu_training": gpu_training,
+    "hours": hours,
 }
 
 

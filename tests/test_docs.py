@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from math_core import LatexToMathML
 
 import eval as eval_
 import experiments.__main__ as grids
@@ -88,6 +89,17 @@ def test_links_and_pictures_are_there(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_formulas_can_be_set(page: Path) -> None:
+    convert = LatexToMathML(fancy_error=False).convert_with_local_state
+    for formula in blocks(page, "math"):
+        convert(formula, displaystyle=True)
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for formula in re.findall(r"\$([^$]+)\$", text):
+        assert "\n" not in formula
+        convert(formula, displaystyle=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lines_fit_into_100_columns(page: Path) -> None:
     text = re.sub(r"<!-- table: .*?<!-- end -->", "", page.read_text(), flags=re.DOTALL)
     lines = text.splitlines()
@@ -103,6 +115,15 @@ def test_the_reference_has_every_public_name() -> None:
             names = importlib.import_module(package).__all__ if "*" in pattern else [pattern]
             shown |= {name for name in names if fnmatch(name, pattern)}
     assert shown >= set(importlib.import_module("mnm_rl").__all__) - {"__version__"}
+
+
+def test_the_reference_has_the_methods_of_both_algorithms() -> None:
+    page = (ROOT / "docs" / "reference" / "algorithms.md").read_text()
+    for algorithm in (RecurrentA2C, RecurrentPPO):
+        options = page.split(f"::: mnm_rl.{algorithm.__name__}\n")[1].split(":::")[0]
+        for method in ("learn", "predict", "save", "load", "export", "from_pretrained"):
+            assert re.search(rf"inherited_members: .*\b{method}\b", options), method
+            assert callable(getattr(algorithm, method))
 
 
 def test_nobody_is_told_to_install_this_from_an_index() -> None:

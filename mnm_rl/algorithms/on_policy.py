@@ -357,7 +357,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         deterministic: bool = False,
         action_masks: NDArray[Any] | None = None,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Return the actions of the policy, see :meth:`RecurrentActorCriticPolicy.predict`."""
+        """Return the policy's actions, see :meth:`mnm_rl.RecurrentActorCriticPolicy.predict`."""
         masks = {} if action_masks is None else {"action_masks": action_masks}
         return self.policy.predict(observation, state, episode_start, deterministic, **masks)
 

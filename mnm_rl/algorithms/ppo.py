@@ -249,7 +249,7 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         progress_bar: bool = False,
         use_masking: bool | None = None,
     ) -> Self:
-        """Train like :meth:`RecurrentOnPolicyAlgorithm.learn`, with a log row per rollout."""
+        """Train like :meth:`mnm_rl.RecurrentA2C.learn`, with a log row per rollout."""
         return super().learn(
             total_timesteps,
             callback,
