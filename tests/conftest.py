@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 import envs  # noqa: F401  (registers the mazes)
-from mnm_rl import RecurrentA2C, RecurrentPPO
+from mnm_rl.algorithms.on_policy import ALGORITHMS
 from tests.policies import small
 
 torch.set_num_threads(1)
@@ -52,7 +52,7 @@ def _seed() -> None:
     np.random.seed(0)  # noqa: NPY002  (Stable-Baselines3 draws from it)
 
 
-@pytest.fixture(params=[RecurrentA2C, RecurrentPPO], ids=lambda algorithm: algorithm.__name__)
+@pytest.fixture(params=ALGORITHMS.values(), ids=lambda algorithm: algorithm.__name__)
 def algorithm(request: pytest.FixtureRequest) -> Any:
     """Each algorithm, for what all have in common."""
     return request.param

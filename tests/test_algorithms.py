@@ -56,7 +56,7 @@ def test_log_probabilities_and_values_of_the_rollout_are_those_of_the_update(nam
                 rollout.actions.long().squeeze(-1),
                 rollout.initial_state,
                 rollout.episode_starts,
-                rollout.trace,
+                rollout.recording,
             )
             buffer = algorithm.rollout_buffer
             np.testing.assert_allclose(
@@ -117,6 +117,14 @@ def test_truncated_episodes_are_bootstrapped_in_the_state_they_ended_in() -> Non
         assert model.rollout_buffer.rewards[length - 2, env] == length - 1
 
 
+def test_a_rollout_keeps_what_the_gradient_needs_only_if_its_update_uses_it(make: Any) -> None:
+    model = make("mnm-p", make_vec_env(Recall, n_envs=2), n_steps=6)
+    roll_out(model)
+    rollout = model.rollout_buffer.sequence()
+    assert (rollout.recording is not None) == isinstance(model, RecurrentA2C)
+    assert all(piece.recording is None for pieces in rollout.minibatches(6) for piece in pieces)
+
+
 class IntegerRewards(Counting):
     def step(self, action: Any) -> Any:
         obs, reward, *rest = super().step(action)
@@ -167,7 +175,7 @@ def test_the_loss_is_the_sum_of_its_parts_with_their_coefficients() -> None:
         rollout.actions.long().squeeze(-1),
         rollout.initial_state,
         rollout.episode_starts,
-        rollout.trace,
+        rollout.recording,
     )
     assert entropy is not None
     loss = -(rollout.advantages * log_prob).mean() + 0.3 * (values - rollout.returns).pow(2).mean()

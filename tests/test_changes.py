@@ -114,11 +114,14 @@ def test_the_next_step_sees_a_change(name: str, how: str) -> None:
     x, starts = torch.rand(6, 2, 3), torch.zeros(6, 2, dtype=torch.bool)
     starts[0] = starts[4, 1] = True
     for k in range(len(tensors(core))):
-        trace, state = core.trace(core.initial_state(2), 6), core.initial_state(2)
+        state = core.initial_state(2)
+        recording = core.record(state, 6)
+        steppers = recording.stepper, core.stepper(state)
         for t in range(6):
             if t == 3:
                 CHANGES[how](tensors(core)[k], core)
-                trace.look()
+                for stepper in steppers:
+                    stepper.look()
             plain = copy.deepcopy(core)
             plain.path = "plain"
             with torch.no_grad():
@@ -126,14 +129,15 @@ def test_the_next_step_sees_a_change(name: str, how: str) -> None:
                 outputs, again, _ = core(x[t : t + 1], state, starts[t : t + 1])
             torch.testing.assert_close(outputs, expected, **CLOSE)
             torch.testing.assert_close(tuple(again), tuple(after), **CLOSE)
-            torch.testing.assert_close(trace.step(x[t], starts[t]), expected[0], **CLOSE)
-            torch.testing.assert_close(tuple(trace.state()), tuple(after), **CLOSE)
-            torch.testing.assert_close(
-                tuple(trace.state_after(t)), tuple(state), **CLOSE
-            ) if t != 3 else None
+            for stepper in steppers:
+                torch.testing.assert_close(stepper.step(x[t], starts[t]), expected[0], **CLOSE)
+                torch.testing.assert_close(tuple(stepper.state()), tuple(after), **CLOSE)
+                before = tuple(stepper.state_after(t))
+                torch.testing.assert_close(before, tuple(state), **CLOSE)
             state = after
-        replayed = trace.replay(x, starts)[0]
-        torch.testing.assert_close(replayed, plain(x, trace.initial_state, starts)[0], **CLOSE)
+        replayed = recording.replay(x, starts)[0]
+        first = recording.stepper.initial_state
+        torch.testing.assert_close(replayed, plain(x, first, starts)[0], **CLOSE)
 
 
 @pytest.mark.parametrize("policy", ["LstmPolicy", "MnmPolicy", "MlpLstmPolicy"])

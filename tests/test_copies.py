@@ -337,23 +337,25 @@ def test_a_copy_does_not_write_into_the_logs_of_the_model(tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_trace_is_copied_with_its_states_and_gives_the_same_gradient(
+def test_a_recording_is_copied_with_its_states_and_gives_the_same_gradient(
     make: Any, name: str
 ) -> None:
     model = make(name, make_vec_env(Recall, n_envs=2), n_steps=5).learn(10)
-    trace = model.policy.core.trace(model.policy.initial_state(2), 4)
+    recording = model.policy.core.record(model.policy.initial_state(2), 4)
+    stepper = recording.stepper
     inputs, starts = torch.randn(4, 2, 3), torch.zeros(4, 2, dtype=torch.bool)
     for x, start in zip(inputs[:2], starts[:2], strict=True):
-        trace.step(x, start)
-    again = copy.deepcopy(trace)
+        stepper.step(x, start)
+    copied = copy.deepcopy(recording)
+    again = copied.stepper
     for steps in (1, 2):
         torch.testing.assert_close(
-            tuple(again.state_after(steps)), tuple(trace.state_after(steps)), **ROUNDING
+            tuple(again.state_after(steps)), tuple(stepper.state_after(steps)), **ROUNDING
         )
     for x, start in zip(inputs[2:], starts[2:], strict=True):
-        torch.testing.assert_close(again.step(x, start), trace.step(x, start), **ROUNDING)
+        torch.testing.assert_close(again.step(x, start), stepper.step(x, start), **ROUNDING)
     gradients = []
-    for either in (trace, again):
+    for either in (recording, copied):
         leaf = inputs.clone().requires_grad_()
         outputs, meta_loss = either.replay(leaf, starts)
         (outputs.sum() + meta_loss.sum()).backward()

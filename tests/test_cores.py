@@ -11,56 +11,48 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mnm_rl import (
-    LstmCore,
     MinGruCore,
     MnmCore,
     NtmCore,
     PlasticCore,
     RecurrentCore,
-    RnnCore,
     SaluCore,
 )
 from mnm_rl.cores import ntm
 from mnm_rl.cores.implementations import PathName
 from mnm_rl.cores.salu import Past
 from mnm_rl.memory import recall_loss
+from tests.cores import all_cores
 
 F, D, T, B = 4, 6, 7, 3
 
 REPLAY = "mnm-p with heads, replay and key feedback"
 VECTOR_GATE = "mnm-p with a gate of its own for every number that is read"
-CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
-    "mnm-g": lambda: MnmCore(F, D, write_rule="g"),
+CORES: dict[str, Callable[[], RecurrentCore[Any]]] = all_cores(F, D) | {
     "mnm-g-paper": lambda: MnmCore(F, D, write_rule="g", variant="paper"),
     "mnm-p-paper": lambda: MnmCore(F, D, write_rule="p", variant="paper"),
     VECTOR_GATE: lambda: MnmCore(F, D, read_gate="vector"),
-    "mnm-p": lambda: MnmCore(F, D, write_rule="p"),
     REPLAY: lambda: MnmCore(F, D, heads=4, replay=3, feedback_inputs="key_value", memory_size=5),
     "mnm-g of one layer, fixed start": lambda: MnmCore(
         F, D, write_rule="g", memory_layers=1, learn_initial_memory=False
     ),
-    "gated-deltanet": lambda: MnmCore(F, D, write_rule="gated-delta"),
-    "gated-deltanet, two heads, replay": lambda: MnmCore(
+    "mnm-gated-delta, two heads, replay": lambda: MnmCore(
         F, D, write_rule="gated-delta", heads=2, replay=2
     ),
     "mnm-g of a memory of its own width": lambda: MnmCore(
         F, D, write_rule="g", heads=2, memory_size=9
     ),
-    "hebb": lambda: PlasticCore(F, D, rule="hebb"),
     "decay": lambda: PlasticCore(F, D, rule="decay"),
     "oja": lambda: PlasticCore(F, D, rule="oja"),
     "modulated": lambda: PlasticCore(F, D, rule="modulated"),
     "retroactive": lambda: PlasticCore(F, D, rule="retroactive"),
-    "lstm": lambda: LstmCore(F, D),
-    "mingru": lambda: MinGruCore(F, D),
-    "rnn": lambda: RnnCore(F, D),
-    "salu": lambda: SaluCore(F, D),
     "salu of three slots": lambda: SaluCore(F, D, slots=3),
-    "ntm": lambda: NtmCore(F, D, slots=5, width=3),
+    "ntm of five slots": lambda: NtmCore(F, D, slots=5, width=3),
 }
-ONLY_PLAIN = (
-    *("mingru", "rnn", REPLAY, VECTOR_GATE, "salu", "salu of three slots", "ntm"),
-    *("gated-deltanet", "gated-deltanet, two heads, replay"),
+WITH_KERNELS = (
+    *("mnm-g", "mnm-p", "mnm-delta", "mnm-g-paper", "mnm-p-paper"),
+    *("mnm-g of one layer, fixed start", "mnm-g of a memory of its own width"),
+    *("plastic", "decay", "oja", "modulated", "retroactive", "lstm", "gru"),
 )
 
 
@@ -68,7 +60,7 @@ PATHS = [
     (name, path)
     for name in CORES
     for path in ("plain", "fused")
-    if path == "plain" or name not in ONLY_PLAIN
+    if path == "plain" or name in WITH_KERNELS
 ]
 
 
@@ -300,7 +292,7 @@ def test_a_look_up_attends_to_the_last_steps_of_this_episode_and_to_nothing_else
 
 
 @pytest.mark.parametrize("slots", [3, 50, 200])
-def test_a_long_past_is_the_same_step_by_step_by_trace_and_with_its_gradient(slots: int) -> None:
+def test_a_long_past_is_the_same_step_by_step_and_with_its_gradient(slots: int) -> None:
     core = SaluCore(F, D, slots=slots).double()
     inputs, starts = (
         torch.randn(5 * Past.BLOCK // 2, B, F, dtype=torch.float64),
@@ -312,20 +304,21 @@ def test_a_long_past_is_the_same_step_by_step_by_trace_and_with_its_gradient(slo
     outputs, last, _ = core(inputs, state, starts)
     gradients = torch.autograd.grad(outputs.square().sum(), [*core.parameters()])
 
-    trace, now, singly = core.trace(state, len(inputs)), state, []
+    recording, now, singly = core.record(state, len(inputs)), state, []
     for x, start in zip(inputs, starts, strict=True):
         output, now, _ = core(x.unsqueeze(0), now, start.unsqueeze(0))
         singly.append(output[0])
-        torch.testing.assert_close(trace.step(x, start), output[0])
+        torch.testing.assert_close(recording.stepper.step(x, start), output[0])
         torch.testing.assert_close(
-            trace.state(torch.tensor([2, 0])), type(now)(*(part[[2, 0]] for part in now))
+            recording.stepper.state(torch.tensor([2, 0])),
+            type(now)(*(part[[2, 0]] for part in now)),
         )
     torch.testing.assert_close(torch.stack(singly), outputs)
     torch.testing.assert_close(now, last)
     torch.testing.assert_close(
         torch.autograd.grad(torch.stack(singly).square().sum(), [*core.parameters()]), gradients
     )
-    torch.testing.assert_close(trace.replay(inputs, starts)[0], outputs)
+    torch.testing.assert_close(recording.replay(inputs, starts)[0], outputs)
 
 
 def test_how_far_back_others_look_changes_no_bit_of_what_is_read() -> None:

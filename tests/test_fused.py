@@ -17,6 +17,7 @@ from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCo
 from mnm_rl.cores.implementations import PathName
 from mnm_rl.cores.plastic import PlasticRule
 from mnm_rl.fused import simd
+from mnm_rl.fused.stepper import ROOM
 
 F, D, T, B = 3, 20, 40, 5
 
@@ -194,11 +195,12 @@ def test_recorded_steps_have_the_gradient_of_the_sequence(
     inputs, first, starts = sequence(core, dtype)
 
     def step_by_step(inputs: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
-        trace = core.trace(state, T)
-        steps = [trace.step(x, start) for x, start in zip(inputs.detach(), starts, strict=True)]
-        outputs, meta_loss = trace.replay(inputs, starts)
+        recording = core.record(state, T)
+        stepper = recording.stepper
+        steps = [stepper.step(x, start) for x, start in zip(inputs.detach(), starts, strict=True)]
+        outputs, meta_loss = recording.replay(inputs, starts)
         torch.testing.assert_close(torch.stack(steps), outputs.detach())
-        return outputs, type(state)(*(tensor.detach() for tensor in trace.state())), meta_loss
+        return outputs, type(state)(*(tensor.detach() for tensor in stepper.state())), meta_loss
 
     def at_once(inputs: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
         outputs, last, meta_loss = core(inputs, state, starts)
@@ -252,8 +254,8 @@ def test_undoing_a_thousand_writes_does_not_drift(rule: str) -> None:
 def test_what_a_step_keeps_grows_with_the_width_not_with_its_square() -> None:
     def kept(D: int, T: int) -> int:
         core = MnmCore(F, D, heads=2)
-        trace = core.trace(core.initial_state(4), T)
-        return sum(array.nbytes for array in trace.kept)  # type: ignore[attr-defined]
+        stepper: Any = core.record(core.initial_state(4), T).stepper
+        return sum(array.nbytes for array in stepper.steps.saved)
 
     per_step = [(kept(D, 20) - kept(D, 10)) / 10 for D in (64, 128, 256)]
     assert per_step[2] - per_step[1] == 2 * (per_step[1] - per_step[0])
@@ -262,7 +264,7 @@ def test_what_a_step_keeps_grows_with_the_width_not_with_its_square() -> None:
 
 
 @pytest.mark.parametrize("changed", ["parameters", "inputs"])
-def test_a_trace_runs_again_what_has_changed(
+def test_a_recording_runs_again_what_has_changed(
     core: RecurrentCore[Any],
     changed: str,
     caplog: pytest.LogCaptureFixture,
@@ -271,9 +273,9 @@ def test_a_trace_runs_again_what_has_changed(
     monkeypatch.setattr("mnm_rl.cores.implementations._logged", set())
     inputs, state, starts = sequence(core, torch.float64)
     core.path = "fused"
-    trace = core.trace(state, T)
+    recording = core.record(state, T)
     for x, start in zip(inputs, starts, strict=True):
-        trace.step(x, start)
+        recording.stepper.step(x, start)
     if changed == "parameters":
         for parameter in core.parameters():
             parameter.data.mul_(1.1)  # not seen by PyTorch's version counters
@@ -281,8 +283,8 @@ def test_a_trace_runs_again_what_has_changed(
         inputs = inputs + 0.1
     outputs, _, meta_loss = core(inputs, state, starts)
     with caplog.at_level("INFO", "mnm_rl"):
-        again, loss_again = trace.replay(inputs, starts)
-        trace.replay(inputs, starts)
+        again, loss_again = recording.replay(inputs, starts)
+        recording.replay(inputs, starts)
     assert torch.equal(again, outputs)
     assert torch.equal(loss_again, meta_loss)
     assert [record.message for record in caplog.records if changed in record.message] == [
@@ -291,20 +293,44 @@ def test_a_trace_runs_again_what_has_changed(
     ]
 
 
-def test_the_state_of_a_trace_is_a_value(core: RecurrentCore[Any]) -> None:
+def test_what_a_stepper_gives_is_a_value(core: RecurrentCore[Any]) -> None:
     inputs, state, starts = sequence(core, torch.float32)
     core.path = "fused"
-    trace = core.trace(state, T)
-    trace.step(inputs[0], starts[0])
-    before = trace.state()
+    stepper = core.stepper(state)
+    before = (stepper.step(inputs[0], starts[0]), *stepper.state())
     copies = [tensor.clone() for tensor in before]
-    trace.step(inputs[1], starts[1])
+    stepper.step(inputs[1], starts[1])
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(before, copies, strict=True))
     rows = torch.tensor([1, 3])
     assert all(
         torch.equal(some, every[rows])
-        for some, every in zip(trace.state(rows), trace.state(), strict=True)
+        for some, every in zip(stepper.state(rows), stepper.state(), strict=True)
     )
+
+
+def test_a_stepper_is_a_recording_that_keeps_nothing(core: RecurrentCore[Any]) -> None:
+    """The same outputs and states to the bit, in room that does not grow."""
+    _, state, _ = sequence(core, torch.float32)
+    core.path = "fused"
+    steps = 3 * ROOM + 2
+    stepper: Any = core.stepper(state)
+    recording: Any = core.record(state, steps).stepper
+    assert nbytes(stepper) < nbytes(recording) / 2
+    x = torch.empty(B, F)  # an environment may use its array again
+    for t in range(steps):
+        x.normal_()
+        start = torch.tensor([t % (11 + b) == 5 for b in range(B)])
+        before = stepper.state()
+        assert torch.equal(stepper.step(x, start), recording.step(x, start))
+        assert all(map(torch.equal, stepper.state(), recording.state()))
+        if t % 9 == 0 or t % ROOM in (0, 1, ROOM - 1):
+            x.fill_(torch.nan)
+            torch.testing.assert_close(tuple(stepper.state_after(t)), tuple(before))
+
+
+def nbytes(stepper: Any) -> int:
+    """Of what a stepper writes on its way."""
+    return sum(array.nbytes for array in stepper.steps.saved)
 
 
 @pytest.mark.parametrize("poison", [1.0, float("nan")])
@@ -341,18 +367,18 @@ def test_results_changed_before_the_backward_pass_are_noticed(core: RecurrentCor
 
 
 def test_a_late_backward_pass_is_not_disturbed_by_what_ran_since(core: RecurrentCore[Any]) -> None:
-    """The memory of a trace is used again only when nobody can go back through it any more."""
+    """The memory of a recording is used again only when nobody can go back through it any more."""
     inputs, state, starts = sequence(core, torch.float64)
     core.path = "fused"
     parameters = [p for p in core.parameters() if p.requires_grad]
 
     def gradients(late: bool) -> Any:
-        trace = core.trace(state, T)
+        recording = core.record(state, T)
         for x, start in zip(inputs, starts, strict=True):
-            trace.step(x, start)
-        outputs, meta_loss = trace.replay(inputs, starts)
+            recording.stepper.step(x, start)
+        outputs, meta_loss = recording.replay(inputs, starts)
         loss = outputs.pow(2).sum() + meta_loss.sum()
-        del trace, outputs, meta_loss
+        del recording, outputs, meta_loss
         if late:
             for _ in range(3):
                 core(inputs.flip(0), state, starts)[0].sum().backward()

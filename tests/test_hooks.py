@@ -19,6 +19,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 
 from mnm_rl import GruCore, LstmCore, RecurrentA2C, RecurrentActorCriticPolicy, RecurrentPPO
 from mnm_rl.algorithms.policies import LstmPolicy, MlpLstmPolicy
+from mnm_rl.algorithms.updates import evaluate
 from tests.counting import Random, Recall
 from tests.policies import roll_out
 
@@ -203,10 +204,11 @@ def taken_in_predict(model: Any, deterministic: bool = False) -> int:
 
 
 def assert_ratio_is_one(model: Any) -> None:
-    rollout = model._begin_update()
+    model.policy.set_training_mode(True)
+    rollout = model.rollout_buffer.sequence()
     pieces = next(rollout.minibatches(None)) if isinstance(model, RecurrentPPO) else [rollout]
     for piece in [rollout, *pieces]:
-        _, log_prob, _, _ = model._evaluate(piece)
+        _, log_prob, _, _ = evaluate(model.policy, piece)
         torch.testing.assert_close(log_prob.detach(), piece.log_prob, rtol=1e-3, atol=1e-4)
 
 
@@ -256,7 +258,7 @@ def test_an_own_forward_acts_in_rollouts_and_in_predict(
 def test_an_own_evaluate_actions_is_what_is_learned_from() -> None:
     model = make(RecurrentA2C, "shared", "Discrete")
     roll_out(model)
-    expected = model._evaluate(model.rollout_buffer.sequence())
+    expected = evaluate(model.policy, model.rollout_buffer.sequence())
 
     def doubled(self: Any, *arguments: Any) -> Any:
         values, log_prob, entropy, meta_loss = RecurrentActorCriticPolicy.evaluate_actions(
@@ -266,7 +268,7 @@ def test_an_own_evaluate_actions_is_what_is_learned_from() -> None:
         return 2 * values.flatten(), 3 * log_prob.flatten(), entropy, meta_loss
 
     replaced("evaluate_actions", doubled)(model.policy)
-    values, log_prob, *_ = model._evaluate(model.rollout_buffer.sequence())
+    values, log_prob, *_ = evaluate(model.policy, model.rollout_buffer.sequence())
     torch.testing.assert_close(values, 2 * expected[0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(log_prob, 3 * expected[1], rtol=1e-4, atol=1e-6)
 
@@ -288,7 +290,7 @@ def test_own_values_are_those_of_rollouts_and_updates() -> None:
     )(model.policy)
     roll_out(model)
     assert model.rollout_buffer.values.mean() == pytest.approx(7, abs=2)
-    values, *_ = model._evaluate(model.rollout_buffer.sequence())
+    values, *_ = evaluate(model.policy, model.rollout_buffer.sequence())
     np.testing.assert_allclose(values.detach(), model.rollout_buffer.values, rtol=1e-4, atol=1e-4)
 
 
@@ -484,7 +486,7 @@ def test_any_module_may_be_the_value_net(algorithm: Any, critic_core: str) -> No
 
     model = make(algorithm, critic_core, "Discrete", Own)
     roll_out(model)
-    values, *_ = model._evaluate(model.rollout_buffer.sequence())
+    values, *_ = evaluate(model.policy, model.rollout_buffer.sequence())
     np.testing.assert_allclose(values.detach(), model.rollout_buffer.values, rtol=1e-4, atol=1e-6)
     before = [p.clone() for p in model.policy.value_net.parameters()]
     model.learn(60)

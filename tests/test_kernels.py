@@ -45,7 +45,7 @@ def rows(tensor: Any) -> Any:
 def test_a_step_and_its_gradient_are_those_of_the_adjoint(
     name: str, L: int, H: int, bounded: bool, scale: float
 ) -> None:
-    rule = WRITE_RULES[name](D, L, "value", "scaled", bounded).double()
+    rule = WRITE_RULES[name](D, L, bounded).double()
     theta = tuple(scale * torch.randn(1, D, D, dtype=torch.float64) / D**0.5 for _ in range(L))
     keys, read_keys, values = torch.randn(3, 1, H, D, dtype=torch.float64)
     keys, read_keys = rule.normalize(keys), rule.normalize(read_keys)

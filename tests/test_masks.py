@@ -20,6 +20,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from mnm_rl import GymnasiumVecEnv, LstmPolicy, RecurrentA2C, RecurrentPPO
+from mnm_rl.algorithms.updates import evaluate
 from mnm_rl.callbacks import MaskableEvalCallback
 from mnm_rl.evaluation import evaluate_episodes, evaluate_policy
 from mnm_rl.masks import action_masks, checked, choices
@@ -141,7 +142,7 @@ def test_what_is_forbidden_is_never_done_in_rollouts_and_changes_no_probability(
         # the ratio of new to old probability is 1 before the first update
         for piece in ([rollout], *rollout.minibatches(16)):
             for part in piece:
-                _, log_prob, entropy, _ = model._evaluate(part)
+                _, log_prob, entropy, _ = evaluate(model.policy, part)
                 torch.testing.assert_close(log_prob, part.log_prob, rtol=1e-4, atol=1e-5)
                 assert entropy.isfinite().all()
     before = torch.nn.utils.parameters_to_vector(model.policy.parameters()).clone()

@@ -15,6 +15,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from mnm_rl import LstmPolicy, RecurrentPPO
 from mnm_rl.algorithms.buffers import RolloutSequence
+from mnm_rl.algorithms.ppo import clipped_losses
+from mnm_rl.algorithms.updates import evaluate, total_loss
 from tests.counting import Counting, Random, Recall
 from tests.policies import POLICIES, ppo, roll_out
 
@@ -105,7 +107,7 @@ def test_sequences_start_from_the_states_of_the_rollout(name: str, size: int) ->
     model = collected(name, batch_size=size)
     for pieces in model.rollout_buffer.sequence().minibatches(size):
         for piece in pieces:
-            values, log_prob, _, _ = model._evaluate(piece)
+            values, log_prob, _, _ = evaluate(model.policy, piece)
             np.testing.assert_allclose(values.detach(), piece.values, rtol=1e-4, atol=1e-6)
             np.testing.assert_allclose(log_prob.detach(), piece.log_prob, rtol=1e-4, atol=1e-6)
 
@@ -119,10 +121,9 @@ def test_the_gradient_of_a_minibatch_is_the_mean_of_those_of_its_environments_al
     parameters = list(model.policy.parameters())
 
     def gradient(pieces: list[RolloutSequence]) -> torch.Tensor:
-        losses, _ = model._losses_and_changes(pieces, 0.2, None)
-        grads = torch.autograd.grad(
-            model._loss(losses), parameters, allow_unused=True, materialize_grads=True
-        )
+        losses, _ = clipped_losses(model.policy, pieces, 0.2, None, False)
+        loss = total_loss(losses, model.ent_coef, model.vf_coef, model.meta_coef)
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return torch.cat([grad.flatten() for grad in grads])
 
     pieces = next(model.rollout_buffer.sequence().minibatches(size))
@@ -140,7 +141,7 @@ def test_values_are_clipped_around_those_of_the_rollout() -> None:
     model = collected()
     model.policy.value_net.bias.data += 1
     (piece,) = next(model.rollout_buffer.sequence().minibatches(None))
-    losses, _ = model._losses_and_changes([piece], 0.2, 0.25)
+    losses, _ = clipped_losses(model.policy, [piece], 0.2, 0.25, False)
     assert losses["value_loss"].item() == pytest.approx(
         (piece.values + 0.25 - piece.returns).square().mean().item(), rel=1e-5
     )
@@ -148,13 +149,13 @@ def test_values_are_clipped_around_those_of_the_rollout() -> None:
 
 def test_the_meta_loss_is_part_of_the_loss() -> None:
     model = collected("mnm-p", meta_coef=0.7, vf_coef=0.3, ent_coef=0.2)
-    losses, _ = model._losses_and_changes(
-        next(model.rollout_buffer.sequence().minibatches(None)), 0.2, None
-    )
+    pieces = next(model.rollout_buffer.sequence().minibatches(None))
+    losses, _ = clipped_losses(model.policy, pieces, 0.2, None, False)
     weighted = {"policy_loss": 1, "value_loss": 0.3, "entropy_loss": 0.2, "meta_loss": 0.7}
     assert losses["meta_loss"] > 0
     torch.testing.assert_close(
-        model._loss(losses), sum(weight * losses[name] for name, weight in weighted.items())
+        total_loss(losses, model.ent_coef, model.vf_coef, model.meta_coef),
+        sum(weight * losses[name] for name, weight in weighted.items()),
     )
 
 

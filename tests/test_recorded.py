@@ -15,30 +15,21 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from mnm_rl import (
     GruCore,
     LstmCore,
-    MinGruCore,
     MnmCore,
     NtmCore,
     PlasticCore,
     RecurrentPPO,
-    RnnCore,
     SaluCore,
 )
 from mnm_rl.cores.composite import ActorAndCritic, Layers
+from tests.cores import all_cores
 from tests.counting import Random
 from tests.policies import ROUNDING
 
 F = 3
-CORES: dict[str, Callable[[], Any]] = {
-    "mnm-g": lambda: MnmCore(F, 6, write_rule="g"),
+CORES: dict[str, Callable[[], Any]] = all_cores(F, 6) | {
     "mnm-p, two heads, replay": lambda: MnmCore(F, 6, write_rule="p", heads=2, replay=2),
-    "deltanet": lambda: MnmCore(F, 6, write_rule="delta", memory_layers=1),
-    "gated-deltanet": lambda: MnmCore(F, 6, write_rule="gated-delta"),
-    "plastic": lambda: PlasticCore(F, 6),
     "retroactive": lambda: PlasticCore(F, 6, rule="retroactive"),
-    "lstm": lambda: LstmCore(F, 6),
-    "gru": lambda: GruCore(F, 6),
-    "mingru": lambda: MinGruCore(F, 6),
-    "rnn": lambda: RnnCore(F, 6),
     "salu": lambda: SaluCore(F, 6, slots=40),
     "ntm": lambda: NtmCore(F, 6, slots=4, width=3),
     "two layers": lambda: Layers([LstmCore(F, 6), GruCore(6, 6)]),

@@ -1,12 +1,21 @@
 """Advantage actor-critic for recurrent policies, as a Stable-Baselines3 algorithm."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from mnm_rl.algorithms.checks import divergence_at
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
+from mnm_rl.algorithms.updates import (
+    evaluate,
+    gradient_step,
+    log_update,
+    scale_advantages,
+    total_loss,
+    value_loss,
+)
 
 
 class RecurrentA2C(RecurrentOnPolicyAlgorithm):
@@ -52,6 +61,9 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
         TrainingDivergedError: from ``learn``, if a reward, observation, output, loss, gradient or
             parameter is NaN or infinite.
     """
+
+    short_name: ClassVar[str] = "a2c"
+    records_rollouts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -115,14 +127,30 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
             TrainingDivergedError: if the loss, the gradient or the new parameters are NaN or
                 infinite. The parameters stay unchanged.
         """
-        rollout = self._begin_update()
-        values, log_prob, entropy, meta_loss = self._evaluate(rollout)
-        losses = {
-            "policy_loss": -(self._scaled(rollout.to_learn(rollout.advantages)) * log_prob).mean(),
-            "value_loss": self._value_loss(rollout.to_learn(rollout.returns), values),
-            "entropy_loss": -entropy.mean(),
-            "meta_loss": meta_loss.mean(),
-        }
-        grad_norm = self._gradient_step(losses)
+        policy, rollout = self.policy, self.rollout_buffer.sequence()
+        policy.set_training_mode(True)
+        self._update_learning_rate(policy.optimizer)
+        policy.take_in_returns(rollout.to_learn(rollout.returns))
+
+        with divergence_at(self.num_timesteps):
+            values, log_prob, entropy, meta_loss = evaluate(policy, rollout)
+            policy.compare(log_prob.detach() - rollout.to_learn(rollout.log_prob))
+            returns, advantages = map(rollout.to_learn, (rollout.returns, rollout.advantages))
+            advantages = scale_advantages(advantages, policy.return_std, self.normalize_advantage)
+            losses = {
+                "policy_loss": -(advantages * log_prob).mean(),
+                "value_loss": value_loss(values, returns, policy.return_std),
+                "entropy_loss": -entropy.mean(),
+                "meta_loss": meta_loss.mean(),
+            }
+            loss = total_loss(losses, self.ent_coef, self.vf_coef, self.meta_coef)
+            grad_norm = gradient_step(policy, loss, losses, self.max_grad_norm)
+
         self._n_updates += 1
-        self._log_update(losses | {"grad_norm": grad_norm})
+        log_update(
+            self.logger,
+            policy,
+            self.rollout_buffer,
+            self._n_updates,
+            losses | {"grad_norm": grad_norm},
+        )

@@ -1,5 +1,4 @@
-"""Rollout buffers that give back the rollout in time order, whole or in minibatches, with what the
-core kept of its steps."""
+"""Rollout buffers that give back the rollout in time order, whole or in minibatches."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
@@ -10,7 +9,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
 from mnm_rl.algorithms.policies import State
-from mnm_rl.cores.implementations import Trace
+from mnm_rl.cores.implementations import Recording
 
 
 class RolloutSequence(NamedTuple):
@@ -37,8 +36,8 @@ class RolloutSequence(NamedTuple):
     """Recurrent states before some steps, batch first; before step 0 in any case."""
     action_masks: Tensor | None
     """Which actions the environments allowed, ``[T, B, width]`` bool; None if nobody said."""
-    trace: Trace[Any] | None
-    """The steps of the core, if it is the whole rollout."""
+    recording: Recording[Any] | None
+    """The steps of the core, if these are all steps of the rollout, and were recorded."""
 
     @property
     def initial_state(self) -> State:
@@ -95,7 +94,7 @@ class RolloutSequence(NamedTuple):
             learned=None if self.learned is None else part(self.learned),
             action_masks=None if self.action_masks is None else part(self.action_masks),
             states={0: type(state)(*(tensor[envs] for tensor in state))},
-            trace=None,
+            recording=None,
         )
 
 
@@ -118,23 +117,32 @@ def _pieces(start: int, stop: int, length: int) -> Iterator[tuple[int, int, int,
 class RecurrentRolloutBuffer(RolloutBuffer):
     """Stable-Baselines3's rollout buffer, read as one sequence or as minibatches of sequences."""
 
-    trace: Trace[Any] | None = None
-    """The core's steps of this rollout; whoever collects the next one puts its own in place, which
-    gives this one's memory back."""
+    recording: Recording[Any] | None = None
+    """The core's steps of this rollout, if they were recorded. Its memory is free for the next
+    rollout once this is None."""
     batch_size: int | None = None
-    """Steps of a minibatch; where those of this size cut sequences, :meth:`add` keeps the states.
-    None for the whole rollout."""
+    """Steps of a minibatch; None for the whole rollout."""
 
     def reset(self) -> None:
-        """Forget the rollout, but for its trace."""
+        """Forget the rollout."""
         super().reset()
         steps = self.buffer_size * self.n_envs
-        self._cuts = {
+        self._starts = {
             start % self.buffer_size for start in range(0, steps, self.batch_size or steps)
         }
         self._states: dict[int, State] = {}
         self._action_masks: list[Tensor] = []
         self._resets = np.zeros((self.buffer_size, self.n_envs), bool)
+
+    @property
+    def starts_sequence(self) -> bool:
+        """Whether a sequence of a minibatch starts at the step that is added next, so that
+        :meth:`keep_state` must be called."""
+        return self.pos in self._starts
+
+    def keep_state(self, state: State) -> None:
+        """Keep the recurrent state before the step that is added next."""
+        self._states[self.pos] = state
 
     def mark_resets(self, envs: list[int]) -> None:
         """In the step that is added next, these environments only reset: there is nothing to learn
@@ -142,18 +150,13 @@ class RecurrentRolloutBuffer(RolloutBuffer):
         self._resets[self.pos, envs] = True
 
     def add(self, *args: Any, action_masks: Tensor | None = None, **kwargs: Any) -> None:
-        """Add a step of every environment, which the trace has already gone; ``action_masks [B,
-        width]`` in every step or none."""
+        """Add a step of every environment; ``action_masks [B, width]`` in every step or none."""
         if action_masks is not None:
             self._action_masks.append(action_masks)
         super().add(*args, **kwargs)
-        if self.pos in self._cuts:
-            assert self.trace is not None, "there is no trace of the core's steps"
-            self._states[self.pos] = self.trace.state()
 
     def sequence(self) -> RolloutSequence:
         """The whole rollout in time order; see :class:`RolloutSequence`."""
-        assert self.trace is not None, "nothing has been collected"
         observations: Any = self.observations
         return RolloutSequence(
             {key: self.to_torch(part) for key, part in observations.items()}
@@ -166,9 +169,9 @@ class RecurrentRolloutBuffer(RolloutBuffer):
             self.to_torch(self.returns),
             self.to_torch(self.episode_starts).to(torch.bool),
             self.to_torch(~self._resets) if self._resets.any() and not self._resets.all() else None,
-            {0: self.trace.initial_state} | self._states,
+            dict(self._states),
             torch.stack(self._action_masks) if self._action_masks else None,
-            self.trace,
+            self.recording,
         )
 
 

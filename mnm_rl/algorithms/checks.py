@@ -26,7 +26,7 @@ class TrainingDivergedError(RuntimeError):
 
 
 class NotFiniteError(ValueError):
-    """What a policy gives became NaN or infinite."""
+    """The output of a policy, or a quantity of its update, became NaN or infinite."""
 
 
 class OtherSpacesError(ValueError):
@@ -250,6 +250,64 @@ def outside(observations: NDArray[Any], space: spaces.Space[Any]) -> int | None:
     else:
         return None
     return int(np.argwhere(wrong)[0][0]) if wrong.any() else None
+
+
+def check_observation(
+    observations: Any,
+    space: spaces.Space[Any],
+    step: int,
+    what: str = "observation",
+    first_env: int = 0,
+) -> None:
+    """Check a batch of observations; the first is that of ``first_env``.
+
+    Raises:
+        TrainingDivergedError: if an observation is NaN or infinite.
+        ValueError: if a choice is outside of the space.
+    """
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            check_observation(observations[key], part, step, f"{what} {key!r}", first_env)
+        return
+    _check_finite(observations, what, step, first_env)
+    if (row := outside(observations, space)) is not None:
+        raise ValueError(
+            f"the {what} of environment {first_env + row} is outside of {space} at step {step:,}: "
+            f"{observations[row]}"
+        )
+
+
+def _check_finite(array: NDArray[Any], what: str, step: int, first_env: int = 0) -> None:
+    if (row := not_finite(array)) is not None:
+        raise TrainingDivergedError(
+            f"the {what} of environment {first_env + row} is NaN or infinite at step {step:,}"
+        )
+
+
+def check_final_observation(
+    observation: Any, space: spaces.Space[Any], step: int, env: int
+) -> None:
+    """Check the final observation of an episode of one environment, as
+    :func:`check_observation` does."""
+    one = (
+        {key: np.asarray(part)[np.newaxis] for key, part in observation.items()}
+        if isinstance(observation, dict)
+        else np.asarray(observation)[np.newaxis]
+    )
+    check_observation(one, space, step, "final observation", env)
+
+
+@contextmanager
+def divergence_at(step: int) -> Iterator[None]:
+    """Name the step at which something became NaN or infinite.
+
+    Raises:
+        TrainingDivergedError: in place of a NotFiniteError.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        raise TrainingDivergedError(f"{error} at step {step:,}") from error
 
 
 @contextmanager

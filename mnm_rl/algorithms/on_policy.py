@@ -4,16 +4,10 @@ Each algorithm has its own file for the rest.
 """
 
 import io
-import json
-import math
-import sys
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from textwrap import shorten
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -24,43 +18,38 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import json_to_data, open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import explained_variance, obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.utils import parameters_to_vector
 
 from mnm_rl._version import __version__
-from mnm_rl.algorithms import distributed
-from mnm_rl.algorithms.buffers import (
-    RecurrentDictRolloutBuffer,
-    RecurrentRolloutBuffer,
-    RolloutSequence,
-)
+from mnm_rl.algorithms import distributed, pretrained, saving
+from mnm_rl.algorithms.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
 from mnm_rl.algorithms.checks import (
-    NotFiniteError,
-    OtherSpacesError,
-    TrainingDivergedError,
-    check_same_spaces,
+    check_final_observation,
+    check_observation,
     check_spaces,
     checked_rewards,
+    divergence_at,
     flattened,
     made,
-    not_finite,
-    outside,
 )
+from mnm_rl.algorithms.copies import state_of_copy, state_to_copy
 from mnm_rl.algorithms.earlier import policy_kwargs_of
+from mnm_rl.algorithms.onnx import export_onnx
 from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, State
-from mnm_rl.algorithms.pretrained import ExportableAlgorithm
-from mnm_rl.cores.implementations import Trace
+from mnm_rl.cores.implementations import Stepper, log_once
 from mnm_rl.fused.announcement import announce_aloud
 from mnm_rl.masks import action_masks, choices, heeds
 from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
+ALGORITHMS: dict[str, "type[RecurrentOnPolicyAlgorithm]"] = {}
+"""Every algorithm by its short name: the subclasses of :class:`RecurrentOnPolicyAlgorithm` that
+have a ``short_name``."""
 
-class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
+
+class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     """Base class of on-policy algorithms for policies with a recurrent core.
 
     It contains everything except the constructor and ``train`` of an algorithm. One rollout of
@@ -70,8 +59,8 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
 
     A subclass has every hyperparameter as an argument of its constructor and as an attribute of the
     same name. :meth:`export` writes these attributes. ``train`` of the subclass reads
-    ``self.rollout_buffer.sequence()``, whole or in minibatches, and updates the policy with
-    :meth:`_gradient_step`.
+    ``self.rollout_buffer.sequence()``, whole or in minibatches, and updates the policy with the
+    functions of :mod:`mnm_rl.algorithms.updates`.
 
     Args:
         policy: the name of one of ``policy_aliases``, or a policy class.
@@ -86,11 +75,21 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         ValueError: if the environment's spaces are not supported, or ``n_steps`` is not positive.
     """
 
+    short_name: ClassVar[str]
+    """The name in :data:`ALGORITHMS`."""
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
     policy: RecurrentActorCriticPolicy
     rollout_buffer: RecurrentRolloutBuffer
+    records_rollouts: ClassVar[bool] = False
+    """Whether rollouts keep what the gradient of all their steps needs, for updates that evaluate
+    the whole rollout with the weights that collected it."""
     _asked_masking: bool | None = None
     _masking = False  # whether the environments' action masks are heeded
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "short_name" in vars(cls):
+            ALGORITHMS[cls.short_name] = cls
 
     def __init__(
         self,
@@ -100,16 +99,27 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         n_steps: int,
         normalize_advantage: bool,
         meta_coef: float,
+        verbose: int = 0,
+        device: torch.device | str = "auto",
         _init_setup_model: bool = True,
         **arguments: Any,
     ) -> None:
         if n_steps < 1:
             raise ValueError(f"n_steps must be at least 1, got {n_steps}")
-        super().__init__(policy, env, n_steps=n_steps, **arguments, _init_setup_model=False)
+        super().__init__(
+            policy,
+            made(env, verbose),
+            n_steps=n_steps,
+            verbose=verbose,
+            device=device,
+            **arguments,
+            _init_setup_model=False,
+        )
+        if device == "auto" and self.device.type != "cpu":
+            _announce_gpu(str(self.device), aloud=verbose >= 1)
         self.normalize_advantage = normalize_advantage
         self.meta_coef = meta_coef
         self._last_state = None
-        self._is_first_evaluation = False
         self._unlogged: tuple[dict[str, Any], dict[str, Any]] | None = None
         if _init_setup_model:
             self._setup_model()
@@ -158,11 +168,26 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self._last_state = None
         self.mnm_rl_version = __version__  # goes into the file that save writes
 
+    def __getstate__(self) -> dict[str, Any]:
+        return state_to_copy(vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state_of_copy(state))
+        self._vec_normalize_env = unwrap_vec_normalize(self.env) if self.env is not None else None
+
     def _excluded_save_params(self) -> list[str]:
         # A loaded model begins with new episodes: their observations go with the recurrent state,
         # which is large.
         new_episodes = ["_moment", "_last_obs", "_last_episode_starts"]
         return [*super()._excluded_save_params(), *new_episodes, "rollout_buffer_class"]
+
+    @classmethod
+    def hyperparameters(cls) -> list[str]:
+        """Return the names of the constructor arguments that define the model.
+
+        All arguments count, except those that say where and how the model runs.
+        """
+        return pretrained.hyperparameters(cls)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -189,48 +214,78 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             OtherSpacesError: if the model's spaces differ from those of ``env``; a ValueError.
             ValueError: if the file is not a model that this version of the library can read.
         """
-        if isinstance(path, str | Path) and Path(path).is_dir():
-            raise ValueError(f"{path} is a directory: what export wrote is read by from_pretrained")
-        if env is not None:
-            env = cls._wrap_env(made(env))
-        saved: dict[str, Any] = {}
-        try:
-            saved = _saved_attributes(path)
-            if (library := _other_library(saved)) is not None:
-                raise ValueError(
-                    f"{library} saved it, whose networks have other parts: load it there, or "
-                    "train a model here, where arguments "
-                    "and policies of the same names mean the same"
-                )
-            if env is not None:
-                both = json.dumps(
-                    {name: saved[name] for name in ("observation_space", "action_space")}
-                )
-                check_same_spaces(env, **json_to_data(both, kwargs.get("custom_objects")))
-            of_0_1_0 = "mnm_rl_version" not in saved
-            if of_0_1_0:
-                _find_classes_of_version_0_1_0()
-                kwargs = {"mnm_rl_version": "0.1.0"} | kwargs
-            model = super().load(path, env, device, **kwargs)
-            if of_0_1_0:  # it goes on as it began
-                model.policy_kwargs = {**model.policy_kwargs, "popart": False}
-                model.policy.asked_popart = False
-            for name, tensor in model.policy.state_dict().items():
-                if not tensor.isfinite().all():
-                    raise ValueError(f"{name} of the policy is NaN or infinite")
-            return model
-        except OtherSpacesError:
-            raise
-        except Exception as error:  # a damaged pickle may raise anything
-            if isinstance(error, OSError) and error.filename is not None:
-                raise  # there is no such file, or it must not be read
-            reason = shorten(str(error), 300) or type(error).__name__
-            version = saved.get("mnm_rl_version", "0.1.0, or another library")
-            told = not saved or version == __version__ or _other_library(saved) is not None
-            by = "" if told else f" (saved by version {version})"
-            raise ValueError(
-                f"{path} is not a model that mnm_rl {__version__} can load: {reason}{by}"
-            ) from error
+        of_env = None if env is None else cls._wrap_env(made(env))
+        return saving.load(super().load, path, of_env, device, **kwargs)
+
+    def export(
+        self, path: str | Path, format: Literal["safetensors", "onnx"] = "safetensors"
+    ) -> None:
+        """Write the policy for use elsewhere, without the optimizer's state.
+
+        ``"safetensors"`` is the format for :meth:`from_pretrained`: the parameters and a
+        description of the model. The format contains no code. Arguments that JSON cannot hold (a
+        learning rate schedule, your own features extractor or core) are named in the file. Pass
+        them again to :meth:`from_pretrained`.
+
+        ``"onnx"`` is the format for ONNX Runtime: one step of B environments, without PyTorch and
+        without this library. The inputs are
+
+        - ``observation [B, ...]``, as in the policy's observation space. A Dict space has one input
+          ``observation_KEY`` per key, and images have channels first.
+        - ``episode_start [B]`` bool.
+        - the state, ``state_NAME [B, ...]``. At the start of an episode, any numbers are valid.
+
+        The outputs are
+
+        - ``action [B, ...]``, the most likely action, within the bounds of a Box.
+        - ``logits`` of all choices side by side, or the ``action_mean`` of a Gaussian.
+        - the new state, in the order of the inputs.
+
+        Args:
+            path: a directory for ``config.json`` and ``model.safetensors``, created if missing; or
+                the file of the ONNX model.
+            format: ``"safetensors"`` or ``"onnx"``.
+
+        Raises:
+            ValueError: if the format is unknown, or, except for ONNX, if the policy is not one of
+                ``policy_aliases``.
+            ImportError: if the format is ONNX and the packages of the extra ``onnx`` are missing.
+        """
+        if format == "onnx":
+            export_onnx(self.policy, path)
+            return
+        if format != "safetensors":
+            raise ValueError(f"format must be 'safetensors' or 'onnx', got {format!r}")
+        pretrained.export_weights(self, path)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """Read a model that :meth:`export` wrote.
+
+        No code from the files runs, so files from strangers are safe. Nothing is built before the
+        shapes in the description match those of the weights. The time and memory for reading
+        therefore depend only on the size of the files.
+
+        Args:
+            directory: the directory given to :meth:`export`, or the name of a model that comes with
+                the package, such as ``"mnm/Maze-v0:mnm-p"``
+                (:func:`mnm_rl.trained.trained_models`).
+            env: environments for further training, with the same spaces.
+            arguments: constructor arguments that replace those of the model. ``policy_kwargs`` are
+                added to the model's.
+
+        Raises:
+            FileNotFoundError: if one of the files is missing, or no model has this name.
+            OtherSpacesError: if the model's spaces differ from those of ``env``; a ValueError.
+            ValueError: if the files cannot be read, are of another version or algorithm, or lack an
+                argument that was not passed again.
+        """
+        return pretrained.read_weights(cls, directory, env, **arguments)
 
     @property
     def _last_state(self) -> State | None:
@@ -260,7 +315,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         self.set_random_seed(seed)
         with failures_named(self.env, f"at step {self.num_timesteps:,}"):
             self._last_obs = self.env.reset()  # type: ignore[assignment]
-        _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
+        check_observation(self._last_obs, self.observation_space, self.num_timesteps)
         self._last_episode_starts = np.ones(self.env.num_envs, dtype=bool)
         self._last_state = None
 
@@ -312,7 +367,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         distributed.begin_alike(
             self.policy, n_envs=self.n_envs, n_steps=self.n_steps, num_timesteps=self.num_timesteps
         )
-        _check_observation(self._last_obs, self.observation_space, self.num_timesteps)
+        check_observation(self._last_obs, self.observation_space, self.num_timesteps)
         assert self.env is not None, "there are no environments"
         self._masking = heeds(self.env, self._asked_masking)
         if self._masking:
@@ -347,17 +402,22 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         """
         assert self._last_obs is not None, "No previous observation was provided"
         callback.on_rollout_start()  # which may begin new episodes
-        self.policy.set_training_mode(False)
-        rollout_buffer.reset()
+        buffer, policy = self.rollout_buffer, self.policy
+        policy.set_training_mode(False)
+        buffer.reset()
         if self._last_state is None:
-            self._last_state = self.policy.initial_state(env.num_envs)
-        self.rollout_buffer.trace = None  # its memory serves the next one
-        trace = self.rollout_buffer.trace = self.policy.trace(self._last_state, n_rollout_steps)
+            self._last_state = policy.initial_state(env.num_envs)
+        buffer.recording = None  # its memory serves the next one
+        if self.records_rollouts:
+            buffer.recording = policy.record(self._last_state, n_rollout_steps)
+            stepper = buffer.recording.stepper
+        else:
+            stepper = policy.stepper(self._last_state)
         if self.use_sde:
             self._reset_noise()
 
-        now: Any = self._last_obs, self._last_episode_starts, _Moment(trace)
-        others_act, as_built = not _does_nothing(callback), self.policy.acts_as_built
+        now: Any = self._last_obs, self._last_episode_starts, _Moment(stepper)
+        others_act, as_built = not _does_nothing(callback), policy.acts_as_built
         try:
             for n_steps in range(n_rollout_steps):
                 self._last_obs, self._last_episode_starts, self._moment = now
@@ -367,19 +427,21 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                     and n_steps % self.sde_sample_freq == 0
                 ):
                     self._reset_noise()
+                if buffer.starts_sequence:
+                    buffer.keep_state(stepper.state())
                 masks = self._masks_now(env)
-                with torch.no_grad(), self._divergence_named():
+                with torch.no_grad(), divergence_at(self.num_timesteps):
                     obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
                     starts = self._episode_starts_tensor()
-                    actions_tensor, values, log_probs = self.policy.step(
-                        obs_tensor, trace, starts, as_built, masks
+                    actions_tensor, values, log_probs = policy.step(
+                        obs_tensor, stepper, starts, as_built, masks
                     )
                 actions = actions_tensor.cpu().numpy()
 
                 clipped_actions = actions
                 if isinstance(self.action_space, spaces.Box):
-                    if self.policy.squash_output:
-                        clipped_actions = self.policy.unscale_action(clipped_actions)
+                    if policy.squash_output:
+                        clipped_actions = policy.unscale_action(clipped_actions)
                     else:
                         clipped_actions = np.clip(
                             actions, self.action_space.low, self.action_space.high
@@ -387,33 +449,29 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
 
                 with failures_named(env, f"at step {self.num_timesteps:,}"):
                     new_obs, rewards, dones, infos = env.step(clipped_actions)
-                now = new_obs, dones, _Moment(trace, n_steps + 1)
+                now = new_obs, dones, _Moment(stepper, n_steps + 1)
                 self.num_timesteps += env.num_envs * distributed.world_size()
                 rewards = checked_rewards(rewards, env.num_envs, self.num_timesteps)
-                _check_observation(new_obs, self.observation_space, self.num_timesteps)
+                check_observation(new_obs, self.observation_space, self.num_timesteps)
                 done = dones.nonzero()[0].tolist()
                 for i in done:
                     if (final := infos[i].get("terminal_observation")) is not None:
-                        _check_observation(
-                            _batch_of_one(final),
-                            self.observation_space,
-                            self.num_timesteps,
-                            "final observation",
-                            i,
+                        check_final_observation(
+                            final, self.observation_space, self.num_timesteps, i
                         )
 
                 callback.update_locals(locals())
                 if not callback.on_step():
                     return False
                 if others_act:
-                    trace.look()
-                    as_built = self.policy.acts_as_built
+                    stepper.look()
+                    as_built = policy.acts_as_built
                 self._update_info_buffer(infos, dones)
 
                 if done:
-                    rewards = self._bootstrap_truncated(rewards, done, infos, trace)
+                    rewards = self._bootstrap_truncated(rewards, done, infos, stepper)
                     self._leave_out_resets(rewards, values, done, infos)
-                self.rollout_buffer.add(
+                buffer.add(
                     cast(Any, self._last_obs),
                     actions.reshape(-1, 1)
                     if isinstance(self.action_space, spaces.Discrete)
@@ -432,27 +490,19 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         state = self._last_state
         with torch.no_grad():
             obs: Any = obs_as_tensor(new_obs, self.device)  # type: ignore[arg-type]
-            values = self.policy.predict_values(obs, state, self._episode_starts_tensor())
+            values = policy.predict_values(obs, state, self._episode_starts_tensor())
             for i, info in enumerate(infos):
                 if info.get("reset_follows") and not info["TimeLimit.truncated"]:
                     values[i] = 0
         with np.errstate(all="ignore"):  # what overflows is named when it reaches the loss
-            rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+            buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
     def _reset_noise(self) -> None:
-        with self._divergence_named():
+        with divergence_at(self.num_timesteps):
             self.policy.reset_noise(self.n_envs)
-
-    @contextmanager
-    def _divergence_named(self) -> Iterator[None]:
-        """Say at which step the policy's outputs became NaN or infinite."""
-        try:
-            yield
-        except NotFiniteError as error:
-            raise TrainingDivergedError(f"{error} at step {self.num_timesteps:,}") from error
 
     def _episode_starts_tensor(self) -> torch.Tensor:
         return torch.as_tensor(self._last_episode_starts, device=self.device, dtype=torch.bool)
@@ -462,7 +512,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
         rewards: NDArray[np.float32],
         done: list[int],
         infos: list[dict[str, Any]],
-        trace: Trace[Any],
+        stepper: Stepper[Any],
     ) -> NDArray[np.float32]:
         """Add the discounted value of the final observation, seen in the state that the episode
         ended in, where an episode was cut short rather than ended."""
@@ -485,7 +535,7 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
             obs, _ = self.policy.obs_to_tensor(stacked)
             starts = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
             values = self.policy.predict_values(
-                obs, trace.state(torch.tensor(cut, device=self.device)), starts
+                obs, stepper.state(torch.tensor(cut, device=self.device)), starts
             )
         rewards = rewards.astype(np.float32)  # SubprocVecEnv hands on integers as they are
         rewards[cut] += self.gamma * values.flatten().cpu().numpy()
@@ -505,131 +555,6 @@ class RecurrentOnPolicyAlgorithm(ExportableAlgorithm):
                 rewards[i] = values[i] = 0
         if resets:
             self.rollout_buffer.mark_resets(resets)
-
-    def _evaluate(self, rollout: RolloutSequence) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values, log-probabilities, entropies and meta-loss of the steps to learn from, with
-        gradient, ``[T, B]`` or ``[n]``, see ``evaluate_actions``; an entropy that has no closed
-        form is estimated by the action that was taken."""
-        actions = rollout.actions
-        if isinstance(self.action_space, spaces.Discrete):
-            actions = actions.long().squeeze(-1)
-        with self._divergence_named():
-            values, log_prob, entropy, meta_loss = self.policy.evaluate(
-                rollout.observations,
-                actions,
-                rollout.initial_state,
-                rollout.episode_starts,
-                rollout.trace,
-                rollout.action_masks,
-            )
-        if self._is_first_evaluation:
-            self._is_first_evaluation = False
-            self.policy.compare(rollout.log_prob, log_prob)
-        values, log_prob, meta_loss = map(rollout.to_learn, (values, log_prob, meta_loss))
-        return (
-            values,
-            log_prob,
-            -log_prob if entropy is None else rollout.to_learn(entropy),
-            meta_loss,
-        )
-
-    def _begin_update(self) -> RolloutSequence:
-        """The rollout to learn from, after the learning rate and the scale of the values have been
-        brought up to date."""
-        self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
-        rollout = self.rollout_buffer.sequence()
-        self.policy.take_in_returns(rollout.to_learn(rollout.returns))
-        self._is_first_evaluation = True
-        return rollout
-
-    def _scaled(self, advantages: Tensor) -> Tensor:
-        """The advantages, with mean 0 and standard deviation 1 if ``normalize_advantage`` (one
-        alone stays as it is), or else in units of the standard deviation of the returns, where the
-        policy normalizes these (Hessel et al. 2019)."""
-        if not self.normalize_advantage or advantages.numel() * distributed.world_size() == 1:
-            return advantages / self.policy.return_std
-        mean, std = distributed.mean_and_std(advantages)
-        return (advantages - mean) / (std + 1e-8)
-
-    def _value_loss(self, returns: Tensor, values: Tensor) -> Tensor:
-        """Mean squared error, in units of the standard deviation of the returns where the policy
-        normalizes these."""
-        std = self.policy.return_std
-        # not divided later: squares of what is large overflow
-        return F.mse_loss(returns / std, values / std)
-
-    def _loss(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of ``policy_loss``, ``value_loss``, ``entropy_loss`` and
-        ``meta_loss``."""
-        return (
-            losses["policy_loss"]
-            + self.ent_coef * losses["entropy_loss"]
-            + self.vf_coef * losses["value_loss"]
-            + self.meta_coef * losses["meta_loss"]
-        )
-
-    def _gradient_step(self, losses: dict[str, Tensor]) -> Tensor:
-        """One step of the optimizer down the weighted sum of the losses, its gradient clipped.
-
-        Args:
-            losses: scalars ``policy_loss``, ``value_loss``, ``entropy_loss`` and ``meta_loss``.
-
-        Returns:
-            The norm of the gradient, before it was clipped.
-
-        Raises:
-            TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or
-                infinite; the parameters are left as they were.
-        """
-        loss = self._loss(losses)
-        if not math.isfinite(loss.item()):
-            name, value = next(
-                ((n, v) for n, v in losses.items() if not v.isfinite()), ("the loss", loss)
-            )
-            raise TrainingDivergedError(
-                f"{name} became {value.item()} at step {self.num_timesteps:,}"
-            )
-        parameters = list(self.policy.parameters())
-        self.policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        distributed.average([p.grad for p in parameters if p.grad is not None])
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        if not math.isfinite(grad_norm.item()):
-            raise TrainingDivergedError(
-                f"the gradient norm became {grad_norm.item()} at step {self.num_timesteps:,}"
-            )
-        with torch.no_grad():
-            before = parameters_to_vector(parameters)
-            self.policy.optimizer.step()
-            if not parameters_to_vector(parameters).isfinite().all():
-                for p, good in zip(
-                    parameters, torch.split(before, [p.numel() for p in parameters]), strict=True
-                ):
-                    p.copy_(good.view_as(p))
-                raise TrainingDivergedError(
-                    f"the parameters became NaN or infinite at step {self.num_timesteps:,}"
-                )
-        return grad_norm
-
-    def _log_update(self, scalars: dict[str, Tensor]) -> None:
-        """Log ``train/<name>`` for these scalars, the core's diagnostics, and what every algorithm
-        has."""
-        buffer = self.rollout_buffer
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record(
-            "train/explained_variance",
-            explained_variance(buffer.values.flatten(), buffer.returns.flatten()),
-        )
-        for name, value in scalars.items():
-            self.logger.record(f"train/{name}", value.item())
-        for name, value in self.policy.core.diagnostics.items():
-            self.logger.record(name, value.item())
-        if self.policy.normalizes_returns:
-            self.logger.record("train/return_mean", self.policy.popart.mean.item())
-            self.logger.record("train/return_std", self.policy.popart.std.item())
-        if hasattr(self.policy, "log_std"):
-            self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
 
     def learn(
         self,
@@ -677,17 +602,17 @@ def _does_nothing(callback: BaseCallback) -> bool:
 
 
 class _Moment:
-    """The recurrent state at a moment: after some steps of a trace, or a state itself. A copy of it
-    is the latter."""
+    """The recurrent state at a moment, which may cost something to find: after some steps of a
+    stepper, or a state itself. A copy holds the state."""
 
-    def __init__(self, origin: Trace[Any] | State, steps: int = 0) -> None:
+    def __init__(self, origin: Stepper[Any] | State, steps: int = 0) -> None:
         self._origin, self._steps = origin, steps
 
     def state(self) -> State:
         return cast(
             State,
             self._origin.state_after(self._steps)
-            if isinstance(self._origin, Trace)
+            if isinstance(self._origin, Stepper)
             else self._origin,
         )
 
@@ -695,71 +620,14 @@ class _Moment:
         return _Moment, (self.state(),)
 
 
-def _batch_of_one(observation: Any) -> Any:
-    if isinstance(observation, dict):
-        return {key: _batch_of_one(part) for key, part in observation.items()}
-    return np.asarray(observation)[np.newaxis]
-
-
-def _check_observation(
-    observations: Any,
-    space: spaces.Space[Any],
-    step: int,
-    what: str = "observation",
-    first_env: int = 0,
-) -> None:
-    """Check a batch of observations; the first is that of ``first_env``."""
-    if isinstance(space, spaces.Dict):
-        for key, part in space.spaces.items():
-            _check_observation(observations[key], part, step, f"{what} {key!r}", first_env)
-        return
-    _check_finite(observations, what, step, first_env)
-    if (row := outside(observations, space)) is not None:
-        raise ValueError(
-            f"the {what} of environment {first_env + row} is outside of {space} at step {step:,}: "
-            f"{observations[row]}"
-        )
-
-
-def _check_finite(array: NDArray[Any], what: str, step: int, first_env: int = 0) -> None:
-    if (row := not_finite(array)) is not None:
-        raise TrainingDivergedError(
-            f"the {what} of environment {first_env + row} is NaN or infinite at step {step:,}"
-        )
-
-
-def _saved_attributes(path: str | Path | io.BufferedIOBase) -> dict[str, Any]:
-    """The attributes in a file that ``save`` wrote, as JSON: pickles are text, and stay closed."""
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if "data" not in archive.namelist():
-                raise ValueError("there is no data of a model in it")
-            return cast(dict[str, Any], json.loads(archive.read("data")))
-    finally:
-        if isinstance(path, str | Path):
-            file.close()
-
-
-def _other_library(saved: dict[str, Any]) -> str | None:
-    """Which of the libraries whose files look like ours has saved these attributes, or None if that
-    was this one."""
-    policy_class = saved.get("policy_class")
-    library = (
-        str(policy_class.get("__module__")).split(".")[0]
-        if isinstance(policy_class, dict)
-        else None
+@cache
+def _announce_gpu(device: str, aloud: bool) -> None:
+    """Say, once a process, what the choice of a GPU may cost: the user has not made it."""
+    message = (
+        f"device='auto' has picked {device}: small recurrent models with few environments are "
+        "faster on the CPU, "
+        "some of them ten times; set device='cpu' to use it"
     )
-    return library if library in ("stable_baselines3", "sb3_contrib") else None
-
-
-def _find_classes_of_version_0_1_0() -> None:
-    """Let the pickles of version 0.1.0, which did not yet write its version, find the classes that
-    have moved since."""
-    moved = {
-        "mnm_rl.a2c.policies": "mnm_rl.algorithms.policies",
-        "mnm_rl.a2c.buffers": "mnm_rl.algorithms.buffers",
-        "mnm_rl.cores.recurrent": "mnm_rl.cores",
-    }
-    for before, now in moved.items():
-        sys.modules.setdefault(before, sys.modules[now])
+    log_once(message)
+    if aloud:
+        print(message)

@@ -50,7 +50,15 @@ from mnm_rl.cores import (
 )
 from mnm_rl.cores.composite import ActorAndCritic, Layers, NoMemory
 from mnm_rl.cores.core import make_state
-from mnm_rl.cores.implementations import Plain, Trace, hooked, log_once, parts, recorded
+from mnm_rl.cores.implementations import (
+    Plain,
+    Recording,
+    Stepper,
+    hooked,
+    log_once,
+    parts,
+    recorded,
+)
 from mnm_rl.masks import checked, mask_distribution, mask_logits
 from mnm_rl.memory.rules import of_one_layer
 
@@ -283,11 +291,18 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         with torch.no_grad():
             return cast(State, self.core.initial_state(n_envs))
 
-    def trace(self, state: State, steps: int) -> Trace[Any]:
-        """Continue from a state with at most ``steps`` calls of :meth:`step`."""
-        return (
-            self.core.trace(state, steps) if self.acts_as_built else Trace(Plain(self.core), state)
-        )
+    def stepper(self, state: State) -> Stepper[Any]:
+        """Continue from a state, by calls of :meth:`step`."""
+        if self.acts_as_built:
+            return self.core.stepper(state)
+        return Stepper(Plain(self.core), state)
+
+    def record(self, state: State, steps: int) -> Recording[Any]:
+        """Continue from a state by ``steps`` calls of :meth:`step`, and keep what their gradient
+        needs."""
+        if self.acts_as_built:
+            return self.core.record(state, steps)
+        return Recording(self.stepper(state))
 
     def _own(self, *methods: str) -> bool:
         """Whether neither a class nor this policy object overrides any of these methods."""
@@ -398,18 +413,18 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
     def step(
         self,
         obs: PyTorchObs,
-        trace: Trace[Any],
+        stepper: Stepper[Any],
         episode_starts: Tensor,
         as_built: bool = False,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Take one step of a rollout like :meth:`forward`, with the state in the trace.
+        """Take one step of a rollout like :meth:`forward`, with the state in a stepper.
 
-        The step advances the trace.
+        The step advances the stepper.
 
         Args:
             obs: ``[B, ...]``.
-            trace: the previous steps.
+            stepper: from :meth:`stepper` or :meth:`record`.
             episode_starts: ``[B]`` bool.
             as_built: the value of :attr:`acts_as_built`, if the caller knows this value.
             action_masks: as for :meth:`forward`.
@@ -420,12 +435,12 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             log-probabilities ``[B]``
         """
         if as_built or self.acts_as_built:
-            latent = trace.step(self._features(obs, len(episode_starts)), episode_starts)
+            latent = stepper.step(self._features(obs, len(episode_starts)), episode_starts)
             return self._act(latent, action_masks=action_masks)
         what = "actions, values, log-probabilities and the new state"
-        results = self(obs, trace.state(), episode_starts, **_given(self.forward, action_masks))
+        results = self(obs, stepper.state(), episode_starts, **_given(self.forward, action_masks))
         actions, values, log_prob, state = self._returned("forward", results, 4, what)
-        trace.go_to(make_state(trace.initial_state, state))
+        stepper.go_to(make_state(stepper.initial_state, state))
         return actions, values, log_prob
 
     def _returned(self, method: str, results: Any, n: int, what: str) -> Any:
@@ -604,7 +619,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         actions: Tensor,
         state: State,
         episode_starts: Tensor,
-        trace: Trace[Any] | None = None,
+        recording: Recording[Any] | None = None,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Compute values, log-probabilities and entropies of a rollout, with gradient.
@@ -614,7 +629,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             actions: ``[T, B, action_dim]``, or ``[T, B]`` for Discrete.
             state: recurrent state before the first step, batch first.
             episode_starts: ``[T, B]`` bool.
-            trace: the steps as the rollout recorded them, to avoid a second run.
+            recording: the steps as the rollout recorded them, to avoid a second run.
             action_masks: the masks of the rollout, ``[T, B, width]`` bool; None if there were none.
 
         Returns:
@@ -624,10 +639,10 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             meta-loss ``[T, B]``
         """
         features = self._features(obs, *episode_starts.shape)
-        if trace is None:
+        if recording is None:
             outputs, _, meta_loss = self.core(features, state, episode_starts)
         else:
-            outputs, meta_loss = trace.replay(features, episode_starts)
+            outputs, meta_loss = recording.replay(features, episode_starts)
         latent_pi, latent_vf = self._latents(outputs.flatten(0, 1))
         taken, masks = (
             actions.flatten(0, 1),
@@ -658,15 +673,17 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         actions: Tensor,
         state: State,
         episode_starts: Tensor,
-        trace: Trace[Any] | None,
+        recording: Recording[Any] | None,
         action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Call :meth:`evaluate_actions`.
 
-        An overridden :meth:`evaluate_actions` does not receive the trace.
+        An overridden :meth:`evaluate_actions` does not receive the recording.
         """
         if self._own("evaluate_actions"):
-            return self.evaluate_actions(obs, actions, state, episode_starts, trace, action_masks)
+            return self.evaluate_actions(
+                obs, actions, state, episode_starts, recording, action_masks
+            )
         what = "values, log-probabilities, entropies and meta-loss, [T, B] each"
         masks = _given(self.evaluate_actions, action_masks)
         given = self.evaluate_actions(obs, actions, state, episode_starts, **masks)
@@ -675,14 +692,16 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             result if result is None else result.view(episode_starts.shape) for result in results
         )  # type: ignore[return-value]
 
-    def compare(self, in_rollout: Tensor, in_update: Tensor) -> None:
+    def compare(self, log_ratio: Tensor) -> None:
         """Log a warning, once, if an override acts only in rollouts or only in updates.
 
-        Both arguments are log-probabilities of the same actions, computed with the same weights.
+        Args:
+            log_ratio: log-probabilities of the rollout's actions in the update, minus those in the
+                rollout, with the same weights.
         """
         if self._own("forward") == self._own("evaluate_actions"):
             return
-        difference = (in_rollout.flatten() - in_update.detach().flatten()).abs().max().item()
+        difference = log_ratio.abs().max().item()
         if not difference < 0.01:
             one, other = (
                 ("forward", "evaluate_actions")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -14,8 +14,17 @@ from torch import Tensor
 
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.buffers import RolloutSequence
+from mnm_rl.algorithms.checks import divergence_at
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
+from mnm_rl.algorithms.updates import (
+    evaluate,
+    gradient_step,
+    log_update,
+    scale_advantages,
+    total_loss,
+    value_loss,
+)
 
 
 class RecurrentPPO(RecurrentOnPolicyAlgorithm):
@@ -75,6 +84,8 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
         TrainingDivergedError: from ``learn``, if a reward, observation, output, loss, gradient or
             parameter is NaN or infinite.
     """
+
+    short_name: ClassVar[str] = "ppo"
 
     def __init__(
         self,
@@ -170,29 +181,43 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             TrainingDivergedError: if a loss, the gradient or the new parameters are NaN or
                 infinite. The parameters stay unchanged.
         """
-        rollout = self._begin_update()
-        clip_range = self._now(self.clip_range)
-        clip_range_vf = None if self.clip_range_vf is None else self._now(self.clip_range_vf)
+        policy, rollout = self.policy, self.rollout_buffer.sequence()
+        policy.set_training_mode(True)
+        self._update_learning_rate(policy.optimizer)
+        policy.take_in_returns(rollout.to_learn(rollout.returns))
+        clip_range, clip_range_vf = self._now(self.clip_range), self._now(self.clip_range_vf)
+
         updates: list[dict[str, Tensor]] = []
         too_far = False
         for epoch in range(self.n_epochs):
-            approx_kl = []
+            approx_kls = []
             for minibatch in rollout.minibatches(self.rollout_buffer.batch_size):
-                losses, changes = self._losses_and_changes(minibatch, clip_range, clip_range_vf)
+                with divergence_at(self.num_timesteps):
+                    losses, log_ratio = clipped_losses(
+                        policy, minibatch, clip_range, clip_range_vf, self.normalize_advantage
+                    )
+                if not updates:
+                    policy.compare(log_ratio)
+                ratio = log_ratio.exp()
+                # http://joschu.net/blog/kl-approx.html
+                approx_kl = (ratio - 1 - log_ratio).mean()
                 if self.target_kl is not None:
-                    # all stop together
-                    changes["approx_kl"] = distributed.mean(changes["approx_kl"])
-                approx_kl.append(changes["approx_kl"])
-                updates.append({name: value.detach() for name, value in (losses | changes).items()})
-                too_far = self.target_kl is not None and approx_kl[-1].item() > 1.5 * self.target_kl
+                    approx_kl = distributed.mean(approx_kl)  # all stop together
+                    too_far = approx_kl.item() > 1.5 * self.target_kl
+                approx_kls.append(approx_kl)
+                updates.append({name: value.detach() for name, value in losses.items()})
+                updates[-1]["clip_fraction"] = ((ratio - 1).abs() > clip_range).float().mean()
                 if too_far:
                     if self.verbose >= 1:
                         print(
                             f"Early stopping at step {epoch} due to reaching max kl: "
-                            f"{approx_kl[-1].item():.2f}"
+                            f"{approx_kl.item():.2f}"
                         )
                     break
-                updates[-1]["grad_norm"] = self._gradient_step(losses)
+                loss = total_loss(losses, self.ent_coef, self.vf_coef, self.meta_coef)
+                with divergence_at(self.num_timesteps):
+                    grad_norm = gradient_step(policy, loss, losses, self.max_grad_norm)
+                updates[-1]["grad_norm"] = grad_norm
             self._n_updates += 1
             if too_far:
                 break
@@ -201,57 +226,18 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             name: torch.stack([u[name] for u in updates if name in u]).mean() for name in updates[0]
         }
         means["policy_gradient_loss"] = means.pop("policy_loss")
-        self._log_update(
-            means | {"approx_kl": torch.stack(approx_kl).mean(), "loss": self._loss(updates[-1])}
-        )
+        means["approx_kl"] = torch.stack(approx_kls).mean()
+        means["loss"] = total_loss(updates[-1], self.ent_coef, self.vf_coef, self.meta_coef)
+        log_update(self.logger, policy, self.rollout_buffer, self._n_updates, means)
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
 
-    def _now(self, schedule: float | Schedule) -> float:
+    def _now(self, schedule: Any) -> Any:
+        """The value of a schedule, or of a number, now; None if there is none."""
+        if schedule is None:
+            return None
         return FloatSchedule(schedule)(self._current_progress_remaining)
-
-    def _losses_and_changes(
-        self, minibatch: list[RolloutSequence], clip_range: float, clip_range_vf: float | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute the losses of a minibatch, and the distance from the policy of the rollout.
-
-        Returns:
-            the losses, scalars by name
-            the distance, scalars by name
-        """
-        values, log_prob, entropy, meta_loss = map(
-            _joined, zip(*map(self._evaluate, minibatch), strict=True)
-        )
-        old_values, old_log_prob = (
-            _joined(part.to_learn(getattr(part, name)) for part in minibatch)
-            for name in ("values", "log_prob")
-        )
-        advantages, returns = (
-            _joined(part.to_learn(getattr(part, name)) for part in minibatch)
-            for name in ("advantages", "returns")
-        )
-        advantages = self._scaled(advantages)
-        log_ratio = log_prob - old_log_prob
-        ratio = log_ratio.exp()
-        if clip_range_vf is not None:
-            clip_range_vf *= self.policy.return_std.item()
-            values = old_values + (values - old_values).clamp(-clip_range_vf, clip_range_vf)
-        losses = {
-            "policy_loss": -torch.min(
-                advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
-            ).mean(),
-            "value_loss": self._value_loss(returns, values),
-            "entropy_loss": -entropy.mean(),
-            "meta_loss": meta_loss.mean(),
-        }
-        with torch.no_grad():
-            changes = {
-                # http://joschu.net/blog/kl-approx.html
-                "approx_kl": (ratio - 1 - log_ratio).mean(),
-                "clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(),
-            }
-        return losses, changes
 
     def learn(
         self,
@@ -273,6 +259,50 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             progress_bar,
             use_masking,
         )
+
+
+def clipped_losses(
+    policy: RecurrentActorCriticPolicy,
+    minibatch: list[RolloutSequence],
+    clip_range: float,
+    clip_range_vf: float | None,
+    normalize_advantage: bool,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Compute the losses of a minibatch.
+
+    Args:
+        policy: the policy.
+        minibatch: sequences of the rollout.
+        clip_range: change of an action's probability beyond which the gradient is zero.
+        clip_range_vf: the same for a change of the value; None disables clipping.
+        normalize_advantage: scale the advantages to mean 0 and standard deviation 1.
+
+    Returns:
+        the losses, scalars by name
+        log-probabilities of the actions minus those in the rollout, ``[n]``, without gradient
+    """
+    values, log_prob, entropy, meta_loss = map(
+        _joined, zip(*(evaluate(policy, sequence) for sequence in minibatch), strict=True)
+    )
+    old_values, old_log_prob, advantages, returns = (
+        _joined(sequence.to_learn(getattr(sequence, name)) for sequence in minibatch)
+        for name in ("values", "log_prob", "advantages", "returns")
+    )
+    advantages = scale_advantages(advantages, policy.return_std, normalize_advantage)
+    log_ratio = log_prob - old_log_prob
+    ratio = log_ratio.exp()
+    if clip_range_vf is not None:
+        clip_range_vf *= policy.return_std.item()
+        values = old_values + (values - old_values).clamp(-clip_range_vf, clip_range_vf)
+    losses = {
+        "policy_loss": -torch.min(
+            advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+        ).mean(),
+        "value_loss": value_loss(values, returns, policy.return_std),
+        "entropy_loss": -entropy.mean(),
+        "meta_loss": meta_loss.mean(),
+    }
+    return losses, log_ratio.detach()
 
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:

@@ -12,9 +12,8 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,17 +28,14 @@ from stable_baselines3.common.sb2_compat import rmsprop_tf_like
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import unwrap_vec_normalize
 
 from mnm_rl import cores
 from mnm_rl._version import __version__
 from mnm_rl.algorithms.checks import check_same_spaces, check_spaces, made, unchecked_distributions
-from mnm_rl.algorithms.copies import state_of_copy, state_to_copy
 from mnm_rl.algorithms.earlier import policy_kwargs_of
-from mnm_rl.algorithms.onnx import export_onnx
-from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
-from mnm_rl.cores.implementations import log_once
 from mnm_rl.trained import find_model
+
+ModelT = TypeVar("ModelT", bound=OnPolicyAlgorithm)
 
 FORMAT = 1
 
@@ -82,278 +78,219 @@ _LARGE = 2**22
 MB of weights."""
 
 
-class ExportableAlgorithm(OnPolicyAlgorithm):
-    """An algorithm whose models can be exchanged as weights and a description.
+def hyperparameters(algorithm_class: type[OnPolicyAlgorithm]) -> list[str]:
+    """Return the names of the constructor arguments that define a model of this class.
 
-    A subclass has every hyperparameter as an argument of its constructor, and stores it as an
-    attribute of the same name.
+    All arguments count, except those that say where and how the model runs.
     """
+    names: list[str] = []
+    mro = algorithm_class.__mro__
+    for base in mro[: mro.index(OnPolicyAlgorithm)]:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names += [
+            parameter.name
+            for parameter in parameters
+            if parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            break  # what a constructor passes on as **kwargs are its base class's arguments
+    return [name for name in names if name not in _NOT_OF_THE_MODEL]
 
-    def __init__(
-        self,
-        policy: Any,
-        env: GymEnv | str | None,
-        *,
-        device: torch.device | str = "auto",
-        **arguments: Any,
-    ) -> None:
-        super().__init__(policy, made(env, arguments.get("verbose", 0)), device=device, **arguments)
-        if device == "auto" and self.device.type != "cpu":
-            _announce_gpu(str(self.device), aloud=self.verbose >= 1)
 
-    @classmethod
-    def hyperparameters(cls) -> list[str]:
-        """Return the names of the constructor arguments that define the model.
+def export_weights(model: OnPolicyAlgorithm, path: str | Path) -> None:
+    """Write the parameters of a policy and a description of the model.
 
-        All arguments count, except those that say where and how the model runs.
-        """
-        names: list[str] = []
-        for base in cls.__mro__[: cls.__mro__.index(ExportableAlgorithm)]:
-            if "__init__" not in vars(base):
-                continue
-            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-            names += [
-                parameter.name
-                for parameter in parameters
-                if parameter.kind is not parameter.VAR_KEYWORD
-            ]
-            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-                break  # what a constructor passes on as **kwargs are its base class's arguments
-        return [name for name in names if name not in _NOT_OF_THE_MODEL]
+    Args:
+        model: the model.
+        path: a directory for ``config.json`` and ``model.safetensors``, created if missing.
 
-    def __getstate__(self) -> dict[str, Any]:
-        return state_to_copy(vars(self))
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state_of_copy(state))
-        self._vec_normalize_env = unwrap_vec_normalize(self.env) if self.env is not None else None
-
-    def export(
-        self, path: str | Path, format: Literal["safetensors", "onnx"] = "safetensors"
-    ) -> None:
-        """Write the policy for use elsewhere, without the optimizer's state.
-
-        ``"safetensors"`` is the format for :meth:`from_pretrained`: the parameters and a
-        description of the model. The format contains no code. Arguments that JSON cannot hold (a
-        learning rate schedule, your own features extractor or core) are named in the file. Pass
-        them again to :meth:`from_pretrained`.
-
-        ``"onnx"`` is the format for ONNX Runtime: one step of B environments, without PyTorch and
-        without this library. The inputs are
-
-        - ``observation [B, ...]``, as in the policy's observation space. A Dict space has one input
-          ``observation_KEY`` per key, and images have channels first.
-        - ``episode_start [B]`` bool.
-        - the state, ``state_NAME [B, ...]``. At the start of an episode, any numbers are valid.
-
-        The outputs are
-
-        - ``action [B, ...]``, the most likely action, within the bounds of a Box.
-        - ``logits`` of all choices side by side, or the ``action_mean`` of a Gaussian.
-        - the new state, in the order of the inputs.
-
-        Args:
-            path: a directory for ``config.json`` and ``model.safetensors``, created if missing; or
-                the file of the ONNX model.
-            format: ``"safetensors"`` or ``"onnx"``.
-
-        Raises:
-            ValueError: if the format is unknown, or, except for ONNX, if the policy is not one of
-                ``policy_aliases``.
-            ImportError: if the format is ONNX and the packages of the extra ``onnx`` are missing.
-        """
-        if format == "onnx":
-            export_onnx(cast(RecurrentActorCriticPolicy, self.policy), path)
-            return
-        if format != "safetensors":
-            raise ValueError(f"format must be 'safetensors' or 'onnx', got {format!r}")
-        directory = Path(path)
-        aliases = {policy: alias for alias, policy in self.policy_aliases.items()}
-        if self.policy_class not in aliases:
-            raise ValueError(
-                f"only the policies {', '.join(self.policy_aliases)} can be exported; save() "
-                f"keeps {self.policy_class.__name__}"
-            )
-        policy_kwargs, not_kept = _describable(self.policy_kwargs)
-        # What a model does not keep, such as the choice of an optimizer, is in its policy_kwargs.
-        kept = {name: getattr(self, name) for name in self.hyperparameters() if hasattr(self, name)}
-        algorithm, not_kept_either = _describable(kept)
-        config = {
-            "format": FORMAT,
-            "mnm_rl": __version__,
-            "algorithm_class": type(self).__name__,
-            "policy": aliases[self.policy_class],
-            "policy_kwargs": policy_kwargs,
-            "algorithm": algorithm,
-            "not_kept": not_kept + not_kept_either,
-            "observation_space": _describe_space(self.observation_space),
-            "action_space": _describe_space(self.action_space),
-            "num_timesteps": self.num_timesteps,
-        }
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
-        save_model(self.policy, str(directory / "model.safetensors"))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        directory: str | Path,
-        env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
-        **arguments: Any,
-    ) -> Self:
-        """Read a model that :meth:`export` wrote.
-
-        No code from the files runs, so files from strangers are safe. Nothing is built before the
-        shapes in the description match those of the weights. The time and memory for reading
-        therefore depend only on the size of the files.
-
-        Args:
-            directory: the directory given to :meth:`export`, or the name of a model that comes with
-                the package, such as ``"mnm/Maze-v0:mnm-p"``
-                (:func:`mnm_rl.trained.trained_models`).
-            env: environments for further training, with the same spaces.
-            arguments: constructor arguments that replace those of the model. ``policy_kwargs`` are
-                added to the model's.
-
-        Raises:
-            FileNotFoundError: if one of the files is missing, or no model has this name.
-            OtherSpacesError: if the model's spaces differ from those of ``env``; a ValueError.
-            ValueError: if the files cannot be read, are of another version or algorithm, or lack an
-                argument that was not passed again.
-        """
-        directory = find_model(directory)
-        if not (directory / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{directory} holds no exported model: there is no config.json in it"
-            )
-        shapes = _shapes(directory / "model.safetensors")
-        n_weights = sum(map(math.prod, shapes.values()))
-        unreadable = (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            AssertionError,
-            RecursionError,
-            OverflowError,
+    Raises:
+        ValueError: if the policy is not one of ``policy_aliases``.
+    """
+    directory = Path(path)
+    aliases = {policy: alias for alias, policy in model.policy_aliases.items()}
+    if model.policy_class not in aliases:
+        raise ValueError(
+            f"only the policies {', '.join(model.policy_aliases)} can be exported; save() "
+            f"keeps {model.policy_class.__name__}"
         )
-        try:
-            config = json.loads((directory / "config.json").read_text())
-            if not isinstance(config, dict) or "format" not in config:
-                raise ValueError("it does not say its format")
-            if config["format"] != FORMAT:
-                raise ValueError(
-                    f"it is of format {config['format']!r}, written by mnm_rl "
-                    f"{config.get('mnm_rl')}; "
-                    f"this is mnm_rl {__version__}, which reads format {FORMAT}"
-                )
-            # the only one in version 0.1.0, which did not say
-            exporter = str(config.get("algorithm_class", "RecurrentA2C"))
-            if exporter not in (base.__name__ for base in cls.__mro__):
-                raise ValueError(
-                    f"it was exported by {exporter}, not {cls.__name__}; read it with "
-                    f"{exporter}.from_pretrained"
-                )
-            policy = str(config["policy"])
-            if not isinstance(config["not_kept"], list):
-                raise ValueError(f"not_kept must be a list of names, got {config['not_kept']!r}")
-            not_kept = {str(name) for name in config["not_kept"]}
-            own = {
-                name: f"{name} ({config['policy_kwargs'][name]['class']})"
-                for name in not_kept & config["policy_kwargs"].keys()
-            }
-            # Stable-Baselines3's
-            policy_kwargs: dict[str, Any] = {"optimizer_class": torch.optim.Adam}
-            policy_kwargs |= {
-                key: _read(value)
-                for key, value in config["policy_kwargs"].items()
-                if key not in own
-            }
-            algorithm = {key: _read(value) for key, value in config["algorithm"].items()}
-            if not issubclass(
-                policy_kwargs.get("optimizer_class", torch.optim.Adam), torch.optim.Optimizer
-            ):
-                raise ValueError(f"{policy_kwargs['optimizer_class'].__name__} is no optimizer")
-            _check_counts(policy_kwargs, len(shapes), n_weights)
-            _check_counts(policy_kwargs.get("core_kwargs") or {}, len(shapes), n_weights)
-            most = max(_LARGE, n_weights)
-            observation_space, action_space = (
-                _read_space(config[key], most) for key in ("observation_space", "action_space")
-            )
-            num_timesteps = int(config["num_timesteps"])
-            if policy not in cls.policy_aliases or (
-                unknown := algorithm.keys() - set(cls.hyperparameters())
-            ):
-                what = (
-                    repr(policy) if policy not in cls.policy_aliases else ", ".join(sorted(unknown))
-                )
-                raise ValueError(f"mnm_rl {__version__} does not know {what}")
-        except unreadable as error:
-            message = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{directory / 'config.json'} cannot be read: {message}") from error
-
-        given = arguments.pop("policy_kwargs", None) or {}
-        if missing := not_kept - given.keys() - arguments.keys():
-            names = ", ".join(own.get(name, name) for name in sorted(missing))
-            raise ValueError(
-                f"{names} of the exported model could not be described without code; give them "
-                "again"
-            )
-        if env is not None:
-            env = cls._wrap_env(made(env))
-            check_same_spaces(env, observation_space, action_space)
-        try:
-            check_spaces(observation_space, action_space)
-            written_by = str(config.get("mnm_rl"))
-            policy_kwargs = policy_kwargs_of(
-                written_by, cls.policy_aliases[policy], policy_kwargs | given
-            )
-            arguments = algorithm | arguments | {"policy_kwargs": policy_kwargs}
-            model = cls(policy, cast(Any, env), **arguments, _init_setup_model=False)
-            if env is None:
-                model.observation_space, model.action_space, model.n_envs = (
-                    observation_space,
-                    action_space,
-                    1,
-                )
-            wanted = _wanted_shapes(model, may_fail=bool(not_kept))
-            if (misfit := _misfit(shapes, wanted)) is not None:
-                raise _DoesNotFit(
-                    f"{directory / 'model.safetensors'} does not fit config.json or is damaged: "
-                    f"{misfit}"
-                )
-            model._setup_model()
-        except _DoesNotFit:
-            raise
-        except (*unreadable, RuntimeError, MemoryError) as error:
-            raise ValueError(
-                f"{directory / 'config.json'} describes a model that cannot be built: {error}"
-            ) from error
-        model.num_timesteps = num_timesteps
-        try:
-            load_model(model.policy, directory / "model.safetensors")
-        except (SafetensorError, RuntimeError, MemoryError) as error:
-            raise ValueError(
-                f"{directory / 'model.safetensors'} does not fit config.json or is damaged: {error}"
-            ) from error
-        if not torch.isfinite(torch.nn.utils.parameters_to_vector(model.policy.parameters())).all():
-            raise ValueError(
-                f"{directory / 'model.safetensors'} holds weights that are NaN or infinite"
-            )
-        return model
+    policy_kwargs, not_kept = _describable(model.policy_kwargs)
+    # What a model does not keep, such as the choice of an optimizer, is in its policy_kwargs.
+    kept = {
+        name: getattr(model, name) for name in hyperparameters(type(model)) if hasattr(model, name)
+    }
+    algorithm, not_kept_either = _describable(kept)
+    config = {
+        "format": FORMAT,
+        "mnm_rl": __version__,
+        "algorithm_class": type(model).__name__,
+        "policy": aliases[model.policy_class],
+        "policy_kwargs": policy_kwargs,
+        "algorithm": algorithm,
+        "not_kept": not_kept + not_kept_either,
+        "observation_space": _describe_space(model.observation_space),
+        "action_space": _describe_space(model.action_space),
+        "num_timesteps": model.num_timesteps,
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+    save_model(model.policy, str(directory / "model.safetensors"))
 
 
-@cache
-def _announce_gpu(device: str, aloud: bool) -> None:
-    """Say, once a process, what the choice of a GPU may cost: the user has not made it."""
-    message = (
-        f"device='auto' has picked {device}: small recurrent models with few environments are "
-        "faster on the CPU, "
-        "some of them ten times; set device='cpu' to use it"
+class _Description(NamedTuple):
+    """What ``config.json`` holds."""
+
+    policy: str
+    policy_kwargs: dict[str, Any]
+    algorithm: dict[str, Any]
+    """Arguments of the algorithm."""
+    missing: dict[str, str]
+    """The arguments that could not be described, by name, with their classes for messages."""
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    num_timesteps: int
+    mnm_rl: str
+    """The version that wrote it."""
+
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+    OverflowError,
+)
+"""What a description of nonsense may raise."""
+
+
+def read_weights(
+    algorithm_class: type[ModelT],
+    directory: str | Path,
+    env: GymEnv | VectorEnv[Any, Any, Any] | str | None,
+    **arguments: Any,
+) -> ModelT:
+    """Read a model that :func:`export_weights` wrote.
+
+    Arguments and errors are those of ``from_pretrained``.
+    """
+    directory = find_model(directory)
+    config, weights = directory / "config.json", directory / "model.safetensors"
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no exported model: there is no config.json in it"
+        )
+    shapes = _shapes(weights)
+    try:
+        described = _read_description(json.loads(config.read_text()), algorithm_class, shapes)
+    except _UNREADABLE as error:
+        message = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{config} cannot be read: {message}") from error
+    given = arguments.pop("policy_kwargs", None) or {}
+    if missing := described.missing.keys() - given.keys() - arguments.keys():
+        names = ", ".join(described.missing[name] for name in sorted(missing))
+        raise ValueError(
+            f"{names} of the exported model could not be described without code; give them again"
+        )
+    spaces_of_model = described.observation_space, described.action_space
+    if env is not None:
+        env = algorithm_class._wrap_env(made(env))
+        check_same_spaces(env, *spaces_of_model)
+    try:
+        check_spaces(*spaces_of_model)
+        policy_kwargs = policy_kwargs_of(
+            described.mnm_rl,
+            algorithm_class.policy_aliases[described.policy],
+            described.policy_kwargs | given,
+        )
+        arguments = described.algorithm | arguments | {"policy_kwargs": policy_kwargs}
+        model = algorithm_class(
+            described.policy, cast(Any, env), **arguments, _init_setup_model=False
+        )
+        if env is None:
+            model.observation_space, model.action_space = spaces_of_model
+            model.n_envs = 1
+        wanted = _wanted_shapes(model, may_fail=bool(described.missing))
+        if (misfit := _misfit(shapes, wanted)) is not None:
+            raise _DoesNotFit(f"{weights} does not fit config.json or is damaged: {misfit}")
+        model._setup_model()
+    except _DoesNotFit:
+        raise
+    except (*_UNREADABLE, RuntimeError, MemoryError) as error:
+        raise ValueError(f"{config} describes a model that cannot be built: {error}") from error
+    model.num_timesteps = described.num_timesteps
+    try:
+        load_model(model.policy, weights)
+    except (SafetensorError, RuntimeError, MemoryError) as error:
+        raise ValueError(f"{weights} does not fit config.json or is damaged: {error}") from error
+    if not torch.isfinite(torch.nn.utils.parameters_to_vector(model.policy.parameters())).all():
+        raise ValueError(f"{weights} holds weights that are NaN or infinite")
+    return model
+
+
+def _read_description(
+    config: Any, algorithm_class: type[OnPolicyAlgorithm], shapes: dict[str, tuple[int, ...]]
+) -> _Description:
+    """Read the contents of ``config.json``.
+
+    Raises:
+        Exception: one of those in ``_UNREADABLE``, if they describe no model of this class with
+            weights of these shapes.
+    """
+    if not isinstance(config, dict) or "format" not in config:
+        raise ValueError("it does not say its format")
+    if config["format"] != FORMAT:
+        raise ValueError(
+            f"it is of format {config['format']!r}, written by mnm_rl {config.get('mnm_rl')}; "
+            f"this is mnm_rl {__version__}, which reads format {FORMAT}"
+        )
+    # the only one in version 0.1.0, which did not say
+    exporter = str(config.get("algorithm_class", "RecurrentA2C"))
+    if exporter not in (base.__name__ for base in algorithm_class.__mro__):
+        raise ValueError(
+            f"it was exported by {exporter}, not {algorithm_class.__name__}; read it with "
+            f"{exporter}.from_pretrained"
+        )
+    policy = str(config["policy"])
+    if not isinstance(config["not_kept"], list):
+        raise ValueError(f"not_kept must be a list of names, got {config['not_kept']!r}")
+    missing = {str(name): str(name) for name in config["not_kept"]}
+    for name in missing.keys() & config["policy_kwargs"].keys():
+        missing[name] = f"{name} ({config['policy_kwargs'][name]['class']})"
+    # Stable-Baselines3's
+    policy_kwargs: dict[str, Any] = {"optimizer_class": torch.optim.Adam}
+    policy_kwargs |= {
+        key: _read(value) for key, value in config["policy_kwargs"].items() if key not in missing
+    }
+    algorithm = {key: _read(value) for key, value in config["algorithm"].items()}
+    if not issubclass(policy_kwargs["optimizer_class"], torch.optim.Optimizer):
+        raise ValueError(f"{policy_kwargs['optimizer_class'].__name__} is no optimizer")
+    n_weights = sum(map(math.prod, shapes.values()))
+    _check_counts(policy_kwargs, len(shapes), n_weights)
+    _check_counts(policy_kwargs.get("core_kwargs") or {}, len(shapes), n_weights)
+    most = max(_LARGE, n_weights)
+    observation_space, action_space = (
+        _read_space(config[key], most) for key in ("observation_space", "action_space")
     )
-    log_once(message)
-    if aloud:
-        print(message)
+    num_timesteps = int(config["num_timesteps"])
+    unknown = algorithm.keys() - set(hyperparameters(algorithm_class))
+    if policy not in algorithm_class.policy_aliases or unknown:
+        known = policy in algorithm_class.policy_aliases
+        what = ", ".join(sorted(unknown)) if known else repr(policy)
+        raise ValueError(f"mnm_rl {__version__} does not know {what}")
+    return _Description(
+        policy,
+        policy_kwargs,
+        algorithm,
+        missing,
+        observation_space,
+        action_space,
+        num_timesteps,
+        str(config.get("mnm_rl")),
+    )
 
 
 class _DoesNotFit(ValueError):
@@ -419,7 +356,7 @@ def _check_counts(arguments: dict[str, Any], n_tensors: int, n_weights: int) -> 
             )
 
 
-def _wanted_shapes(model: ExportableAlgorithm, may_fail: bool) -> dict[str, tuple[int, ...]]:
+def _wanted_shapes(model: OnPolicyAlgorithm, may_fail: bool) -> dict[str, tuple[int, ...]]:
     """The shapes of a policy's parameters and buffers, found without memory for them; without those
     that are another's as well. Classes of the user, which may fail without memory, give none."""
     arguments = {**model.policy_kwargs, "optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}

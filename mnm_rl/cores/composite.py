@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.core import RecurrentCore
-from mnm_rl.cores.implementations import PathName, Plain, Trace, hooked, recorded
+from mnm_rl.cores.implementations import (
+    PathName,
+    Plain,
+    Recording,
+    Stepper,
+    hooked,
+    recorded,
+)
 
 Run = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """Runs the core of this number on inputs ``[..., F]``: outputs ``[..., output_size]`` and
@@ -79,8 +86,17 @@ class CompositeCore(RecurrentCore[States]):
             self.diagnostics = cores[0].diagnostics
         return outputs, States(*chain.from_iterable(after)), meta_loss
 
-    def trace(self, state: States, steps: int) -> Trace[States]:
-        return Trace(Plain(self), state) if hooked(self) else CompositeTrace(self, state, steps)
+    def stepper(self, state: States) -> Stepper[States]:
+        if hooked(self):
+            return Stepper(Plain(self), state)
+        pairs = zip(self._all(), self.parts(state), strict=True)
+        return CompositeStepper(self, state, [core.stepper(part) for core, part in pairs])
+
+    def record(self, state: States, steps: int) -> Recording[States]:
+        if hooked(self):
+            return Recording(Stepper(Plain(self), state))
+        pairs = zip(self._all(), self.parts(state), strict=True)
+        return CompositeRecording(self, state, [core.record(part, steps) for core, part in pairs])
 
     def _all(self) -> list[RecurrentCore[Any]]:
         return [*self.cores]
@@ -105,41 +121,50 @@ class CompositeCore(RecurrentCore[States]):
         return ""  # that of each core is below
 
 
-class CompositeTrace(Trace[States]):
-    """Steps of a composite core: a trace of each of its cores."""
+class CompositeStepper(Stepper[States]):
+    """Steps of a composite core, by a stepper of each of its cores."""
 
-    def __init__(self, core: CompositeCore, state: States, steps: int) -> None:
+    def __init__(self, core: CompositeCore, state: States, steppers: list[Stepper[Any]]) -> None:
         super().__init__(Plain(core), state)
-        self.core = core
-        self.traces = [
-            part.trace(its, steps) for part, its in zip(core._all(), core.parts(state), strict=True)
-        ]
+        self.core, self.steppers = core, steppers
 
     def state(self, rows: Tensor | None = None) -> States:
-        return States(*chain.from_iterable(trace.state(rows) for trace in self.traces))
+        return States(*chain.from_iterable(stepper.state(rows) for stepper in self.steppers))
 
     def state_after(self, steps: int) -> States:
-        return States(*chain.from_iterable(trace.state_after(steps) for trace in self.traces))
+        return States(*chain.from_iterable(stepper.state_after(steps) for stepper in self.steppers))
 
     def look(self) -> None:
-        for trace in self.traces:
-            trace.look()
+        for stepper in self.steppers:
+            stepper.look()
 
     def go_to(self, state: States) -> None:
         self.t += 1
-        for trace, part in zip(self.traces, self.core.parts(state), strict=True):
-            trace.go_to(part)
+        for stepper, part in zip(self.steppers, self.core.parts(state), strict=True):
+            stepper.go_to(part)
 
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
         self.t += 1
         return self.core.wire(
-            lambda k, x: (self.traces[k].step(x, episode_starts), x.new_zeros(x.shape[0])), x
+            lambda k, x: (self.steppers[k].step(x, episode_starts), x.new_zeros(x.shape[0])), x
         )[0]
+
+
+class CompositeRecording(Recording[States]):
+    """Steps of a composite core with their gradient, by a recording of each of its cores."""
+
+    def __init__(
+        self, core: CompositeCore, state: States, recordings: list[Recording[Any]]
+    ) -> None:
+        super().__init__(
+            CompositeStepper(core, state, [recording.stepper for recording in recordings])
+        )
+        self.core, self.recordings = core, recordings
 
     def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:
         outputs, meta_loss = self.core.wire(
-            lambda k, x: self.traces[k].replay(x, episode_starts), inputs
+            lambda k, x: self.recordings[k].replay(x, episode_starts), inputs
         )
         self.core.diagnostics = self.core._all()[0].diagnostics
         return outputs, meta_loss

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from mnm_rl.cores.implementations import (
     Implementation,
     PathName,
-    Trace,
+    Recording,
+    Stepper,
     chosen,
     has_kernels,
     recorded,
@@ -120,16 +121,22 @@ class RecurrentCore(nn.Module, ABC, Generic[StateT]):
                 meta_loss.append(loss)
         return torch.stack(outputs), state, torch.stack(meta_loss)
 
-    def trace(self, state: StateT, steps: int) -> Trace[StateT]:
-        """Continue from a state step by step without gradient, and record the steps.
+    def stepper(self, state: StateT) -> Stepper[StateT]:
+        """Continue from a state step by step, without gradient.
 
-        The trace keeps the data for a later computation of the gradient.
+        Args:
+            state: the state before the first step, batch first.
+        """
+        return chosen(self).stepper(state)
+
+    def record(self, state: StateT, steps: int) -> Recording[StateT]:
+        """Continue from a state step by step, and keep what the gradient of all steps needs.
 
         Args:
             state: the state before the first step, batch first.
             steps: number of steps to come.
         """
-        return chosen(self).trace(state, steps)
+        return chosen(self).record(state, steps)
 
     def why_not(self, path: str) -> str | None:
         """Explain why an implementation (``"fused"``, ``"reversible"``) does not support this core.

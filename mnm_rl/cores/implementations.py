@@ -12,14 +12,15 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
-from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 StateT = TypeVar("StateT", bound=tuple[Tensor, ...])
-PathName = Literal["auto", "fused", "reversible", "plain"]
+PathName = str
+"""``"auto"``, ``"plain"``, or the name of an implementation."""
 
 
 class Implementation(ABC, Generic[StateT]):
@@ -54,21 +55,24 @@ class Implementation(ABC, Generic[StateT]):
     ) -> tuple[Tensor, StateT, Tensor]:
         """What the core's ``forward`` gives."""
 
-    def trace(self, state: StateT, steps: int) -> Trace[StateT]:
-        """What the core's ``trace`` gives."""
-        return Trace(self, state)
+    def stepper(self, state: StateT) -> Stepper[StateT]:
+        """What the core's ``stepper`` gives."""
+        return Stepper(self, state)
+
+    def record(self, state: StateT, steps: int) -> Recording[StateT]:
+        """What the core's ``record`` gives."""
+        return Recording(self.stepper(state))
 
 
-class Trace(Generic[StateT]):
-    """Steps of a core that were run one by one without gradient, from which their gradient can be
-    had later.
+class Stepper(Generic[StateT]):
+    """Runs a core step by step without gradient.
 
-    This one keeps nothing but where it began, and runs the steps again; faster ones keep what the
-    gradient needs.
+    This one calls the core at every step. Implementations may have faster ones.
 
     Attributes:
+        implementation: what runs the steps.
         initial_state: the state before the first step.
-        t: steps so far.
+        t: number of steps so far.
     """
 
     def __init__(self, implementation: Implementation[StateT], initial_state: StateT) -> None:
@@ -78,31 +82,27 @@ class Trace(Generic[StateT]):
         self._state = self._before = initial_state
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _resumed, (
-            self.implementation,
-            self.initial_state,
-            self.state_after(max(self.t - 1, 0)),
-            self.state(),
-            self.t,
-        )
+        # A copy calls the core at every step, and goes on from the same state.
+        before = self.state_after(max(self.t - 1, 0))
+        return _resumed, (self.implementation, self.initial_state, before, self.state(), self.t)
 
     def state(self, rows: Tensor | None = None) -> StateT:
-        """The state after the last step, of all environments or of those in ``rows``; a value,
-        which later steps do not change."""
-        return (
-            self._state
-            if rows is None
-            else type(self._state)(*(tensor[rows] for tensor in self._state))
-        )
+        """Return the state after the last step, of all environments or of those in ``rows``.
+
+        Later steps do not change the returned tensors.
+        """
+        if rows is None:
+            return self._state
+        return type(self._state)(*(tensor[rows] for tensor in self._state))
 
     def state_after(self, steps: int) -> StateT:
-        """The state after so many steps: all of them, or all but the last, which may have been
+        """Return the state after ``t`` or ``t - 1`` steps; the last step may have been
         interrupted."""
         return self._before if steps == self.t - 1 else self.state()
 
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
-        """One step: inputs ``[B, F]`` and episode starts ``[B]`` to outputs ``[B,
+        """Take one step: inputs ``[B, F]`` and episode starts ``[B]`` to outputs ``[B,
         output_size]``."""
         outputs, state, _ = self.implementation.core(
             x.unsqueeze(0), self._state, episode_starts.unsqueeze(0)
@@ -111,25 +111,14 @@ class Trace(Generic[StateT]):
         return cast(Tensor, outputs[0])
 
     def look(self) -> None:
-        """Look for changes of the core to the last bit, after code of others has run; a step sees
-        those that PyTorch counts."""
+        """Compare the core with what it was, to the last bit, after code of others has run.
+
+        :meth:`step` itself sees only the changes that PyTorch counts.
+        """
 
     def go_to(self, state: StateT) -> None:
-        """Take a step that was made elsewhere, and led to this state."""
+        """Count a step that was taken elsewhere, and led to this state."""
         self._before, self._state, self.t = self._state, state, self.t + 1
-
-    def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:
-        """All steps once more, with gradient; those that were kept are not computed again.
-
-        Args:
-            inputs: those of the steps, ``[T, B, F]``, with the gradient they may have.
-            episode_starts: those of the steps, ``[T, B]``.
-
-        Returns:
-            outputs ``[T, B, output_size]`` and meta-loss ``[T, B]``.
-        """
-        outputs, _, meta_loss = self.implementation.core(inputs, self.initial_state, episode_starts)
-        return outputs, meta_loss
 
 
 def _resumed(
@@ -138,12 +127,82 @@ def _resumed(
     before: StateT,
     state: StateT,
     t: int,
-) -> Trace[StateT]:
-    """A copy of a trace of any kind: it goes on from the same state, and runs all steps again for
-    their gradient."""
-    trace = Trace(implementation, initial_state)
-    trace._before, trace._state, trace.t = before, state, t
-    return trace
+) -> Stepper[StateT]:
+    stepper = Stepper(implementation, initial_state)
+    stepper._before, stepper._state, stepper.t = before, state, t
+    return stepper
+
+
+class InPlaceStepper(Stepper[StateT]):
+    """Takes steps that change a state in place, until :meth:`leave`. From then on, it calls the
+    core.
+
+    Attributes:
+        in_place: whether :meth:`leave` has not been called.
+    """
+
+    def __init__(self, implementation: Implementation[StateT], initial_state: StateT) -> None:
+        super().__init__(implementation, initial_state)
+        self.in_place = True
+
+    @abstractmethod
+    def state_now(self, rows: Tensor | None) -> StateT:
+        """A copy of the state that changes, of all environments or of those in ``rows``."""
+
+    @abstractmethod
+    def state_before(self) -> StateT:
+        """The state before the last step, which is not kept, and has to be computed again."""
+
+    def state(self, rows: Tensor | None = None) -> StateT:
+        return self.state_now(rows) if self.in_place else super().state(rows)
+
+    @torch.no_grad()
+    def state_after(self, steps: int) -> StateT:
+        if self.in_place and steps == self.t - 1:
+            return self.state_before()
+        return super().state_after(steps)
+
+    def leave(self) -> None:
+        """Go on by calling the core."""
+        if self.in_place:
+            self._state, self.in_place = self.state(), False
+
+    def go_to(self, state: StateT) -> None:
+        self.leave()
+        super().go_to(state)
+
+
+class Recording(Generic[StateT]):
+    """Steps of a stepper, with their gradient.
+
+    This one runs the steps again. Implementations may keep what the gradient needs.
+
+    Attributes:
+        stepper: takes the steps.
+    """
+
+    def __init__(self, stepper: Stepper[StateT]) -> None:
+        self.stepper = stepper
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Recording, (self.stepper,)  # a copy runs the steps again
+
+    def replay(self, inputs: Tensor, episode_starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the results of all steps, with gradient.
+
+        Args:
+            inputs: those of the steps, ``[T, B, F]``, with the gradient they may have.
+            episode_starts: those of the steps, ``[T, B]``.
+
+        Returns:
+            outputs ``[T, B, output_size]``
+            meta-loss ``[T, B]``
+        """
+        stepper = self.stepper
+        outputs, _, meta_loss = stepper.implementation.core(
+            inputs, stepper.initial_state, episode_starts
+        )
+        return outputs, meta_loss
 
 
 class Plain(Implementation[StateT]):

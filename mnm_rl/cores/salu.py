@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnm_rl.cores.core import RecurrentCore, some_start
-from mnm_rl.cores.implementations import Plain, Trace, chosen, hooked, recorded
+from mnm_rl.cores.implementations import (
+    InPlaceStepper,
+    Plain,
+    Recording,
+    Stepper,
+    chosen,
+    hooked,
+    recorded,
+)
 from mnm_rl.initialization import Init, check_init, orthogonal_blocks_, scaled_inputs_
 
 
@@ -97,51 +105,50 @@ class SaluCore(RecurrentCore[SaluState]):
         outputs: Tensor = self.output(torch.stack(read))
         return outputs, running.state(), inputs.new_zeros(inputs.shape[:2])
 
-    def trace(self, state: SaluState, steps: int) -> Trace[SaluState]:
-        return Trace(Plain(self), state) if hooked(self) else SaluTrace(self, state)
+    def stepper(self, state: SaluState) -> Stepper[SaluState]:
+        return Stepper(Plain(self), state) if hooked(self) else SaluStepper(self, state)
+
+    def record(self, state: SaluState, steps: int) -> Recording[SaluState]:
+        return Recording(self.stepper(state))
 
 
-class SaluTrace(Trace[SaluState]):
-    """A trace that keeps the past as a :class:`Running` object.
+class SaluStepper(InPlaceStepper[SaluState]):
+    """A stepper that keeps the past as a :class:`Running` object.
 
     All slots are copied only if a caller requests the state.
     """
 
+    KEEP = 256
+    """Steps after which the state is kept, from which later ones can run again."""
+
     def __init__(self, core: SaluCore, state: SaluState) -> None:
         super().__init__(chosen(core), state)
-        self.core = core
-        self.running: Running | None = Running(core, state)
-        self.steps: list[tuple[Tensor, Tensor]] = []
+        self.core, self.running = core, Running(core, state)
+        self._kept, self._since = state, list[tuple[Tensor, Tensor | None]]()
 
     @torch.no_grad()
-    def state(self, rows: Tensor | None = None) -> SaluState:
-        if self.running is not None:
-            self._state = self.running.state()
-        return super().state(rows)
+    def state_now(self, rows: Tensor | None) -> SaluState:
+        state = self.running.state()
+        return state if rows is None else SaluState(*(tensor[rows] for tensor in state))
 
-    @torch.no_grad()
-    def state_after(self, steps: int) -> SaluState:
-        if self.running is None or steps == self.t:
-            return super().state_after(steps)
-        again = Running(self.core, self.initial_state)
-        for x, starts in self.steps[:steps]:
+    def state_before(self) -> SaluState:
+        again = Running(self.core, self._kept)
+        for x, starts in self._since[:-1]:
             again.step(x, starts)
         return again.state()
 
     @torch.no_grad()
     def step(self, x: Tensor, episode_starts: Tensor) -> Tensor:
-        if self.running is None:
+        if not self.in_place:
             return super().step(x, episode_starts)
-        self.t += 1
-        self.steps.append((x, episode_starts))
-        outputs: Tensor = self.core.output(
-            self.running.step(x, episode_starts if some_start(episode_starts[None])[0] else None)
-        )
+        if len(self._since) == self.KEEP:
+            self._kept, self._since = self.state(), []
+        x = x.clone()  # environments may use their arrays again
+        starts = episode_starts.clone() if some_start(episode_starts[None])[0] else None
+        self._since.append((x, starts))
+        self.t += 1  # before the state changes: an interrupt may come at any moment
+        outputs: Tensor = self.core.output(self.running.step(x, starts))
         return outputs
-
-    def go_to(self, state: SaluState) -> None:
-        self._state, self.running = self.state(), None  # one by one from now on
-        super().go_to(state)
 
 
 class Running:

@@ -1,40 +1,49 @@
 """A whole sequence of a GRU core as one differentiable operation, four environments at a time."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mnm_rl.cores.gru import GruState
 from mnm_rl.fused.arena import Array
-from mnm_rl.fused.gated import GatedTrace
+from mnm_rl.fused.gated import GatedSteps
 from mnm_rl.fused.gru_cell import gru_cell, gru_cell_backward, pack_gru, unpack_gru
+from mnm_rl.fused.padding import CellWeights
 from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, inlined
-from mnm_rl.fused.trace import FusedCore
+from mnm_rl.fused.stepper import KernelImplementation
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What the forward pass leaves for the backward pass, time first."""
 
     x: Array
     """``[x_t; h_(t-1)]``, ``[T, B, F + P]``."""
     gates: Array
-    """``[T, B, 4P]``."""
+    """The gates of the cell, ``[T, B, 4P]``."""
     out: Array
     """``h_t``, ``[T, B, P]``."""
 
 
 class Working(NamedTuple):
-    """The state, changed in place, or the gradient with respect to it: ``[B, P]``."""
+    """The state, changed in place, or the gradient with respect to it."""
 
     h: Array
+    """``[B, P]``."""
 
 
 @inlined
 def _forward(
-    first: int, last: int, t0: int, t1: int, starts: Any, weights: Any, state: Any, trace: Any
+    first: int,
+    last: int,
+    t0: int,
+    t1: int,
+    starts: Array,
+    weights: CellWeights,
+    state: Working,
+    saved: Saved,
 ) -> None:
     """Steps t0 to t1 of the fours of environments from first to last."""
     h = state.h
     B, P = h.shape
-    F = trace.x.shape[2] - P
+    F = saved.x.shape[2] - P
     zero = h.dtype.type(0)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
         b1 = min(b0 + ROWS, B)
@@ -42,24 +51,31 @@ def _forward(
             for b in range(b0, b1):
                 if starts[t, b]:
                     fill_(h[b], zero)
-                copy_(trace.x[t, b, F:], h[b])
-                copy_(trace.gates[t, b], weights.bias)
-            add_product(trace.gates[t, b0:b1], trace.x[t, b0:b1], weights.gates)
+                copy_(saved.x[t, b, F:], h[b])
+                copy_(saved.gates[t, b], weights.bias)
+            add_product(saved.gates[t, b0:b1], saved.x[t, b0:b1], weights.gates)
             for b in range(b0, b1):
-                gru_cell(trace.gates[t, b], h[b])
-                copy_(trace.out[t, b], h[b])
+                gru_cell(saved.gates[t, b], h[b])
+                copy_(saved.out[t, b], h[b])
 
 
 @inlined
 def _backward(
-    first: int, last: int, starts: Any, weights: Any, trace: Any, g_out: Any, g_gates: Any, g: Any
+    first: int,
+    last: int,
+    starts: Array,
+    weights: CellWeights,
+    saved: Saved,
+    g_out: Array,
+    g_gates: Array,
+    g: Working,
 ) -> None:
     """Back through :func:`_forward`; ``g`` (:class:`Working`) is after the last step, and before
     the first in the end."""
     g_h = g.h
     T, B = starts.shape
     P = g_h.shape[1]
-    F = trace.x.shape[2] - P
+    F = saved.x.shape[2] - P
     zero = g_h.dtype.type(0)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
         b1 = min(b0 + ROWS, B)
@@ -67,19 +83,19 @@ def _backward(
             for b in range(b0, b1):
                 for i in range(P):
                     g_h[b, i] += g_out[t, b, i]
-                gru_cell_backward(trace.gates[t, b], trace.x[t, b, F:], g_h[b], g_gates[t, b])
+                gru_cell_backward(saved.gates[t, b], saved.x[t, b, F:], g_h[b], g_gates[t, b])
             add_product(g_h[b0:b1], g_gates[t, b0:b1], weights.gates_back)
             for b in range(b0, b1):
                 if starts[t, b]:
                     fill_(g_h[b], zero)
 
 
-class GruTrace(GatedTrace[GruState]):
+class GruSteps(GatedSteps[GruState]):
     """Steps of a GRU core."""
 
     carried = 1
     working = Working
-    keeping = Kept
+    saving = Saved
     forward_kernel = staticmethod(_forward)
     backward_kernel = staticmethod(_backward)
 
@@ -87,7 +103,7 @@ class GruTrace(GatedTrace[GruState]):
     unpack_cell = staticmethod(unpack_gru)
 
 
-class Fused(FusedCore[GruState]):
+class Fused(KernelImplementation[GruState]):
     """GRU by kernels."""
 
-    trace_class = GruTrace
+    steps_class = GruSteps

@@ -1,10 +1,9 @@
 """One step of a GRU cell for one environment, forward and backward, as Numba kernels."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from mnm_rl.fused.arena import Array
 from mnm_rl.fused.padding import (
     CellParameters,
     CellWeights,
@@ -23,7 +22,7 @@ R, Z, N, U = range(4)
 
 
 @inlined
-def gru_cell(gates: Any, h: Any) -> None:
+def gru_cell(gates: Array, h: Array) -> None:
     """``gates [4P]`` before and after their nonlinearities, ``h`` before and after the step."""
     P = h.shape[0]
     sigmoid_(gates[: N * P])
@@ -36,7 +35,7 @@ def gru_cell(gates: Any, h: Any) -> None:
 
 
 @inlined
-def gru_cell_backward(gates: Any, h: Any, gh: Any, g: Any) -> None:
+def gru_cell_backward(gates: Array, h: Array, gh: Array, g: Array) -> None:
     """Back through :func:`gru_cell`: ``h`` before the step; ``gh``, in: after the step, out: before
     it, without what goes through the gates; ``g``, with respect to the gates, is filled in."""
     P = h.shape[0]

@@ -1,16 +1,17 @@
 """A whole sequence of an LSTM core as one differentiable operation, four environments at a time."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mnm_rl.cores.lstm import LstmState
 from mnm_rl.fused.arena import Array
-from mnm_rl.fused.gated import GatedTrace
+from mnm_rl.fused.gated import GatedSteps
 from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward, pack_lstm, unpack_lstm
+from mnm_rl.fused.padding import CellWeights
 from mnm_rl.fused.simd import ROWS, add_product, copy_, fill_, inlined
-from mnm_rl.fused.trace import FusedCore
+from mnm_rl.fused.stepper import KernelImplementation
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What the forward pass leaves for the backward pass, time first."""
 
     x: Array
@@ -18,26 +19,35 @@ class Kept(NamedTuple):
     c: Array
     """``c_(t-1)``, ``[T, B, P]``."""
     gates: Array
-    """``[T, B, 4P]``."""
+    """The gates of the cell, ``[T, B, 4P]``."""
     out: Array
     """``h_t``, ``[T, B, P]``."""
 
 
 class Working(NamedTuple):
-    """The state, changed in place, or the gradient with respect to it: ``[B, P]``."""
+    """The state, changed in place, or the gradient with respect to it."""
 
     h: Array
+    """``[B, P]``."""
     c: Array
+    """``[B, P]``."""
 
 
 @inlined
 def _forward(
-    first: int, last: int, t0: int, t1: int, starts: Any, weights: Any, state: Any, trace: Any
+    first: int,
+    last: int,
+    t0: int,
+    t1: int,
+    starts: Array,
+    weights: CellWeights,
+    state: Working,
+    saved: Saved,
 ) -> None:
     """Steps t0 to t1 of the fours of environments from first to last."""
     h, c = state.h, state.c
     B, P = starts.shape[1], h.shape[1]
-    F = trace.x.shape[2] - P
+    F = saved.x.shape[2] - P
     zero = h.dtype.type(0)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
         b1 = min(b0 + ROWS, B)
@@ -46,18 +56,25 @@ def _forward(
                 if starts[t, b]:
                     fill_(h[b], zero)
                     fill_(c[b], zero)
-                copy_(trace.x[t, b, F:], h[b])
-                copy_(trace.c[t, b], c[b])
-                copy_(trace.gates[t, b], weights.bias)
-            add_product(trace.gates[t, b0:b1], trace.x[t, b0:b1], weights.gates)
+                copy_(saved.x[t, b, F:], h[b])
+                copy_(saved.c[t, b], c[b])
+                copy_(saved.gates[t, b], weights.bias)
+            add_product(saved.gates[t, b0:b1], saved.x[t, b0:b1], weights.gates)
             for b in range(b0, b1):
-                lstm_cell(trace.gates[t, b], c[b], h[b])
-                copy_(trace.out[t, b], h[b])
+                lstm_cell(saved.gates[t, b], c[b], h[b])
+                copy_(saved.out[t, b], h[b])
 
 
 @inlined
 def _backward(
-    first: int, last: int, starts: Any, weights: Any, trace: Any, g_out: Any, g_gates: Any, g: Any
+    first: int,
+    last: int,
+    starts: Array,
+    weights: CellWeights,
+    saved: Saved,
+    g_out: Array,
+    g_gates: Array,
+    g: Working,
 ) -> None:
     """Back through :func:`_forward`; ``g`` (:class:`Working`) is after the last step, and before
     the first in the end."""
@@ -69,7 +86,7 @@ def _backward(
             for b in range(b0, b1):
                 for i in range(g.h.shape[1]):
                     g.h[b, i] += g_out[t, b, i]
-                lstm_cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g_gates[t, b])
+                lstm_cell_backward(saved.gates[t, b], saved.c[t, b], g.h[b], g.c[b], g_gates[t, b])
                 fill_(g.h[b], zero)
             add_product(g.h[b0:b1], g_gates[t, b0:b1], weights.gates_back)
             for b in range(b0, b1):
@@ -78,12 +95,12 @@ def _backward(
                     fill_(g.c[b], zero)
 
 
-class LstmTrace(GatedTrace[LstmState]):
+class LstmSteps(GatedSteps[LstmState]):
     """Steps of an LSTM core."""
 
     carried = 2
     working = Working
-    keeping = Kept
+    saving = Saved
     forward_kernel = staticmethod(_forward)
     backward_kernel = staticmethod(_backward)
 
@@ -91,7 +108,7 @@ class LstmTrace(GatedTrace[LstmState]):
     unpack_cell = staticmethod(unpack_lstm)
 
 
-class Fused(FusedCore[LstmState]):
+class Fused(KernelImplementation[LstmState]):
     """LSTM by kernels."""
 
-    trace_class = LstmTrace
+    steps_class = LstmSteps

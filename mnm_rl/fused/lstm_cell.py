@@ -1,10 +1,9 @@
 """One step of an LSTM cell for one environment, forward and backward, as Numba kernels."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from mnm_rl.fused.arena import Array
 from mnm_rl.fused.padding import (
     CellParameters,
     CellWeights,
@@ -23,7 +22,7 @@ P]``."""
 
 
 @inlined
-def lstm_cell(gates: Any, c: Any, h: Any) -> None:
+def lstm_cell(gates: Array, c: Array, h: Array) -> None:
     """``gates [4P]`` before and after their nonlinearities, ``c`` before and after the step, ``h``
     after it."""
     P = c.shape[0]
@@ -39,7 +38,7 @@ def lstm_cell(gates: Any, c: Any, h: Any) -> None:
 
 
 @inlined
-def lstm_cell_backward(gates: Any, c: Any, gh: Any, gc: Any, g: Any) -> None:
+def lstm_cell_backward(gates: Array, c: Array, gh: Array, gc: Array, g: Array) -> None:
     """Back through :func:`lstm_cell`: ``c`` before the step; ``gc`` with respect to the cell, in:
     after the step, out: before it; ``g``, with respect to the gates, is filled in."""
     P = c.shape[0]

@@ -13,10 +13,11 @@ A write is undone in the backward pass by adding what it subtracted, so no fast 
 from the forward pass.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from mnm_rl.fused.arena import Array
 from mnm_rl.fused.simd import (
     LANES,
     add_matvec,
@@ -54,17 +55,17 @@ the nearest cache, and to fetch and write back fast weights takes longer than th
 class Step(NamedTuple):
     """What a step of the memory computes."""
 
-    z: Any
+    z: Array
     """Activations ``z^0 ... z^L`` of the three groups of H keys, ``[3, H, L + 1, K]``."""
-    q: Any
+    q: Array
     """Of rule g: ``q^l = (W^(l+1))^T delta^(l+1)`` for l = 1 ... L-1, ``[H, L - 1, K]``."""
-    delta: Any
+    delta: Array
     """Error signals ``delta^1 ... delta^L``, ``[H, L, K]``."""
-    scales: Any
+    scales: Array
     """Step sizes ``s^1 ... s^L``, ``[L]``."""
 
 
-class Late(NamedTuple):
+class DeferredUpdate(NamedTuple):
     """What the gradient with respect to the fast weights still lacks, of head 0: ``G^l += sum_k
     g^l_k (x^l_k)^T``.
 
@@ -72,23 +73,27 @@ class Late(NamedTuple):
     more would take longer.
     """
 
-    g: Any
+    g: Array
     """``[2, L, K]``: of what the written keys gave, and of the error signals of rule g."""
-    x: Any
+    x: Array
     """``[2, L, K]``."""
 
 
 class StepGradient(NamedTuple):
     """The gradient with respect to a :class:`Step`."""
 
-    z: Any
-    q: Any
-    delta: Any
-    late: Late
+    z: Array
+    """``[3, H, L + 1, K]``."""
+    q: Array
+    """``[H, L - 1, K]``."""
+    delta: Array
+    """``[H, L, K]``."""
+    deferred: DeferredUpdate
+    """What the gradient with respect to the fast weights lacks."""
 
 
 @inlined
-def set_key(bounded: bool, z: Any, key: Any) -> None:
+def set_key(bounded: bool, z: Array, key: Array) -> None:
     """``z^0``, of a key: for bounded writes, scaled to norm one."""
     scale = z.dtype.type(1) / _norm(key) if bounded else z.dtype.type(1)
     for i in range(z.shape[0]):
@@ -96,7 +101,7 @@ def set_key(bounded: bool, z: Any, key: Any) -> None:
 
 
 @inlined
-def set_key_backward(bounded: bool, g: Any, key: Any) -> None:
+def set_key_backward(bounded: bool, g: Array, key: Array) -> None:
     """Back through :func:`set_key`; g is made the gradient with respect to the key."""
     if bounded:
         norm, along = _norm(key), g.dtype.type(0)
@@ -107,16 +112,17 @@ def set_key_backward(bounded: bool, g: Any, key: Any) -> None:
 
 
 @inlined
-def _norm(x: Any) -> Any:
-    square = x.dtype.type(0)
+def _norm(x: Array) -> float:
+    square: float = x.dtype.type(0)
     for i in range(x.shape[0]):
         square += x[i] * x[i]
-    # the least that PyTorch's normalize divides by
-    return max(np.sqrt(square), x.dtype.type(1e-12))
+    norm: float = np.sqrt(square)
+    least: float = x.dtype.type(1e-12)  # the least that PyTorch's normalize divides by
+    return max(norm, least)
 
 
 @inlined
-def _add_outer_product(W: Any, factor: Any, x: Any, y: Any) -> None:
+def _add_outer_product(W: Array, factor: float, x: Array, y: Array) -> None:
     """``W += factor * x y^T``."""
     for i in range(0, W.shape[0], 4):
         a, b, c, d = (
@@ -134,7 +140,7 @@ def _add_outer_product(W: Any, factor: Any, x: Any, y: Any) -> None:
 
 
 @inlined
-def write(theta: Any, scales: Any, z: Any, delta: Any) -> None:
+def write(theta: Array, scales: Array, z: Array, delta: Array) -> None:
     """``W^l -= s^l * sum_h delta^l_h (z^(l-1)_h)^T`` for every layer: a write whose factors are
     known."""
     for l in range(theta.shape[0]):
@@ -143,7 +149,7 @@ def write(theta: Any, scales: Any, z: Any, delta: Any) -> None:
 
 
 @inlined
-def _write_and_run(W: Any, i: int, l: int, scale: Any, z: Any, delta: Any) -> None:
+def _write_and_run(W: Array, i: int, l: int, scale: float, z: Array, delta: Array) -> None:
     """Write a block of layer l, the rows W from row i, and run it on the read keys and the written
     keys."""
     H = z.shape[1]
@@ -163,7 +169,9 @@ def _write_and_run(W: Any, i: int, l: int, scale: Any, z: Any, delta: Any) -> No
 
 
 @inlined
-def _write_and_run_last(W: Any, scale: Any, d: Any, x: Any, read: Any, checked: Any) -> None:
+def _write_and_run_last(
+    W: Array, scale: float, d: Array, x: Array, read: Array, checked: Array
+) -> None:
     """The write of the last head, ``W -= scale * d x^T``, and its products, in one pass; x of the
     three groups, ``[3, K]``."""
     x_w, x_r, x_c = x[WRITTEN], x[READ], x[CHECKED]
@@ -195,7 +203,7 @@ def _write_and_run_last(W: Any, scale: Any, d: Any, x: Any, read: Any, checked: 
 
 
 @inlined
-def _gradient_deltas(theta: Any, h: int, step: Any, values: Any) -> None:
+def _gradient_deltas(theta: Array, h: int, step: Step, values: Array) -> None:
     """Run head h, and go back to the error signals of rule g; the delta rule is rule g of a single
     layer."""
     z, q, delta = step.z[WRITTEN, h], step.q[h], step.delta[h]
@@ -214,7 +222,7 @@ def _gradient_deltas(theta: Any, h: int, step: Any, values: Any) -> None:
 
 
 @inlined
-def _local_deltas(W: Any, i: int, l: int, step: Any, targets: Any) -> None:
+def _local_deltas(W: Array, i: int, l: int, step: Step, targets: Array) -> None:
     """Run a block of layer l, the rows W from row i, and take its error signals by rule p, which
     need no other rows."""
     z, last = step.z[WRITTEN], l == step.delta.shape[1] - 1
@@ -232,10 +240,11 @@ def _local_deltas(W: Any, i: int, l: int, step: Any, targets: Any) -> None:
 
 
 @inlined
-def _power(z: Any, l: int) -> Any:
+def _power(z: Array, l: int) -> float:
     """``N = max(H, sum_h |z_h|^2)`` of what goes into layer l; z is of the written keys, ``[H, L +
     1, K]``."""
-    square, least = z.dtype.type(0), z.dtype.type(z.shape[0])
+    square: float = z.dtype.type(0)
+    least: float = z.dtype.type(z.shape[0])
     if l == 0:  # keys have norm one
         return least
     for h in range(z.shape[0]):
@@ -245,9 +254,9 @@ def _power(z: Any, l: int) -> Any:
 
 
 @inlined
-def _energy(delta: Any, l: int) -> Any:
+def _energy(delta: Array, l: int) -> float:
     """``E = sum_h |delta_h|^2`` of layer l."""
-    square = delta.dtype.type(0)
+    square: float = delta.dtype.type(0)
     for h in range(delta.shape[0]):
         for i in range(delta.shape[2]):
             square += delta[h, l, i] * delta[h, l, i]
@@ -255,16 +264,17 @@ def _energy(delta: Any, l: int) -> Any:
 
 
 @inlined
-def _total(step: Any) -> Any:
+def _total(step: Step) -> float:
     """``sum_l E^l N^l``, what a bounded step of rule g is divided by."""
-    total = step.delta.dtype.type(0)
+    total: float = step.delta.dtype.type(0)
+    least: float = step.delta.dtype.type(LEAST_TOTAL)
     for l in range(step.delta.shape[1]):
         total += _energy(step.delta, l) * _power(step.z[WRITTEN], l)
-    return max(total, step.delta.dtype.type(LEAST_TOTAL))
+    return max(total, least)
 
 
 @inlined
-def _power_backward(g_N: Any, l: int, z: Any, g_z: Any) -> None:
+def _power_backward(g_N: float, l: int, z: Array, g_z: Array) -> None:
     """Back through :func:`_power`."""
     if _power(z, l) > z.dtype.type(z.shape[0]):
         for h in range(z.shape[0]):
@@ -273,7 +283,7 @@ def _power_backward(g_N: Any, l: int, z: Any, g_z: Any) -> None:
 
 
 @inlined
-def _share_of_gradient_backward(g_share: Any, step: Any, g: Any) -> None:
+def _share_of_gradient_backward(g_share: float, step: Step, g: StepGradient) -> None:
     """Back through ``E^L / sum_l E^l N^l``, to the error signals and what went into the layers."""
     z, delta, L = step.z[WRITTEN], step.delta, step.delta.shape[1]
     total = _total(step)
@@ -290,7 +300,13 @@ def _share_of_gradient_backward(g_share: Any, step: Any, g: Any) -> None:
 
 @inlined
 def write_and_read(
-    theta: Any, rule: int, bounded: bool, strength: Any, values: Any, targets: Any, step: Any
+    theta: Array,
+    rule: int,
+    bounded: bool,
+    strength: float,
+    values: Array,
+    targets: Array,
+    step: Step,
 ) -> None:
     """One step: ``f_theta`` of the written keys, the write, and ``f_theta`` of the read keys and
     the written keys after it.
@@ -333,53 +349,56 @@ def write_and_read(
 
 @inlined
 def _read_and_write_backward(
-    W: Any, G: Any, i: int, l: int, rule: int, scale: Any, step: Any, g: Any
+    W: Array, G: Array, i: int, l: int, rule: int, scale: float, step: Step, g: StepGradient
 ) -> None:
     """Back through the reads and the write of a block of layer l, the rows W and G from row i,
     undoing the write.
 
-    What is late is added; ``gz^l`` of the reads is the gradient before tanh here; ``gdelta^l`` is
-    made ``G^l z^(l-1)``.
+    The deferred update is added. ``gz^l`` of the reads is the gradient before tanh here;
+    ``gdelta^l`` is made ``G^l z^(l-1)``.
     """
-    z, gz, late, H = step.z, g.z, g.late, step.z.shape[1]
+    z, gz, deferred, H = step.z, g.z, g.deferred, step.z.shape[1]
     if rule != LOCAL and l > 0:
-        _add_outer_product(G, W.dtype.type(1), late.g[1, l, i:], late.x[1, l])
+        _add_outer_product(G, W.dtype.type(1), deferred.g[1, l, i:], deferred.x[1, l])
     for h in range(1, H):
         for group in (READ, CHECKED):
             _run_backward(W, G, gz[group, h, l + 1, i:], z[group, h, l], gz[group, h, l])
-    of_rows = OfRows(
+    rows = RowGradients(
         step.delta[0, l, i:],
         gz[READ, 0, l + 1, i:],
         gz[CHECKED, 0, l + 1, i:],
-        late.g[0, l, i:],
+        deferred.g[0, l, i:],
         g.delta[0, l, i:],
     )
-    _read_and_write_backward_first(W, G, scale, of_rows, late.x[0, l], z[:, 0, l], gz[:, 0, l])
+    _read_and_write_backward_first(W, G, scale, rows, deferred.x[0, l], z[:, 0, l], gz[:, 0, l])
     for h in range(1, H):
         add_matvec(G, z[WRITTEN, h, l], g.delta[h, l, i:])
         _add_scaled_matvec_transposed(G, -scale, step.delta[h, l, i:], gz[WRITTEN, h, l])
         _add_outer_product(W, scale, step.delta[h, l, i:], z[WRITTEN, h, l])
 
 
-class OfRows(NamedTuple):
-    """Numbers of the rows of a layer, of head 0."""
+class RowGradients(NamedTuple):
+    """Numbers of the rows of a block of a layer, of head 0, ``[rows]`` each."""
 
-    delta: Any
-    read: Any
+    delta: Array
+    """The error signal."""
+    read: Array
     """The gradient with respect to what the read key gave."""
-    checked: Any
-    late: Any
-    product: Any
+    checked: Array
+    """The gradient with respect to what the written key gave after the write."""
+    deferred: Array
+    """The factor ``g`` of the :class:`DeferredUpdate`."""
+    product: Array
     """``G z``, to be made."""
 
 
 @inlined
 def _read_and_write_backward_first(
-    W: Any, G: Any, scale: Any, of_rows: Any, late: Any, x: Any, gx: Any
+    W: Array, G: Array, scale: float, rows: RowGradients, deferred: Array, x: Array, gx: Array
 ) -> None:
-    """The reads and the write of head 0, and what is late, in one pass; x and gx have three
+    """The reads and the write of head 0, and what is deferred, in one pass; x and gx have three
     groups."""
-    d, r, c, p = of_rows.delta, of_rows.read, of_rows.checked, of_rows.late
+    d, r, c, p = rows.delta, rows.read, rows.checked, rows.deferred
     x_w, x_r, x_c, gx_w, gx_r, gx_c = (
         x[WRITTEN],
         x[READ],
@@ -410,7 +429,7 @@ def _read_and_write_backward_first(
         p0, p1, p2, p3 = splat(p[i]), splat(p[i + 1]), splat(p[i + 2]), splat(p[i + 3])
         a0 = a1 = a2 = a3 = splat(W.dtype.type(0))
         for j in range(0, W.shape[1], LANES):
-            v, v_r, v_c, v_p = load(x_w, j), load(x_r, j), load(x_c, j), load(late, j)
+            v, v_r, v_c, v_p = load(x_w, j), load(x_r, j), load(x_c, j), load(deferred, j)
             w0, w1, w2, w3 = load(W0, j), load(W1, j), load(W2, j), load(W3, j)
             store(gx_r, j, fma(r0, w0, fma(r1, w1, fma(r2, w2, fma(r3, w3, load(gx_r, j))))))
             store(gx_c, j, fma(c0, w0, fma(c1, w1, fma(c2, w2, fma(c3, w3, load(gx_c, j))))))
@@ -428,11 +447,11 @@ def _read_and_write_backward_first(
             store(W1, j, minus(w1, d1, v))
             store(W2, j, minus(w2, d2, v))
             store(W3, j, minus(w3, d3, v))
-        add_totals(of_rows.product, i, a0, a1, a2, a3)
+        add_totals(rows.product, i, a0, a1, a2, a3)
 
 
 @inlined
-def _add_scaled_matvec_transposed(W: Any, scale: Any, x: Any, y: Any) -> None:
+def _add_scaled_matvec_transposed(W: Array, scale: float, x: Array, y: Array) -> None:
     """``y += scale * W^T x``."""
     for i in range(0, W.shape[0], 4):
         W0, W1, W2, W3 = W[i], W[i + 1], W[i + 2], W[i + 3]
@@ -455,10 +474,10 @@ def _add_scaled_matvec_transposed(W: Any, scale: Any, x: Any, y: Any) -> None:
 
 
 @inlined
-def _finish_deltas(i: int, l: int, scale: Any, step: Any, g: Any) -> Any:
+def _finish_deltas(i: int, l: int, scale: float, step: Step, g: StepGradient) -> float:
     """Make ``gdelta^l`` of a block the gradient, of ``G^l z^(l-1)``; returns the gradient with
     respect to ``scale``."""
-    gscale = g.delta.dtype.type(0)
+    gscale: float = g.delta.dtype.type(0)
     for h in range(g.delta.shape[0]):
         delta, a = step.delta[h, l, i : i + BLOCK], g.delta[h, l, i : i + BLOCK]
         for k in range(a.shape[0]):
@@ -468,7 +487,7 @@ def _finish_deltas(i: int, l: int, scale: Any, step: Any, g: Any) -> Any:
 
 
 @inlined
-def _run_backward(W: Any, G: Any, g: Any, x: Any, gx: Any) -> None:
+def _run_backward(W: Array, G: Array, g: Array, x: Array, gx: Array) -> None:
     """Back through ``W x``, given the gradient g with respect to it: ``gx += W^T g``, ``G += g
     x^T``."""
     for i in range(0, W.shape[0], 4):
@@ -501,8 +520,8 @@ def _run_backward(W: Any, G: Any, g: Any, x: Any, gx: Any) -> None:
 
 
 @inlined
-def _run_head_backward(W: Any, G: Any, h: int, g: Any, x: Any, gx: Any) -> None:
-    """:func:`_run_backward`, but that G is late in head 0."""
+def _run_head_backward(W: Array, G: Array, h: int, g: Array, x: Array, gx: Array) -> None:
+    """:func:`_run_backward`, but that G is deferred in head 0."""
     if h == 0:
         add_matvec_transposed(W, g, gx)
     else:
@@ -510,28 +529,28 @@ def _run_head_backward(W: Any, G: Any, h: int, g: Any, x: Any, gx: Any) -> None:
 
 
 @inlined
-def _keep_late(rule: int, z: Any, delta: Any, g: Any) -> None:
+def _defer_update(rule: int, z: Array, delta: Array, g: StepGradient) -> None:
     """Leave to the step before what head 0 did not add to G; z is of the written keys."""
-    gz, late = g.z[WRITTEN, 0], g.late
+    gz, deferred = g.z[WRITTEN, 0], g.deferred
     for l in range(delta.shape[0]):
         for i in range(z.shape[1]):
-            late.g[0, l, i], late.x[0, l, i] = gz[l + 1, i], z[l, i]
+            deferred.g[0, l, i], deferred.x[0, l, i] = gz[l + 1, i], z[l, i]
             if rule != LOCAL and l > 0:
-                late.g[1, l, i], late.x[1, l, i] = delta[l, i], g.q[0, l - 1, i]
+                deferred.g[1, l, i], deferred.x[1, l, i] = delta[l, i], g.q[0, l - 1, i]
 
 
 @inlined
-def add_late(G: Any, late: Any) -> None:
+def add_deferred(G: Array, deferred: DeferredUpdate) -> None:
     """Add to G what it lacks, after which it lacks nothing."""
     for l in range(G.shape[0]):
         for k in range(2):
-            _add_outer_product(G[l], G.dtype.type(1), late.g[k, l], late.x[k, l])
-            for i in range(late.g.shape[2]):
-                late.g[k, l, i] = G.dtype.type(0)
+            _add_outer_product(G[l], G.dtype.type(1), deferred.g[k, l], deferred.x[k, l])
+            for i in range(deferred.g.shape[2]):
+                deferred.g[k, l, i] = G.dtype.type(0)
 
 
 @inlined
-def _gradient_deltas_backward(theta: Any, G: Any, h: int, step: Any, g: Any) -> None:
+def _gradient_deltas_backward(theta: Array, G: Array, h: int, step: Step, g: StepGradient) -> None:
     """Back through :func:`_gradient_deltas`, to the activations and the fast weights."""
     z, q, delta, gz, gq, gdelta = (
         step.z[WRITTEN, h],
@@ -558,7 +577,7 @@ def _gradient_deltas_backward(theta: Any, G: Any, h: int, step: Any, g: Any) -> 
 
 
 @inlined
-def _local_deltas_backward(W: Any, G: Any, i: int, l: int, step: Any, g: Any) -> None:
+def _local_deltas_backward(W: Array, G: Array, i: int, l: int, step: Step, g: StepGradient) -> None:
     """Back through :func:`_local_deltas`."""
     z, gz, last = step.z[WRITTEN], g.z[WRITTEN], l == step.delta.shape[1] - 1
     for h in range(z.shape[0]):
@@ -572,27 +591,28 @@ def _local_deltas_backward(W: Any, G: Any, i: int, l: int, step: Any, g: Any) ->
 
 @inlined
 def write_and_read_backward(
-    theta: Any, G: Any, rule: int, bounded: bool, strength: Any, step: Any, g: Any
-) -> Any:
+    theta: Array, G: Array, rule: int, bounded: bool, strength: float, step: Step, g: StepGradient
+) -> float:
     """Back through :func:`write_and_read`.
 
     Args:
         theta: ``theta_t``, made ``theta_(t-1)``.
         G: the gradient with respect to ``theta_t``, made that with respect to ``theta_(t-1)``, but
-            for what is late.
+            for what is deferred.
         rule, bounded, strength, step: as they were.
         g: a :class:`StepGradient`: ``z`` holds those with respect to the outputs ``z^L`` of the
             reads, zeros elsewhere, and those with respect to the keys ``z^0`` are filled in; of
             rules g and delta, ``delta^L`` becomes minus the gradient with respect to the values, of
-            rule p, ``delta`` minus that with respect to the targets; ``q`` is scratch; ``late`` is
-            what G lacks, before and after.
+            rule p, ``delta`` minus that with respect to the targets; ``q`` is scratch; ``deferred``
+            is what G lacks, before and after.
 
     Returns:
         The gradient with respect to ``strength``.
     """
     z, gz = step.z, g.z
     L, H = theta.shape[0], z.shape[1]
-    g_strength, g_share = theta.dtype.type(0), theta.dtype.type(0)
+    g_strength: float = theta.dtype.type(0)
+    g_share: float = theta.dtype.type(0)
     for h in range(H):
         for l in range(L):
             g.delta[h, l] = theta.dtype.type(0)
@@ -622,5 +642,5 @@ def write_and_read_backward(
     if rule != LOCAL:
         for h in range(H):
             _gradient_deltas_backward(theta, G, h, step, g)
-    _keep_late(rule, z[WRITTEN, 0], step.delta[0], g)
+    _defer_update(rule, z[WRITTEN, 0], step.delta[0], g)
     return g_strength

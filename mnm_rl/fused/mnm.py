@@ -2,7 +2,7 @@
 :mod:`mnm_rl.cores.mnm`.
 
 Four environments at a time (:data:`~mnm_rl.fused.simd.ROWS`) go through all time steps, so that
-their fast weights stay in the cache. Kept for the backward pass are vectors only (:class:`Kept`):
+their fast weights stay in the cache. Kept for the backward pass are vectors only (:class:`Saved`):
 it undoes the writes one by one, from the last fast weights back to the first, and where an episode
 started in the middle of the sequence, makes those of the episode before by writing again.
 """
@@ -23,10 +23,10 @@ from mnm_rl.fused.memory import (
     READ,
     RULES,
     WRITTEN,
-    Late,
+    DeferredUpdate,
     Step,
     StepGradient,
-    add_late,
+    add_deferred,
     set_key,
     set_key_backward,
     write,
@@ -47,7 +47,8 @@ from mnm_rl.fused.simd import (
     sigmoid_,
     tanh_,
 )
-from mnm_rl.fused.trace import FusedCore, FusedTrace
+from mnm_rl.fused.stepper import KernelImplementation
+from mnm_rl.fused.steps import KernelSteps, Workspace
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.memory.function import write_size
 
@@ -59,6 +60,7 @@ class Setting(NamedTuple):
     """What stays the same over a sequence."""
 
     rule: int
+    """The number of the write rule, see :data:`~mnm_rl.fused.memory.RULES`."""
     gru: bool
     """Whether the controller is a GRU, and not an LSTM."""
     M: int
@@ -82,25 +84,33 @@ class Weights(NamedTuple):
     gates_back: Array
     """To ``[v^r; h]``: ``[4P, K + P]``."""
     gates_bias: Array
+    """``[4P]``."""
     A: Array
     """``[P, U]``, ``U = P + 3 H K``."""
     A_back: Array
+    """``[U, P]``."""
     a: Array
+    """``[U]``."""
     b: Array
+    """Of the write strength, ``[P]``."""
     b_0: Array
+    """``[1]``."""
     w: Array
-    """Of the gate; empty if there is none."""
+    """Of the gate, ``[P]``; empty if there is none."""
     g_0: Array
+    """``[1]``; empty if there is no gate."""
     Q: Array
     """Feedback maps of rule p, ``[K, L K]`` (``[2K, L K]`` for keys and values); empty for the
     other rules."""
     Q_back: Array
+    """``[L K, K]``, or ``[L K, 2K]``."""
     q: Array
+    """``[L K]``."""
     theta_0: Array
-    """``[L, R, K]``."""
+    """Initial fast weights, ``[L, R, K]``."""
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What the forward pass leaves for the backward pass, time first."""
 
     x: Array
@@ -114,28 +124,28 @@ class Kept(NamedTuple):
     u: Array
     """Interaction vectors, ``[T, B, U]``."""
     beta: Array
-    """``[T, B]``."""
+    """Write strengths, ``[T, B]``."""
     gate: Array
-    """``[T, B]``."""
+    """Gates of what is read, ``[T, B]``; 1 if there are none."""
     z: Array
-    """``[T, B, 3, H, L + 1, K]``, see :class:`~mnm_rl.fused.memory.Step`."""
+    """Activations, ``[T, B, 3, H, L + 1, K]``, see :class:`~mnm_rl.fused.memory.Step`."""
     q: Array
     """``[T, B, H, L - 1, K]`` for rule g, nothing for the others."""
     delta: Array
-    """``[T, B, H, L, K]``."""
+    """Error signals, ``[T, B, H, L, K]``."""
     scales: Array
     """Step sizes, ``[T, B, L]``."""
     meta_loss: Array
     """``[T, B]``."""
 
 
-class Given(NamedTuple):
+class OutputGradients(NamedTuple):
     """The gradients that the backward pass starts from."""
 
     out: Array
-    """``[T, B, P + K]``."""
+    """With respect to ``[h_t; v^r_t]``, ``[T, B, P + K]``."""
     meta_loss: Array
-    """``[T, B]``."""
+    """With respect to the meta-loss, ``[T, B]``."""
 
 
 class Gradients(NamedTuple):
@@ -152,26 +162,31 @@ class Gradients(NamedTuple):
     targets: Array
     """With respect to the feedback targets of rule p, ``[T, B, H, L K]``."""
     h: Array
-    """With respect to the state before the first step, ``[B, P]``, in and out."""
+    """With respect to ``h`` after the last step, made that before the first one, ``[B, P]``."""
     c: Array
+    """The same for ``c``, ``[B, P]``."""
     read: Array
-    """``[B, K]``."""
+    """The same for ``v^r``, ``[B, K]``."""
     theta: Array
-    """``[B, L, R, K]``, in and out."""
+    """The same for the fast weights, ``[B, L, R, K]``."""
     theta_0: Array
     """A sum for every four environments, ``[fours(B), L, R, K]``."""
 
 
 class Working(NamedTuple):
-    """The state, changed in place: ``[B, P]``, ``[B, P]``, ``[B, K]`` and ``[B, L, R, K]``."""
+    """The state, changed in place."""
 
     h: Array
+    """``[B, P]``."""
     c: Array
+    """``[B, P]``."""
     read: Array
+    """``v^r``, ``[B, K]``."""
     theta: Array
+    """Fast weights, ``[B, L, R, K]``."""
 
 
-class Undone(NamedTuple):
+class FastWeights(NamedTuple):
     """Fast weights of the backward pass, ``[B, L, R, K]``."""
 
     theta: Array
@@ -181,30 +196,34 @@ class Undone(NamedTuple):
 
 
 @inlined
-def _controller(b0: int, t: int, setting: Any, weights: Any, state: Any, trace: Any) -> None:
+def _controller(
+    b0: int, t: int, setting: Setting, weights: Weights, state: Working, saved: Saved
+) -> None:
     """``h_t`` from ``[x_t; v^r_(t-1)]``, and ``u_t = tanh(A h_t + a)``, of four environments, the
     last of them perhaps fewer."""
     b1, P, K = min(b0 + ROWS, state.h.shape[0]), state.h.shape[1], state.read.shape[1]
-    F = trace.x.shape[2] - K - P
+    F = saved.x.shape[2] - K - P
     for b in range(b0, b1):
-        copy_(trace.x[t, b, F : F + K], state.read[b])
-        copy_(trace.x[t, b, F + K :], state.h[b])
-        copy_(trace.c[t, b], state.c[b])
-        copy_(trace.gates[t, b], weights.gates_bias)
-        copy_(trace.u[t, b], weights.a)
-    add_product(trace.gates[t, b0:b1], trace.x[t, b0:b1], weights.gates)
+        copy_(saved.x[t, b, F : F + K], state.read[b])
+        copy_(saved.x[t, b, F + K :], state.h[b])
+        copy_(saved.c[t, b], state.c[b])
+        copy_(saved.gates[t, b], weights.gates_bias)
+        copy_(saved.u[t, b], weights.a)
+    add_product(saved.gates[t, b0:b1], saved.x[t, b0:b1], weights.gates)
     for b in range(b0, b1):
         if setting.gru:
-            gru_cell(trace.gates[t, b], state.h[b])
+            gru_cell(saved.gates[t, b], state.h[b])
         else:
-            lstm_cell(trace.gates[t, b], state.c[b], state.h[b])
-    add_product(trace.u[t, b0:b1], state.h[b0:b1], weights.A)
+            lstm_cell(saved.gates[t, b], state.c[b], state.h[b])
+    add_product(saved.u[t, b0:b1], state.h[b0:b1], weights.A)
     for b in range(b0, b1):
-        tanh_(trace.u[t, b])
+        tanh_(saved.u[t, b])
 
 
 @inlined
-def _feedback(b0: int, t: int, setting: Any, weights: Any, u: Any, seen: Any, targets: Any) -> None:
+def _feedback(
+    b0: int, t: int, setting: Setting, weights: Weights, u: Array, seen: Array, targets: Array
+) -> None:
     """The feedback targets of rule p, ``[ROWS H, L K]``, of what the maps see, ``[ROWS H, K or
     2K]``, which is filled in too."""
     P, K, H = weights.A.shape[0], weights.theta_0.shape[2], targets.shape[0] // ROWS
@@ -225,7 +244,7 @@ def _feedback(b0: int, t: int, setting: Any, weights: Any, u: Any, seen: Any, ta
 
 
 @inlined
-def _gate(out: Any, u: Any, w: Any, bias: Any) -> None:
+def _gate(out: Array, u: Array, w: Array, bias: Array) -> None:
     """``out = sigmoid(w . u[:P] + bias)``, of one environment."""
     total = bias[0]
     for i in range(w.shape[0]):
@@ -236,14 +255,14 @@ def _gate(out: Any, u: Any, w: Any, bias: Any) -> None:
 
 @inlined
 def _memory(
-    b: int, t: int, setting: Any, weights: Any, state: Any, trace: Any, targets: Any
+    b: int, t: int, setting: Setting, weights: Weights, state: Working, saved: Saved, targets: Array
 ) -> None:
     """``beta_t``, the write, ``v^r_t`` and the meta-loss of one environment."""
-    P, K, L, H = state.h.shape[1], state.read.shape[1], trace.delta.shape[3], trace.delta.shape[2]
-    dtype = trace.x.dtype
+    P, K, L, H = state.h.shape[1], state.read.shape[1], saved.delta.shape[3], saved.delta.shape[2]
+    dtype = saved.x.dtype
     zero, per = dtype.type(0), dtype.type(1 / (H * setting.M))
-    u, z = trace.u[t, b], trace.z[t, b]
-    beta, gate = trace.beta[t, b : b + 1], trace.gate[t, b : b + 1]
+    u, z = saved.u[t, b], saved.z[t, b]
+    beta, gate = saved.beta[t, b : b + 1], saved.gate[t, b : b + 1]
     _gate(beta, u, weights.b, weights.b_0)
     gate[0] = dtype.type(1)
     if setting.gated:
@@ -254,7 +273,7 @@ def _memory(
         copy_(z[CHECKED, h, 0], z[WRITTEN, h, 0])
         set_key(setting.bounded, z[READ, h, 0], heads[h, READ_KEY])
     strength = dtype.type(setting.step_size) * beta[0]
-    step = Step(z, trace.q[t, b], trace.delta[t, b], trace.scales[t, b])
+    step = Step(z, saved.q[t, b], saved.delta[t, b], saved.scales[t, b])
     write_and_read(
         state.theta[b], setting.rule, setting.bounded, strength, heads[:, VALUE], targets, step
     )
@@ -265,17 +284,24 @@ def _memory(
             state.read[b, i] += z[READ, h, L, i] * share
             miss = z[CHECKED, h, L, i] - heads[h, VALUE, i]
             loss += miss * miss
-    trace.meta_loss[t, b] = loss * per
+    saved.meta_loss[t, b] = loss * per
 
 
 @kernel
 def _forward(
-    first: int, last: int, t0: int, t1: int, setting: Any, weights: Any, state: Any, trace: Any
+    first: int,
+    last: int,
+    t0: int,
+    t1: int,
+    setting: Setting,
+    weights: Weights,
+    state: Working,
+    saved: Saved,
 ) -> None:
     """Steps t0 to t1 of the fours of environments from first to last."""
     B, L, _, K = state.theta.shape
-    P, H = state.h.shape[1], trace.delta.shape[2]
-    dtype = trace.x.dtype
+    P, H = state.h.shape[1], saved.delta.shape[2]
+    dtype = saved.x.dtype
     seen = np.zeros((ROWS * H, weights.Q.shape[0]), dtype)
     targets = np.zeros((ROWS * H, L * K), dtype)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
@@ -289,33 +315,40 @@ def _forward(
                         dtype.type(0),
                     )
                     state.theta[b] = weights.theta_0
-            _controller(b0, t, setting, weights, state, trace)
+            _controller(b0, t, setting, weights, state, saved)
             if setting.rule == LOCAL:
-                _feedback(b0, t, setting, weights, trace.u, seen, targets)
+                _feedback(b0, t, setting, weights, saved.u, seen, targets)
             for b in range(b0, b1):
                 own = targets[(b - b0) * H : (b - b0 + 1) * H].reshape(H, L, K)
-                _memory(b, t, setting, weights, state, trace, own)
+                _memory(b, t, setting, weights, state, saved, own)
             for b in range(b0, b1):
-                copy_(trace.out[t, b, :P], state.h[b])
-                copy_(trace.out[t, b, P:], state.read[b])
+                copy_(saved.out[t, b, :P], state.h[b])
+                copy_(saved.out[t, b, P:], state.read[b])
 
 
 @inlined
 def _memory_backward(
-    b: int, t: int, setting: Any, theta: Any, trace: Any, given: Any, g: Any, gstep: Any
+    b: int,
+    t: int,
+    setting: Setting,
+    theta: Array,
+    saved: Saved,
+    given: OutputGradients,
+    g: Gradients,
+    gstep: StepGradient,
 ) -> None:
     """Back through :func:`_memory`, to the interaction vector and, in ``gstep.delta``, the feedback
     targets; undoes the write."""
-    P, K, L, H = g.h.shape[1], g.read.shape[1], trace.delta.shape[3], trace.delta.shape[2]
-    dtype = trace.x.dtype
+    P, K, L, H = g.h.shape[1], g.read.shape[1], saved.delta.shape[3], saved.delta.shape[2]
+    dtype = saved.x.dtype
     two, per = dtype.type(2), dtype.type(1 / (H * setting.M))
-    z, gz = trace.z[t, b], gstep.z
-    heads, g_heads = trace.u[t, b, P:].reshape(H, 3, K), g.u[t, b, P:].reshape(H, 3, K)
+    z, gz = saved.z[t, b], gstep.z
+    heads, g_heads = saved.u[t, b, P:].reshape(H, 3, K), g.u[t, b, P:].reshape(H, 3, K)
     for group in range(3):
         for h in range(H):
             for l in range(L + 1):
                 fill_(gz[group, h, l], dtype.type(0))
-    miss, gate, g_gate = two * per * given.meta_loss[t, b], trace.gate[t, b], dtype.type(0)
+    miss, gate, g_gate = two * per * given.meta_loss[t, b], saved.gate[t, b], dtype.type(0)
     for h in range(H):
         for i in range(K):
             g_read = (g.read[b, i] + given.out[t, b, P + i]) * dtype.type(1 / H)
@@ -323,8 +356,8 @@ def _memory_backward(
             g_gate += g_read * z[READ, h, L, i]
             gz[CHECKED, h, L, i] = miss * (z[CHECKED, h, L, i] - heads[h, VALUE, i])
             g_heads[h, VALUE, i] = -gz[CHECKED, h, L, i]
-    beta = trace.beta[t, b]
-    step = Step(z, trace.q[t, b], trace.delta[t, b], trace.scales[t, b])
+    beta = saved.beta[t, b]
+    step = Step(z, saved.q[t, b], saved.delta[t, b], saved.scales[t, b])
     s, one = dtype.type(setting.step_size), dtype.type(1)
     g_strength = write_and_read_backward(
         theta[b], g.theta[b], setting.rule, setting.bounded, s * beta, step, gstep
@@ -343,7 +376,7 @@ def _memory_backward(
 
 @inlined
 def _feedback_backward(
-    b0: int, t: int, setting: Any, weights: Any, u: Any, g: Any, g_seen: Any
+    b0: int, t: int, setting: Setting, weights: Weights, u: Array, g: Gradients, g_seen: Array
 ) -> None:
     """Back through :func:`_feedback`, to values and keys; ``g_seen`` is scratch."""
     P, K, H = weights.A.shape[0], weights.theta_0.shape[2], g_seen.shape[0] // ROWS
@@ -368,22 +401,29 @@ def _feedback_backward(
 
 @inlined
 def _controller_backward(
-    b0: int, t: int, setting: Any, weights: Any, trace: Any, given: Any, g: Any, g_before: Any
+    b0: int,
+    t: int,
+    setting: Setting,
+    weights: Weights,
+    saved: Saved,
+    given: OutputGradients,
+    g: Gradients,
+    g_before: Array,
 ) -> None:
     """Back through :func:`_controller`, to the state before the step; ``g_before`` is scratch."""
     b1, P, K = min(b0 + ROWS, g.h.shape[0]), g.h.shape[1], g.read.shape[1]
-    F, dtype = trace.x.shape[2] - K - P, trace.x.dtype
+    F, dtype = saved.x.shape[2] - K - P, saved.x.dtype
     for b in range(b0, b1):
         for i in range(g.u.shape[2]):
-            g.u[t, b, i] *= dtype.type(1) - trace.u[t, b, i] * trace.u[t, b, i]
+            g.u[t, b, i] *= dtype.type(1) - saved.u[t, b, i] * saved.u[t, b, i]
         for i in range(P):
             g.h[b, i] += given.out[t, b, i]
     add_product(g.h[b0:b1], g.u[t, b0:b1], weights.A_back)
     for b in range(b0, b1):
         if setting.gru:
-            gru_cell_backward(trace.gates[t, b], trace.x[t, b, F + K :], g.h[b], g.gates[t, b])
+            gru_cell_backward(saved.gates[t, b], saved.x[t, b, F + K :], g.h[b], g.gates[t, b])
         else:
-            lstm_cell_backward(trace.gates[t, b], trace.c[t, b], g.h[b], g.c[b], g.gates[t, b])
+            lstm_cell_backward(saved.gates[t, b], saved.c[t, b], g.h[b], g.c[b], g.gates[t, b])
             fill_(g.h[b], dtype.type(0))
         fill_(g_before[b - b0, :K], dtype.type(0))
         copy_(g_before[b - b0, K:], g.h[b])
@@ -395,11 +435,17 @@ def _controller_backward(
 
 @kernel
 def _start_backward(
-    b: int, t: int, setting: Any, weights: Any, undone: Any, trace: Any, g: Any
+    b: int,
+    t: int,
+    setting: Setting,
+    weights: Weights,
+    undone: FastWeights,
+    saved: Saved,
+    g: Gradients,
 ) -> None:
     """Back through an episode start: to ``theta_0``, and to the fast weights that the episode
     before ended with."""
-    dtype = trace.x.dtype
+    dtype = saved.x.dtype
     zero, starts, theta = dtype.type(0), setting.starts, undone.theta
     g.read[b], g.h[b], g.c[b] = zero, zero, zero
     g.theta_0[b // ROWS] += g.theta[b]
@@ -410,17 +456,24 @@ def _start_backward(
             s -= 1
         theta[b] = weights.theta_0 if starts[s, b] else undone.first[b]
         for k in range(s, t):
-            write(theta[b], trace.scales[k, b], trace.z[k, b], trace.delta[k, b])
+            write(theta[b], saved.scales[k, b], saved.z[k, b], saved.delta[k, b])
 
 
 @kernel
 def _backward(
-    first: int, last: int, setting: Any, weights: Any, undone: Any, trace: Any, given: Any, g: Any
+    first: int,
+    last: int,
+    setting: Setting,
+    weights: Weights,
+    undone: FastWeights,
+    saved: Saved,
+    given: OutputGradients,
+    g: Gradients,
 ) -> None:
     """Back through :func:`_forward`; ``g`` (:class:`Gradients`) is filled in."""
     B, L, _, K = undone.theta.shape
-    T, P, H = trace.x.shape[0], g.h.shape[1], trace.delta.shape[2]
-    dtype = trace.x.dtype
+    T, P, H = saved.x.shape[0], g.h.shape[1], saved.delta.shape[2]
+    dtype = saved.x.dtype
     gz, gq, gdelta = (
         np.zeros((3, H, L + 1, K), dtype),
         np.zeros((H, L - 1, K), dtype),
@@ -428,13 +481,15 @@ def _backward(
     )
     g_seen = np.zeros((ROWS * H, weights.Q.shape[0]), dtype)
     g_before = np.zeros((ROWS, K + P), dtype)
-    late_g, late_x = np.zeros((ROWS, 2, L, K), dtype), np.zeros((ROWS, 2, L, K), dtype)
+    deferred_g, deferred_x = np.zeros((ROWS, 2, L, K), dtype), np.zeros((ROWS, 2, L, K), dtype)
     for b0 in range(ROWS * first, ROWS * last, ROWS):
         b1 = min(b0 + ROWS, B)
         for t in range(T - 1, -1, -1):
             for b in range(b0, b1):
-                gstep = StepGradient(gz, gq, gdelta, Late(late_g[b - b0], late_x[b - b0]))
-                _memory_backward(b, t, setting, undone.theta, trace, given, g, gstep)
+                gstep = StepGradient(
+                    gz, gq, gdelta, DeferredUpdate(deferred_g[b - b0], deferred_x[b - b0])
+                )
+                _memory_backward(b, t, setting, undone.theta, saved, given, g, gstep)
                 for i in range(P):
                     g.u[t, b, i] = g.strength[t, b] * weights.b[i]
                 for i in range(weights.w.shape[0]):
@@ -447,17 +502,17 @@ def _backward(
                                 own[i] = -gdelta[h, l, i]
                             if setting.bounded and l < L - 1:
                                 for i in range(K):
-                                    z = trace.z[t, b, WRITTEN, h, l + 1, i]
-                                    target = z - trace.delta[t, b, h, l, i]
+                                    z = saved.z[t, b, WRITTEN, h, l + 1, i]
+                                    target = z - saved.delta[t, b, h, l, i]
                                     own[i] *= dtype.type(1) - target * target
             if setting.rule == LOCAL:
-                _feedback_backward(b0, t, setting, weights, trace.u, g, g_seen)
-            _controller_backward(b0, t, setting, weights, trace, given, g, g_before)
+                _feedback_backward(b0, t, setting, weights, saved.u, g, g_seen)
+            _controller_backward(b0, t, setting, weights, saved, given, g, g_before)
             for b in range(b0, b1):
                 if setting.starts[t, b] or t == 0:
-                    add_late(g.theta[b], Late(late_g[b - b0], late_x[b - b0]))
+                    add_deferred(g.theta[b], DeferredUpdate(deferred_g[b - b0], deferred_x[b - b0]))
                 if setting.starts[t, b]:
-                    _start_backward(b, t, setting, weights, undone, trace, g)
+                    _start_backward(b, t, setting, weights, undone, saved, g)
 
 
 class Parameters(NamedTuple):
@@ -465,22 +520,35 @@ class Parameters(NamedTuple):
     rule p, those of the gate if there is none."""
 
     weight_ih: Tensor
+    """Of the controller, ``[4D, F + M]``, of a GRU ``[3D, F + M]``."""
     weight_hh: Tensor
+    """``[4D, D]``, of a GRU ``[3D, D]``."""
     bias_ih: Tensor
+    """``[4D]``, of a GRU ``[3D]``."""
     bias_hh: Tensor
+    """The same."""
     A: Tensor
+    """``[D + 3 H M, D]``."""
     a: Tensor
+    """``[D + 3 H M]``."""
     b: Tensor
+    """``[1, D]``."""
     b_0: Tensor
+    """``[1]``."""
     w: Tensor
+    """``[1, D]``."""
     g_0: Tensor
+    """``[1]``."""
     Q: Tensor
+    """``[L M, M]``, or ``[L M, 2M]`` for values and keys."""
     q: Tensor
+    """``[L M]``."""
     theta_0: Tensor
+    """``[L, M, M]``."""
 
 
-class MnmTrace(FusedTrace[MnmState]):
-    """Steps of an MNM core, see :class:`~mnm_rl.fused.trace.FusedTrace`."""
+class MnmSteps(KernelSteps[MnmState]):
+    """Steps of an MNM core, see :class:`~mnm_rl.fused.steps.KernelSteps`."""
 
     carried = 4
     core: MnmCore
@@ -528,8 +596,8 @@ class MnmTrace(FusedTrace[MnmState]):
         arrays = [tensor.contiguous().numpy() for tensor in packed]
         return Weights(gates, gates_back, gates_bias, *arrays, theta_0=pad_memory(p.theta_0))  # type: ignore[misc]
 
-    def __init__(self, implementation: FusedCore[MnmState], state: MnmState, steps: int) -> None:
-        super().__init__(implementation, state, steps)
+    def __init__(self, workspace: Workspace, state: MnmState, steps: int) -> None:
+        super().__init__(workspace, state, steps)
         core, D = self.core, self.D
         self.M, self.heads = M, H = core.memory_size, core.heads
         self.F = F = core.controller.input_size - M
@@ -544,7 +612,7 @@ class MnmTrace(FusedTrace[MnmState]):
             starts=self.episode_starts,
         )
         B, P, K, L = self.B, padded(D), padded(M), core.memory.layers
-        self.kept = Kept(
+        self.saved = Saved(
             x=self.room("x", steps, B, F + K + P),
             c=self.room("c", steps, B, P),
             gates=self.room("gates", steps, B, 4 * P),
@@ -558,7 +626,7 @@ class MnmTrace(FusedTrace[MnmState]):
             scales=self.room("scales", steps, B, L),
             meta_loss=zeros((steps, B), self.dtype),
         )
-        self.x = self.kept.x
+        self.x = self.saved.x
         self.now = Working(
             h=array(state.h, (B, P), self.dtype),
             c=array(state.c, (B, P), self.dtype),
@@ -574,8 +642,8 @@ class MnmTrace(FusedTrace[MnmState]):
         return h[:, :D], c[:, : self.initial_state.c.shape[1]], read[:, :M], theta[..., :M, :M]
 
     def run_kernels(self, t0: int, t1: int) -> Tensor:
-        run(_forward, fours(self.B), t0, t1, self.setting, self.weights, self.now, self.kept)
-        return torch.from_numpy(self.kept.out[t0:t1])
+        run(_forward, fours(self.B), t0, t1, self.setting, self.weights, self.now, self.saved)
+        return torch.from_numpy(self.saved.out[t0:t1])
 
     def _pad_output(self) -> Tensor:
         """``C``, for padded rows ``[h; v^r]``: ``[D, P + K]``."""
@@ -594,17 +662,17 @@ class MnmTrace(FusedTrace[MnmState]):
 
     def results(self) -> tuple[Tensor | None, ...]:
         return (
-            torch.from_numpy(self.kept.out),
-            torch.from_numpy(self.kept.meta_loss),
+            torch.from_numpy(self.saved.out),
+            torch.from_numpy(self.saved.meta_loss),
             *self.working_state(),
         )
 
     def diagnostics(self) -> dict[str, Tensor]:
-        T, H, M, L = len(self.kept.x), self.heads, self.M, self.core.memory.layers
+        T, H, M, L = len(self.saved.x), self.heads, self.M, self.core.memory.layers
         some = slice((T - 1) % sampled(T), None, sampled(T))
         u, z, out, beta = (
             torch.from_numpy(a[some])
-            for a in (self.kept.u, self.kept.z, self.kept.out, self.kept.beta)
+            for a in (self.saved.u, self.saved.z, self.saved.out, self.saved.beta)
         )
         P = padded(self.D)
         heads, recalled = u[..., P:].reshape(*u.shape[:2], H, 3, padded(M))[..., :M], z[..., L, :M]
@@ -618,26 +686,26 @@ class MnmTrace(FusedTrace[MnmState]):
         )
         last_z, last_delta = (
             z[-1, :, WRITTEN].unbind(2),
-            torch.from_numpy(self.kept.delta[-1]).unbind(2),
+            torch.from_numpy(self.saved.delta[-1]).unbind(2),
         )
-        change = write_size([*last_z], [*last_delta], torch.from_numpy(self.kept.scales[-1]))
+        change = write_size([*last_z], [*last_delta], torch.from_numpy(self.saved.scales[-1]))
         return memory_diagnostics(written, change, self.working_state()[3])
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         g_out, g_meta_loss, g_h, g_c, g_read, g_theta = given
-        weights, trace, D, M, F, H = self.weights, self.kept, self.D, self.M, self.F, self.heads
+        weights, saved, D, M, F, H = self.weights, self.saved, self.D, self.M, self.F, self.heads
         T, B, L, P, K, dtype = (
-            *trace.x.shape[:2],
+            *saved.x.shape[:2],
             len(weights.theta_0),
             padded(D),
             padded(M),
             self.dtype,
         )
         g = Gradients(
-            gates=self.room("g_gates", *trace.gates.shape),
-            u=self.room("g_u", *trace.u.shape),
-            strength=self.room("g_strength", *trace.beta.shape),
-            gate=self.room("g_gate", *trace.gate.shape),
+            gates=self.room("g_gates", *saved.gates.shape),
+            u=self.room("g_u", *saved.u.shape),
+            strength=self.room("g_strength", *saved.beta.shape),
+            gate=self.room("g_gate", *saved.gate.shape),
             targets=self.room("g_targets", T, B, H, weights.Q.shape[1]),
             h=array(g_h, (B, P), dtype),
             c=array(g_c, (B, P), dtype),
@@ -645,19 +713,19 @@ class MnmTrace(FusedTrace[MnmState]):
             theta=array(g_theta, self.now.theta.shape, dtype),
             theta_0=zeros((fours(B), *weights.theta_0.shape), dtype),
         )
-        undone = Undone(
+        undone = FastWeights(
             array(torch.from_numpy(self.now.theta), self.now.theta.shape, dtype),
             pad_memory(self.initial_state.theta),
         )
-        from_outside = Given(
-            array(g_out, trace.out.shape, dtype), array(g_meta_loss, trace.meta_loss.shape, dtype)
+        from_outside = OutputGradients(
+            array(g_out, saved.out.shape, dtype), array(g_meta_loss, saved.meta_loss.shape, dtype)
         )
-        run(_backward, fours(B), self.setting, weights, undone, trace, from_outside, g)
+        run(_backward, fours(B), self.setting, weights, undone, saved, from_outside, g)
 
         # The weights' gradients are a few large products over all steps.
         x, out, u, g_gates, g_u, g_targets = (
             torch.from_numpy(a).flatten(0, 1)
-            for a in (trace.x, trace.out, trace.u, g.gates, g.u, g.targets)
+            for a in (saved.x, saved.out, saved.u, g.gates, g.u, g.targets)
         )
         g_targets = g_targets.flatten(0, 1)
         g_strength, g_gate = (torch.from_numpy(a).flatten() for a in (g.strength, g.gate))
@@ -668,7 +736,7 @@ class MnmTrace(FusedTrace[MnmState]):
         n, m = 3 * H, weights.Q.shape[0] // K
         values, keys = (
             u[:, P:].reshape(-1, 3, K)[:, VALUE],
-            torch.from_numpy(trace.z[:, :, WRITTEN, :, 0]).reshape(-1, K),
+            torch.from_numpy(saved.z[:, :, WRITTEN, :, 0]).reshape(-1, K),
         )
         seen = torch.cat([values, keys], dim=1)[:, : m * K]
         parameters = Parameters(
@@ -697,10 +765,10 @@ class MnmTrace(FusedTrace[MnmState]):
         return g_inputs, *state, torch.from_numpy(g.theta)[..., :M, :M], *parameters
 
 
-class Fused(FusedCore[MnmState]):
+class Fused(KernelImplementation[MnmState]):
     """MNM by kernels."""
 
-    trace_class = MnmTrace
+    steps_class = MnmSteps
 
     @classmethod
     def refusal(cls, core: Any) -> str | None:

@@ -12,7 +12,7 @@ with ``h`` the activity before the step and f and c as in :func:`_factors`; ``re
 ``Hebb' = clip(Hebb_ij + m_i E_ij)`` and ``E' = f_i E_ij + c_i h_j``.
 """
 
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -39,7 +39,8 @@ from mnm_rl.fused.simd import (
     total,
     where_inside,
 )
-from mnm_rl.fused.trace import FusedCore, FusedTrace
+from mnm_rl.fused.stepper import KernelImplementation
+from mnm_rl.fused.steps import KernelSteps, Workspace
 
 KEEP = 16
 HEBB, DECAY, OJA, MODULATED, RETROACTIVE = range(5)
@@ -47,24 +48,29 @@ RULES = get_args(PlasticRule)
 
 
 class Weights(NamedTuple):
-    """Padded: ``[R, P]`` and ``[P]``, R a multiple of ``ROWS``; those that a rule lacks are
-    zero."""
+    """The parameters, padded, R a multiple of ``ROWS``; those that a rule lacks are zero."""
 
     U: Array
     """``[F, P]``."""
     u: Array
+    """``[P]``."""
     w: Array
+    """``[R, P]``."""
     alpha: Array
+    """``[R, P]``."""
     eta: Array
     """``[1]``."""
     M: Array
+    """``[P]``."""
     M_bias: Array
     """``[1]``."""
     fan: Array
+    """``[P]``."""
     fan_bias: Array
+    """``[P]``."""
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What the forward pass leaves for the backward pass, time first."""
 
     x: Array
@@ -84,6 +90,7 @@ class Setting(NamedTuple):
     """What stays the same over a sequence."""
 
     rule: int
+    """The number of the rule, in ``RULES``."""
     starts: Array
     """Episode starts, ``[T, B]`` bool."""
 
@@ -98,15 +105,20 @@ class Working(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """``f``, ``c`` and ``m`` of a step, or the gradients with respect to them: one number per row,
-    ``[P]``."""
+    """The factors of a step (see the equation above), or the gradients with respect to them: one
+    number per row."""
 
     f: Array
+    """``[P]``."""
     c: Array
+    """``[P]``."""
     m: Array
+    """``[P]``."""
 
 
 class Gradients(NamedTuple):
+    """What the backward pass makes, time first."""
+
     a: Array
     """With respect to ``h_t`` before tanh, ``[T, B, P]``."""
     fan: Array
@@ -114,17 +126,17 @@ class Gradients(NamedTuple):
     M: Array
     """With respect to ``M h_t``, ``[T, B]``."""
     eta: Array
-    """``[B]``."""
+    """With respect to eta, ``[B]``."""
     alpha: Array
-    """``[B, R, P]``."""
+    """With respect to alpha, ``[B, R, P]``."""
     h: Array
-    """With respect to the state, ``[B, P]`` and ``[B, 1 or 2, R, P]``, after the last step and
-    before the first in the end."""
+    """With respect to ``h`` after the last step, made that before the first one, ``[B, P]``."""
     hebb: Array
+    """The same for both traces, ``[B, 1 or 2, R, P]``."""
 
 
 @kernel
-def _modulation(weights: Any, h: Any) -> Any:
+def _modulation(weights: Weights, h: Array) -> Array:
     """``tanh(M h)``, as an array of one number."""
     q = np.empty(1, h.dtype)
     q[0] = weights.M_bias[0]
@@ -135,7 +147,7 @@ def _modulation(weights: Any, h: Any) -> Any:
 
 
 @kernel
-def _factors(rule: int, weights: Any, h: Any, q: Any, factors: Any) -> None:
+def _factors(rule: int, weights: Weights, h: Array, q: float, factors: Factors) -> None:
     """The factors after a step that gave h."""
     f, c, m = factors.f, factors.c, factors.m
     one, eta = h.dtype.type(1), weights.eta[0]
@@ -150,7 +162,7 @@ def _factors(rule: int, weights: Any, h: Any, q: Any, factors: Any) -> None:
 
 
 @kernel
-def _update(rule: int, hebb: Any, new: Any, factors: Any, before: Any) -> None:
+def _update(rule: int, hebb: Array, new: Array, factors: Factors, before: Array) -> None:
     """The traces ``new`` after a step, of those before it, ``[1 or 2, R, P]``; they may be the same
     array."""
     f, c, m = factors.f, factors.c, factors.m
@@ -176,7 +188,7 @@ def _update(rule: int, hebb: Any, new: Any, factors: Any, before: Any) -> None:
 
 
 @kernel
-def _activity(weights: Any, before: Any, hebb: Any, out: Any) -> None:
+def _activity(weights: Weights, before: Array, hebb: Array, out: Array) -> None:
     """``out = tanh(out + (w + alpha * Hebb) before)``."""
     zero = splat(out.dtype.type(0))
     add_matvec(weights.w, before, out)
@@ -190,7 +202,14 @@ def _activity(weights: Any, before: Any, hebb: Any, out: Any) -> None:
 
 @kernel
 def _forward(
-    first: int, last: int, t0: int, t1: int, setting: Any, weights: Any, state: Any, trace: Any
+    first: int,
+    last: int,
+    t0: int,
+    t1: int,
+    setting: Setting,
+    weights: Weights,
+    state: Working,
+    saved: Saved,
 ) -> None:
     """Steps t0 to t1 of the environments from first to last."""
     h, hebb, rule = state.h, state.hebb, setting.rule
@@ -202,20 +221,26 @@ def _forward(
             if setting.starts[t, b]:
                 h[b], hebb[b] = zero, zero
             if t % KEEP == 0:
-                trace.hebb[t // KEEP, b] = hebb[b]
-            before, out = trace.before[t, b], trace.out[t, b]
+                saved.hebb[t // KEEP, b] = hebb[b]
+            before, out = saved.before[t, b], saved.out[t, b]
             before[:] = h[b]
             _activity(weights, before, hebb[b, 0], out)
             h[b] = out
             if rule >= MODULATED:
-                trace.q[t, b] = _modulation(weights, out)[0]
-            _factors(rule, weights, out, trace.q[t, b], factors)
+                saved.q[t, b] = _modulation(weights, out)[0]
+            _factors(rule, weights, out, saved.q[t, b], factors)
             _update(rule, hebb[b], hebb[b], factors, before)
 
 
 @kernel
 def _update_backward(
-    rule: int, hebb: Any, G: Any, factors: Any, before: Any, g_before: Any, g_factors: Any
+    rule: int,
+    hebb: Array,
+    G: Array,
+    factors: Factors,
+    before: Array,
+    g_before: Array,
+    g_factors: Factors,
 ) -> None:
     """Back through :func:`_update`, given the traces before it: G, with respect to those after it,
     is made that with respect to those before it; ``g_before`` is added to; ``g_factors`` is filled
@@ -252,11 +277,18 @@ def _update_backward(
 
 @kernel
 def _factors_backward(
-    b: int, t: int, rule: int, weights: Any, trace: Any, factors: Any, g_factors: Any, g: Any
+    b: int,
+    t: int,
+    rule: int,
+    weights: Weights,
+    saved: Saved,
+    factors: Factors,
+    g_factors: Factors,
+    g: Gradients,
 ) -> None:
     """Back through :func:`_factors` and the modulation: adds to ``g.a``, the gradient with respect
     to ``h_t``."""
-    h, a, q = trace.out[t, b], g.a[t, b], trace.q[t, b]
+    h, a, q = saved.out[t, b], g.a[t, b], saved.q[t, b]
     dtype = h.dtype
     eta, g_eta, g_q = weights.eta[0], dtype.type(0), dtype.type(0)
     for i in range(h.shape[0]):
@@ -283,7 +315,13 @@ def _factors_backward(
 
 @kernel
 def _activity_backward(
-    weights: Any, before: Any, hebb: Any, a: Any, g_before: Any, G: Any, g_alpha: Any
+    weights: Weights,
+    before: Array,
+    hebb: Array,
+    a: Array,
+    g_before: Array,
+    G: Array,
+    g_alpha: Array,
 ) -> None:
     """Back through :func:`_activity` before its tanh, given the gradient a: adds to that of the
     state, the trace and alpha."""
@@ -307,44 +345,57 @@ def _activity_backward(
 
 @kernel
 def _make_again(
-    b: int, t0: int, t1: int, setting: Any, weights: Any, trace: Any, states: Any, factors: Any
+    b: int,
+    t0: int,
+    t1: int,
+    setting: Setting,
+    weights: Weights,
+    saved: Saved,
+    states: Array,
+    factors: Factors,
 ) -> None:
     """The traces before each of the steps t0 to t1, from that before the first."""
-    states[0] = trace.hebb[t0 // KEEP, b]
+    states[0] = saved.hebb[t0 // KEEP, b]
     for t in range(t0, t1 - 1):
         if setting.starts[t + 1, b]:
             states[t + 1 - t0] = states.dtype.type(0)
         else:
-            _factors(setting.rule, weights, trace.out[t, b], trace.q[t, b], factors)
-            _update(setting.rule, states[t - t0], states[t + 1 - t0], factors, trace.before[t, b])
+            _factors(setting.rule, weights, saved.out[t, b], saved.q[t, b], factors)
+            _update(setting.rule, states[t - t0], states[t + 1 - t0], factors, saved.before[t, b])
 
 
 @kernel
 def _backward(
-    first: int, last: int, setting: Any, weights: Any, trace: Any, g_out: Any, g: Any
+    first: int,
+    last: int,
+    setting: Setting,
+    weights: Weights,
+    saved: Saved,
+    g_out: Array,
+    g: Gradients,
 ) -> None:
     """Back through :func:`_forward`."""
     T, P, rule = setting.starts.shape[0], g.h.shape[1], setting.rule
     dtype = g.h.dtype
     zero = dtype.type(0)
-    states = np.empty((KEEP, *trace.hebb.shape[2:]), dtype)
+    states = np.empty((KEEP, *saved.hebb.shape[2:]), dtype)
     factors = Factors(np.empty(P, dtype), np.empty(P, dtype), np.empty(P, dtype))
     g_factors, g_before = (
         Factors(np.zeros(P, dtype), np.zeros(P, dtype), np.zeros(P, dtype)),
         np.zeros(P, dtype),
     )
     for b in range(first, last):
-        for part in range(trace.hebb.shape[0] - 1, -1, -1):
+        for part in range(saved.hebb.shape[0] - 1, -1, -1):
             t0, t1 = part * KEEP, min(part * KEEP + KEEP, T)
-            _make_again(b, t0, t1, setting, weights, trace, states, factors)
+            _make_again(b, t0, t1, setting, weights, saved, states, factors)
             for t in range(t1 - 1, t0 - 1, -1):
-                h, before, hebb, a = trace.out[t, b], trace.before[t, b], states[t - t0], g.a[t, b]
-                _factors(rule, weights, h, trace.q[t, b], factors)
+                h, before, hebb, a = saved.out[t, b], saved.before[t, b], states[t - t0], g.a[t, b]
+                _factors(rule, weights, h, saved.q[t, b], factors)
                 g_before[:] = zero
                 _update_backward(rule, hebb, g.hebb[b], factors, before, g_before, g_factors)
                 for i in range(P):
                     a[i] = g.h[b, i] + g_out[t, b, i]
-                _factors_backward(b, t, rule, weights, trace, factors, g_factors, g)
+                _factors_backward(b, t, rule, weights, saved, factors, g_factors, g)
                 times_derivative(a, h)
                 _activity_backward(weights, before, hebb[0], a, g_before, g.hebb[b, 0], g.alpha[b])
                 g.h[b] = g_before
@@ -356,18 +407,27 @@ class Parameters(NamedTuple):
     """The parameters of a plastic core; those that a rule lacks are empty."""
 
     U: Tensor
+    """``[D, F]``."""
     u: Tensor
+    """``[D]``."""
     w: Tensor
+    """``[D, D]``."""
     alpha: Tensor
+    """``[D, D]``."""
     eta: Tensor
+    """A scalar."""
     M: Tensor
+    """``[1, D]``."""
     M_bias: Tensor
+    """``[1]``."""
     fan: Tensor
+    """``[D, 1]``."""
     fan_bias: Tensor
+    """``[D]``."""
 
 
-class PlasticTrace(FusedTrace[PlasticState]):
-    """Steps of a plastic core, see :class:`~mnm_rl.fused.trace.FusedTrace`."""
+class PlasticSteps(KernelSteps[PlasticState]):
+    """Steps of a plastic core, see :class:`~mnm_rl.fused.steps.KernelSteps`."""
 
     carried = 3
     core: PlasticCore
@@ -399,10 +459,8 @@ class PlasticTrace(FusedTrace[PlasticState]):
             fan_bias=array(p.fan_bias, (P,), dtype),
         )
 
-    def __init__(
-        self, implementation: FusedCore[PlasticState], state: PlasticState, steps: int
-    ) -> None:
-        super().__init__(implementation, state, steps)
+    def __init__(self, workspace: Workspace, state: PlasticState, steps: int) -> None:
+        super().__init__(workspace, state, steps)
         D, B, dtype = self.D, self.B, self.dtype
         P, R = padded(D), padded(D, ROWS)
         traces = 2 if self.core.rule == "retroactive" else 1
@@ -411,14 +469,14 @@ class PlasticTrace(FusedTrace[PlasticState]):
         self.now = Working(array(state.h, (B, P), dtype), zeros((B, traces, R, P), dtype))
         for i, trace in enumerate((state.hebb, state.eligibility)[:traces]):
             torch.from_numpy(self.now.hebb)[:, i, :D, :D] = trace.detach()
-        self.kept = Kept(
+        self.saved = Saved(
             x=self.room("x", steps, B, self.F),
             before=self.room("before", steps, B, P),
             out=zeros((steps, B, P), dtype),  # others may have it
             q=self.room("q", steps, B),
             hebb=self.room("hebb", -(-steps // KEEP), B, traces, R, P),
         )
-        self.x = self.kept.x
+        self.x = self.saved.x
 
     def working_state(self) -> tuple[Tensor, ...]:
         D = self.D
@@ -427,27 +485,27 @@ class PlasticTrace(FusedTrace[PlasticState]):
         return torch.from_numpy(self.now.h)[:, :D], hebb[:, 0], eligibility
 
     def run_kernels(self, t0: int, t1: int) -> Tensor:
-        out = torch.from_numpy(self.kept.out[t0:t1])
+        out = torch.from_numpy(self.saved.out[t0:t1])
         x, U, u = (
-            torch.from_numpy(a) for a in (self.kept.x[t0:t1], self.weights.U, self.weights.u)
+            torch.from_numpy(a) for a in (self.saved.x[t0:t1], self.weights.U, self.weights.u)
         )
         torch.addmm(u, x.flatten(0, 1), U, out=out.view(-1, out.shape[-1]))
-        run(_forward, self.B, t0, t1, self.setting, self.weights, self.now, self.kept)
+        run(_forward, self.B, t0, t1, self.setting, self.weights, self.now, self.saved)
         return out
 
     def outputs(self, raw: Tensor) -> Tensor:
         return raw[..., : self.D]
 
     def results(self) -> tuple[Tensor | None, ...]:
-        return torch.from_numpy(self.kept.out), None, *self.working_state()
+        return torch.from_numpy(self.saved.out), None, *self.working_state()
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         g_out, _, g_h, g_hebb, g_eligibility = given
-        trace, D, B, dtype = self.kept, self.D, self.B, self.dtype
+        saved, D, B, dtype = self.saved, self.D, self.B, self.dtype
         g = Gradients(
-            a=self.room("g_a", *trace.out.shape),
-            fan=self.room("g_fan", *trace.out.shape),
-            M=self.room("g_M", *trace.q.shape),
+            a=self.room("g_a", *saved.out.shape),
+            fan=self.room("g_fan", *saved.out.shape),
+            M=self.room("g_M", *saved.q.shape),
             eta=zeros((B,), dtype),
             alpha=zeros((B, *self.weights.alpha.shape), dtype),
             h=array(g_h, self.now.h.shape, dtype),
@@ -456,13 +514,13 @@ class PlasticTrace(FusedTrace[PlasticState]):
         for i, g_given in enumerate((g_hebb, g_eligibility)[: g.hebb.shape[1]]):
             if g_given is not None:
                 torch.from_numpy(g.hebb)[:, i, :D, :D] = g_given
-        out = array(g_out, trace.out.shape, dtype)
-        run(_backward, B, self.setting, self.weights, trace, out, g)
+        out = array(g_out, saved.out.shape, dtype)
+        run(_backward, B, self.setting, self.weights, saved, out, g)
         a, x, before, h, fan = (
             torch.from_numpy(v).flatten(0, 1)
-            for v in (g.a, trace.x, trace.before, trace.out, g.fan)
+            for v in (g.a, saved.x, saved.before, saved.out, g.fan)
         )
-        g_M, q = torch.from_numpy(g.M).flatten(), torch.from_numpy(trace.q).flatten()
+        g_M, q = torch.from_numpy(g.M).flatten(), torch.from_numpy(saved.q).flatten()
         parameters = Parameters(
             U=gather_rows(a.T @ x, 1, D),
             u=a.sum(0)[:D],
@@ -478,7 +536,7 @@ class PlasticTrace(FusedTrace[PlasticState]):
             gradient if own.numel() else None
             for gradient, own in zip(parameters, self.parameters, strict=True)
         )
-        g_inputs = (a @ torch.from_numpy(self.weights.U).T).view(trace.x.shape) if inputs else None
+        g_inputs = (a @ torch.from_numpy(self.weights.U).T).view(saved.x.shape) if inputs else None
         hebb = torch.from_numpy(g.hebb)[..., :D, :D]
         state = (
             torch.from_numpy(g.h)[:, :D],
@@ -488,7 +546,7 @@ class PlasticTrace(FusedTrace[PlasticState]):
         return g_inputs, *state, *present
 
 
-class Fused(FusedCore[PlasticState]):
+class Fused(KernelImplementation[PlasticState]):
     """Plastic RNN by kernels."""
 
-    trace_class = PlasticTrace
+    steps_class = PlasticSteps

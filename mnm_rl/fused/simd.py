@@ -9,7 +9,7 @@ makes whatever registers the machine has of them. Rows are padded with zeros to 
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from llvmlite import ir
@@ -19,7 +19,11 @@ from numba.core import event as numba_event
 from numba.extending import intrinsic, models, overload, register_model
 
 from mnm_rl.fused.announcement import compiling
+from mnm_rl.fused.arena import Array
 from mnm_rl.fused.cache import KernelCache
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LANES = 16
 ROWS = 4
@@ -50,7 +54,7 @@ kernels: list[Any] = []
 """All of them."""
 
 
-def kernel(function: Callable[..., Any], inline: bool = False) -> Callable[..., Any]:
+def kernel(function: Callable[P, R], inline: bool = False) -> Callable[P, R]:
     """Compile a function, at its first call with arguments of some types; kept on disk for the next
     process.
 
@@ -63,7 +67,7 @@ def kernel(function: Callable[..., Any], inline: bool = False) -> Callable[..., 
     return compiled  # type: ignore[no-any-return]
 
 
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
     """A :func:`kernel` that becomes part of those that call it: for blocks so small that the call
     takes as long as the work."""
     return kernel(function, inline=True)
@@ -293,7 +297,7 @@ def _overload_tanh(x: Any) -> Any:
 
 
 @inlined
-def copy_(y: Any, x: Any) -> None:
+def copy_(y: Array, x: Array) -> None:
     """``y = x``, for rows that do not overlap; Numba's own assignment may copy x first, lest they
     do."""
     for i in range(y.shape[0]):
@@ -301,21 +305,21 @@ def copy_(y: Any, x: Any) -> None:
 
 
 @inlined
-def fill_(x: Any, value: Any) -> None:
+def fill_(x: Array, value: float) -> None:
     """``x = value``, for a row."""
     for i in range(x.shape[0]):
         x[i] = value
 
 
 @inlined
-def tanh_(x: Any) -> None:
+def tanh_(x: Array) -> None:
     """``x = tanh(x)``, for a row."""
     for i in range(x.shape[0]):
         x[i] = tanh(x[i])
 
 
 @inlined
-def sigmoid_(x: Any) -> None:
+def sigmoid_(x: Array) -> None:
     """``x = sigmoid(x)``, for a row."""
     half = x.dtype.type(0.5)
     for i in range(x.shape[0]):
@@ -323,7 +327,7 @@ def sigmoid_(x: Any) -> None:
 
 
 @inlined
-def _add_product_of_two(y0: Any, y1: Any, x0: Any, x1: Any, M: Any) -> None:
+def _add_product_of_two(y0: Array, y1: Array, x0: Array, x1: Array, M: Array) -> None:
     """:func:`add_product` for two rows."""
     K, N = M.shape
     i = 0
@@ -362,7 +366,7 @@ def _add_product_of_two(y0: Any, y1: Any, x0: Any, x1: Any, M: Any) -> None:
 
 
 @inlined
-def add_product(y: Any, x: Any, M: Any) -> None:
+def add_product(y: Array, x: Array, M: Array) -> None:
     """``y += x M``: y ``[S, N]``, x ``[S, K]``, M ``[K, N]``, with N a multiple of ``LANES``."""
     K, N = M.shape
     fours = y.shape[0] // 4 * 4
@@ -404,7 +408,7 @@ def add_product(y: Any, x: Any, M: Any) -> None:
 
 
 @inlined
-def add_matvec(W: Any, x: Any, y: Any) -> None:
+def add_matvec(W: Array, x: Array, y: Array) -> None:
     """``y += W x``."""
     for i in range(0, W.shape[0], 4):
         a = b = c = d = splat(W.dtype.type(0))
@@ -416,7 +420,7 @@ def add_matvec(W: Any, x: Any, y: Any) -> None:
 
 
 @inlined
-def add_matvec_transposed(W: Any, x: Any, y: Any) -> None:
+def add_matvec_transposed(W: Array, x: Array, y: Array) -> None:
     """``y += W^T x``."""
     for i in range(0, W.shape[0], 4):
         a, b, c, d = splat(x[i]), splat(x[i + 1]), splat(x[i + 2]), splat(x[i + 3])
@@ -426,7 +430,7 @@ def add_matvec_transposed(W: Any, x: Any, y: Any) -> None:
 
 
 @inlined
-def times_derivative(g: Any, z: Any) -> None:
+def times_derivative(g: Array, z: Array) -> None:
     """``g *= 1 - z^2``: back through ``z = tanh(.)``."""
     one = z.dtype.type(1)
     for i in range(z.shape[0]):
@@ -434,7 +438,7 @@ def times_derivative(g: Any, z: Any) -> None:
 
 
 @kernel
-def _tanh_of_doubled(row: Any) -> None:
+def _tanh_of_doubled(row: Array) -> None:
     for i in range(0, row.shape[0], LANES):
         store(row, i, fma(splat(row.dtype.type(1)), load(row, i), load(row, i)))
     tanh_(row)

@@ -81,7 +81,13 @@ class NeuralMemory(nn.Module):
             self.theta_0 = nn.Parameter(theta_0)
         else:
             self.register_buffer("theta_0", theta_0)
-        self.rule: WriteRule = WRITE_RULES[write_rule](size, layers, feedback_inputs, init, bounded)
+        rule_class, options = (
+            WRITE_RULES[write_rule],
+            {"init": init, "feedback_inputs": feedback_inputs},
+        )
+        self.rule: WriteRule = rule_class(
+            size, layers, bounded, **{name: options[name] for name in rule_class.options}
+        )
 
     def initial_memory(self, batch_size: int) -> FastWeights:
         """``theta_0`` for every environment, each ``[B, D, D]``: views of the slow weights that

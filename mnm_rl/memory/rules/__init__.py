@@ -5,8 +5,8 @@ from typing import Literal
 from mnm_rl.memory.rules.delta import DeltaRule
 from mnm_rl.memory.rules.gated_delta import GatedDeltaRule
 from mnm_rl.memory.rules.gradient import GradientRule
-from mnm_rl.memory.rules.local import LocalRule
-from mnm_rl.memory.rules.rule import FeedbackInputs, WriteRule
+from mnm_rl.memory.rules.local import FeedbackInputs, LocalRule
+from mnm_rl.memory.rules.rule import WriteRule
 
 WriteRuleName = Literal["g", "p", "delta", "gated-delta"]
 WRITE_RULES: dict[str, type[WriteRule]] = {

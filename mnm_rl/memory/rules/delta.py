@@ -3,9 +3,8 @@ programmers*)."""
 
 from torch import Tensor
 
-from mnm_rl.initialization import Init
 from mnm_rl.memory.function import FastWeights
-from mnm_rl.memory.rules.rule import FeedbackInputs, WriteRule
+from mnm_rl.memory.rules.rule import WriteRule
 
 
 class DeltaRule(WriteRule):
@@ -16,15 +15,8 @@ class DeltaRule(WriteRule):
     leaves alone what is stored under orthogonal keys. An empty key stays empty.
     """
 
-    def __init__(
-        self,
-        size: int,
-        layers: int,
-        feedback_inputs: FeedbackInputs,
-        init: Init,
-        bounded: bool = True,
-    ) -> None:
-        super().__init__(size, layers, feedback_inputs, init, bounded=True)
+    def __init__(self, size: int, layers: int, bounded: bool = True) -> None:
+        super().__init__(size, layers, bounded=True)
         if layers != 1:
             raise ValueError(
                 "the delta rule writes a single linear layer: it needs memory_layers=1, got "

@@ -1,12 +1,16 @@
 """Rule p: the perceptron rule of every layer, with learned targets (Munkhdalai et al. 2019,
 MNM-p)."""
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 
 from mnm_rl.initialization import Init
 from mnm_rl.memory.function import FastWeights
-from mnm_rl.memory.rules.rule import FeedbackInputs, WriteRule
+from mnm_rl.memory.rules.rule import WriteRule
+
+FeedbackInputs = Literal["value", "key_value"]
 
 
 class LocalRule(WriteRule):
@@ -16,22 +20,28 @@ class LocalRule(WriteRule):
     With ``bounded``, the targets of hidden layers are ``zhat^l = tanh(Q^l v^w + q^l)``: one that
     ``z^l``, which is a tanh, cannot reach would let the fast weights grow with every write.
 
-    With ``feedback_inputs="key_value"`` the maps ``Q^l`` see ``[v^w; k^w]``. With
-    ``init="scaled"``, ``Q^L = I`` and the rest is 0.
+    Args:
+        size: width ``D`` of keys, values and every layer.
+        layers: number of layers ``L``.
+        bounded: as for every rule.
+        init: with ``"scaled"``, ``Q^L = I`` and the rest is 0.
+        feedback_inputs: with ``"key_value"``, the maps ``Q^l`` see ``[v^w; k^w]``.
 
     Attributes:
         feedback: ``Q^l`` and ``q^l`` of every layer, in one linear map.
     """
 
+    options: ClassVar[tuple[str, ...]] = ("init", "feedback_inputs")
+
     def __init__(
         self,
         size: int,
         layers: int,
-        feedback_inputs: FeedbackInputs,
-        init: Init,
         bounded: bool = True,
+        init: Init = "scaled",
+        feedback_inputs: FeedbackInputs = "value",
     ) -> None:
-        super().__init__(size, layers, feedback_inputs, init, bounded)
+        super().__init__(size, layers, bounded)
         self.feedback_inputs = feedback_inputs
         self.feedback = nn.Linear(
             size * (2 if feedback_inputs == "key_value" else 1), layers * size

@@ -1,16 +1,13 @@
 """What a write rule is."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mnm_rl.initialization import Init
 from mnm_rl.memory.function import FastWeights
-
-FeedbackInputs = Literal["value", "key_value"]
 
 
 class WriteRule(nn.Module, ABC):
@@ -23,8 +20,6 @@ class WriteRule(nn.Module, ABC):
     Args:
         size: width ``D`` of keys, values and every layer.
         layers: number of layers ``L``.
-        feedback_inputs: what a rule that feeds values back into the layers sees of a write.
-        init: how a rule with parameters of its own initializes them.
         bounded: whether keys have norm one, and ``beta`` is the share of its error that a write
             removes; if False, keys are as they are and ``s = 2/(H D) * beta``, the step of the
             paper.
@@ -36,15 +31,10 @@ class WriteRule(nn.Module, ABC):
     gated: ClassVar[bool] = False
     """Whether every write leaves only a share ``alpha`` of the fast weights, which the core has to
     give."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """The arguments of :class:`~mnm_rl.memory.NeuralMemory` that the constructor takes as well."""
 
-    def __init__(
-        self,
-        size: int,
-        layers: int,
-        feedback_inputs: FeedbackInputs,
-        init: Init,
-        bounded: bool = True,
-    ) -> None:
+    def __init__(self, size: int, layers: int, bounded: bool = True) -> None:
         super().__init__()
         self.size, self.layers, self.bounded = size, layers, bounded
 
@@ -63,6 +53,9 @@ class WriteRule(nn.Module, ABC):
 
         Bounded, ``s^l = beta / N^l`` with ``N^l = max(H, sum_h |z^(l-1)_h|^2)``: layer ``l`` comes
         nearer to its target by the share ``beta``, or less, whatever its inputs are.
+
+        The step sizes are linear in ``beta``. The kernels rely on this: they multiply by ``beta``
+        at the end, and by nothing else in the gradient with respect to ``beta``.
 
         Args:
             beta: write strength, ``[B]``.
