@@ -20,7 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from mnm_rl import RecurrentA2C, TrainingDivergedError
-from mnm_rl.algorithms import pretrained
+from mnm_rl.algorithms import on_policy
 from mnm_rl.algorithms.checks import checked_rewards
 from mnm_rl.callbacks import AtomicCheckpoints
 from mnm_rl.files import checkpoints
@@ -342,7 +342,7 @@ def test_a_gpu_that_auto_picks_is_announced_once(
 ) -> None:
     monkeypatch.setattr("stable_baselines3.common.utils.th.cuda.is_available", lambda: True)
     monkeypatch.setattr("mnm_rl.cores.implementations._logged", set())
-    pretrained._announce_gpu.cache_clear()
+    on_policy._announce_gpu.cache_clear()
     arguments: dict[str, Any] = {
         "policy_kwargs": {"hidden_size": 4},
         "verbose": verbose,

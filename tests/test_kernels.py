@@ -12,10 +12,10 @@ from mnm_rl.fused.memory import (
     READ,
     RULES,
     WRITTEN,
-    Late,
+    DeferredUpdate,
     Step,
     StepGradient,
-    add_late,
+    add_deferred,
     write_and_read,
     write_and_read_backward,
 )
@@ -74,16 +74,20 @@ def test_a_step_and_its_gradient_are_those_of_the_adjoint(
     g_read = torch.randn(1, 2 * H, D, dtype=torch.float64)
     before, G_before, expected = adjoint.write_and_read_backward(rule, after, G, g_read, kept)
     # of the step after
-    late = Late(*np.random.default_rng(0).normal(size=(2, 2, L, P)) * (np.arange(P) < D))
-    g = StepGradient(np.zeros_like(step.z), np.zeros_like(step.q), np.zeros_like(step.delta), late)
+    deferred = DeferredUpdate(
+        *np.random.default_rng(0).normal(size=(2, 2, L, P)) * (np.arange(P) < D)
+    )
+    g = StepGradient(
+        np.zeros_like(step.z), np.zeros_like(step.q), np.zeros_like(step.delta), deferred
+    )
     g.z[READ, :, L], g.z[CHECKED, :, L] = rows(g_read[:, :H]), rows(g_read[:, H:])
     padded_G = pad_memory(torch.stack(G, dim=1))[0]
     # nothing reads into the first layer
-    late.g[1] *= np.arange(L).reshape(L, 1) > 0 if name == "g" else 0
+    deferred.g[1] *= np.arange(L).reshape(L, 1) > 0 if name == "g" else 0
     for k in range(2):
-        padded_G -= np.einsum("li,lj->lij", late.g[k], late.x[k])[:, : padded_G.shape[1]]
+        padded_G -= np.einsum("li,lj->lij", deferred.g[k], deferred.x[k])[:, : padded_G.shape[1]]
     g_strength = write_and_read_backward(padded_theta, padded_G, *how, step, g)
-    add_late(padded_G, late)
+    add_deferred(padded_G, deferred)
     close(padded_theta[:, :D, :D], torch.stack(before, dim=1)[0])
     close(padded_G[:, :D, :D], torch.stack(G_before, dim=1)[0])
     close(np.array([g_strength * strength / beta.item()]), expected.beta)

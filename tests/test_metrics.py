@@ -66,7 +66,7 @@ class Wrong(Orchard):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "metrics": ("falls",)}  # type: ignore[misc]
 
 
-class Text(Orchard):
+class Wordy(Orchard):
     """Reports words."""
 
     def step(self, action: Any) -> Any:
@@ -76,7 +76,7 @@ class Text(Orchard):
 
 gym.register("mnm-test/Orchard-v0", Orchard)
 gym.register("mnm-test/Wrong-v0", Wrong)
-gym.register("mnm-test/Text-v0", Text)
+gym.register("mnm-test/Wordy-v0", Wordy)
 
 
 def same_step(env: Any, n: int = 2) -> Any:
@@ -230,7 +230,7 @@ def test_what_is_no_declaration_or_no_number_is_said(
     with pytest.raises(UsageError, match=r"must be a tuple of envs\.Metric"):
         train.main(["rnn", "--env", ORCHARD.replace("Orchard", "Wrong"), *few])
     with pytest.raises(TypeError, match=r"info\['falls'\] at the end of an episode must be a num"):
-        train.main(["rnn", "--env", ORCHARD.replace("Orchard", "Text"), *few, "--out", "run"])
+        train.main(["rnn", "--env", ORCHARD.replace("Orchard", "Wordy"), *few, "--out", "run"])
 
 
 @pytest.mark.parametrize(
