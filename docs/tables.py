@@ -300,13 +300,17 @@ def masks(file: str, mark: float) -> str:
 
 
 def compared(cells: Callable[[Results, dict[str, Group], float], dict[str, str]]) -> str:
-    """A row for each agent, with its best setting, and a column for each grid of
-    :data:`COMPARED`."""
+    """A row for each agent, with its best setting other than without writes, and a column for each
+    grid of :data:`COMPARED`."""
     columns = {}
     for title, (file, mark) in COMPARED.items():
         results = Results.load(ROOT / "docs" / "results" / file)
         # of an agent's, the best is the last
-        groups = {runs[0].agent: group for group, runs in reversed(results.groups.items())}
+        groups = {
+            runs[0].agent: group
+            for group, runs in reversed(results.groups.items())
+            if runs[0].setting != "no writes"
+        }
         columns[title] = cells(results, groups, mark)
     agents = [agent for agent in AGENTS if any(agent in column for column in columns.values())]
     return table(
