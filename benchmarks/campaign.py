@@ -42,7 +42,8 @@ import train
 from experiments.command_line import run_main
 from experiments.configuration import Run
 from experiments.logs import read_rows
-from experiments.run import ALGORITHMS, load_model
+from experiments.run import load_model
+from mnm_rl.algorithms.on_policy import ALGORITHMS
 from mnm_rl.files import checkpoints
 
 MAZE = ["--env", "mnm/MazeSmall-v0", "--env-kwargs", "horizon=20", "--n-envs", "4"]

@@ -3,9 +3,7 @@
 They are chance, the best policy that first has to find the goal, and omniscience.
 """
 
-import json
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -75,19 +73,11 @@ def episodes_of_references(env: VectorEnv[Any, Any, Any]) -> dict[str, dict[str,
     env = env.unwrapped
     if not isinstance(env, MazeVectorEnv):
         return {}
-    arguments = json.dumps(env.task.arguments)
-    return _episodes_of_references(type(env), arguments)  # type: ignore[arg-type]  # classes are hashable
-
-
-@cache
-def _episodes_of_references(
-    env_class: Callable[..., MazeVectorEnv], arguments: str
-) -> dict[str, dict[str, NDArray[Any]]]:
-    maze = json.loads(arguments)
+    maze = env.task.arguments
     # a new map an episode takes its time
     episodes = 200 if maze["layout"] == "perfect" else 1000
     return {
-        reference: reference_episodes(reference, episodes, env_class=env_class, **maze)
+        reference: reference_episodes(reference, episodes, env_class=type(env), **maze)
         for reference in REFERENCES
     }
 

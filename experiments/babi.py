@@ -283,7 +283,9 @@ def stream(
 def batch(stories: Stories, numbers: NDArray[np.int64], state: Any = None) -> Batch:
     """What a model is trained and tested with, from what :func:`stream` yields."""
     counts = numbers >= 0
-    starts = counts & np.isin(numbers, stories.ends - stories.lengths)
+    begins = np.zeros(len(stories.sentences), dtype=bool)
+    begins[stories.ends - stories.lengths] = True
+    starts = counts & begins[numbers]
     sentences, answers = (
         torch.from_numpy(np.where(counts, column[numbers], -1))
         for column in (stories.sentences, stories.answers)
@@ -354,7 +356,7 @@ class Run:
     """
 
     def __init__(self, data: Data, options: Options) -> None:
-        self.data, self.options = data, options
+        self.options = options
         agent = options.core
         self.train_stories, self.test_stories = (
             (stories.alone() if options.questions == "alone" else stories).with_thinking_steps(
@@ -397,10 +399,9 @@ class Run:
             raise RunError(
                 f"{path} is damaged ({first_line(error)}): delete it to begin anew"
             ) from error
-        before = saved["settings"]
-        # earlier versions did not write the weight of a meta-loss that a core does not have
-        before["hyperparameters"] = {"meta_coef": Training.meta_coef} | before["hyperparameters"]
-        changed = [name for name, value in self.settings.items() if before.get(name) != value]
+        changed = [
+            name for name, value in self.settings.items() if saved["settings"].get(name) != value
+        ]
         if changed:
             raise UsageError(
                 f"{self.directory} holds a run with other settings ({', '.join(changed)}); give "

@@ -11,10 +11,11 @@ from agents import AGENTS
 from envs import RETURN
 from experiments.command_line import FINAL_SEED, RunError, UsageError, calling, option
 from experiments.configuration import Run
-from experiments.run import ALGORITHMS, load_model
+from experiments.run import load_model
 from experiments.run_directory import RunDirectory
 from experiments.scores import Evaluation, final_evaluation
 from mnm_rl import __version__
+from mnm_rl.algorithms.on_policy import ALGORITHMS
 
 
 def publish(directory: Path, out: Path) -> None:

@@ -27,10 +27,10 @@ from experiments.command_line import RunError, UsageError, first_line
 from experiments.configuration import OF_POLICY, Run, differences
 from experiments.logs import read_rows
 from experiments.run_directory import RunDirectory
-from mnm_rl import GymnasiumVecEnv, OtherSpacesError, RecurrentA2C, RecurrentPPO
+from mnm_rl import GymnasiumVecEnv, OtherSpacesError
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.checks import flattened
-from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
+from mnm_rl.algorithms.on_policy import ALGORITHMS, RecurrentOnPolicyAlgorithm
 from mnm_rl.algorithms.pretrained import without_numbers
 from mnm_rl.callbacks import AT_BOUNDARY
 from mnm_rl.files import checkpoints, replacing
@@ -39,8 +39,6 @@ from mnm_rl.trained import find_model, trained_models
 CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux says how much memory a container may use, in versions 2 and 1 of its control
 groups."""
-
-ALGORITHMS: dict[str, type[RecurrentOnPolicyAlgorithm]] = {"ppo": RecurrentPPO, "a2c": RecurrentA2C}
 
 
 def own_envs(run: Run) -> int:

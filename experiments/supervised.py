@@ -27,6 +27,7 @@ from agents import AGENTS, Agent
 from experiments.command_line import UsageError, first_line
 from mnm_rl import RecurrentCore, TrainingDivergedError, __version__
 from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy
+from mnm_rl.cores.core import make_state
 from mnm_rl.files import replacing
 
 
@@ -141,7 +142,7 @@ class Trainer:
         """Leave the gradients of a batch in the parameters; returns the cross-entropy, and the norm
         before it was cut."""
         logits, meta_loss, state = self.model(batch)
-        self.state = type(state)(*(part.detach() for part in state))
+        self.state = make_state(state, (part.detach() for part in state))
         answers = batch.answers()
         loss = F.cross_entropy(logits, answers, reduction="sum") / max(1, len(answers))
         self.optimizer.zero_grad()

@@ -28,8 +28,9 @@ import train
 from agents import AGENTS
 from experiments.command_line import UsageError, run_main
 from experiments.configuration import Run, differences
-from experiments.run import ALGORITHMS, check_memory
+from experiments.run import check_memory
 from mnm_rl import RecurrentA2C, RecurrentPPO
+from mnm_rl.algorithms.on_policy import ALGORITHMS
 from mnm_rl.files import checkpoints
 from mnm_rl.trained import find_model
 

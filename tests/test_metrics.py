@@ -252,9 +252,12 @@ def test_a_number_or_nothing_is_reported(value: Any, expected: float | None) -> 
 def test_results_of_version_0_2_0_are_read(tmp_path: Path) -> None:
     """Their metrics have the names that the environment gives them; the same again where they are
     saved and read."""
+    read = 0
     for path in sorted((ROOT / "docs" / "results").glob("*.json")):
         then = json.loads(path.read_text())
-        now = Results.load(path)
+        if "metrics" in then:  # collected since
+            continue
+        now, read = Results.load(path), read + 1
         for before, run in zip(then["results"], now.results, strict=True):
             if before["goals"] is None:
                 assert list(run.metrics) == ["return"]
@@ -265,8 +268,9 @@ def test_results_of_version_0_2_0_are_read(tmp_path: Path) -> None:
                 ]
                 assert run.score == before["goals"]
                 assert run.metrics["return"] == pytest.approx(10 * run.score)
-    now.save(tmp_path / "again.json")
-    assert Results.load(tmp_path / "again.json") == now
+        now.save(tmp_path / "again.json")
+        assert Results.load(tmp_path / "again.json") == now
+    assert read > 0
 
 
 def test_a_json_report_has_the_keys_of_version_0_2_0() -> None:

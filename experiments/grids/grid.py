@@ -16,8 +16,8 @@ from typing import Any
 from agents import AGENTS, Hyperparameters
 from experiments.command_line import INSTALLED, MAX_SEED, UsageError, calling, key_values, option
 from experiments.configuration import Run, differences
-from experiments.run import ALGORITHMS
 from experiments.run_directory import RunDirectory
+from mnm_rl.algorithms.on_policy import ALGORITHMS
 from mnm_rl.files import replacing
 
 TRAIN = Path(__file__).parents[2] / "train.py"

@@ -133,7 +133,7 @@ def _resumed(
     return stepper
 
 
-class InPlaceStepper(Stepper[StateT]):
+class InPlaceStepper(Stepper[StateT], ABC):
     """Takes steps that change a state in place, until :meth:`leave`. From then on, it calls the
     core.
 
