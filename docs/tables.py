@@ -6,11 +6,12 @@ rewrites what stands between ``<!-- table: NAME -->`` and ``<!-- end -->``, wher
 ``TABLES``.
 """
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from agents import AGENTS
 from experiments import babi
 from experiments.grids.results import Group, Results
 from experiments.statistics import Scores, interval, iqm
+from mnm_rl import LstmCore, MnmPolicy, RecurrentActorCriticPolicy
+from mnm_rl.algorithms import policies as named
 from mnm_rl.trained import trained_models
 from studies import bounded_writes, memory
 
@@ -71,6 +74,34 @@ def initialization() -> str:
         for agent in agents
     ]
     return table(("agent", "1M steps, before", "1M, after", "2M steps, before", "2M, after"), rows)
+
+
+def policies() -> str:
+    """The policies by name, and the arguments of their memories with their defaults."""
+    common = inspect.signature(LstmCore).parameters
+
+    def argument(parameter: inspect.Parameter) -> str:
+        default, *others = dict.fromkeys([parameter.default, *get_args(parameter.annotation)])
+        text = f"`{parameter.name}={default!r}`" + "".join(f", `{other!r}`" for other in others)
+        return text.replace("'", '"')
+
+    def arguments(policy: type[RecurrentActorCriticPolicy]) -> str:
+        parameters = inspect.signature(policy.core_class).parameters
+        if policy is MnmPolicy:
+            return f"{argument(parameters['write_rule'])}, and those below"
+        own = [value for name, value in parameters.items() if name not in common]
+        return "; ".join(map(argument, own))
+
+    rows = [
+        [
+            f'`"{name}"`',
+            (policy.__doc__ or "").partition(".")[0].removeprefix("Policy with "),
+            arguments(policy),
+        ]
+        for name, policy in vars(named).items()
+        if isinstance(policy, type) and policy.__module__ == named.__name__
+    ]
+    return table(("policy", "memory", "its own arguments, with their defaults"), rows)
 
 
 def tuning(file: str) -> str:
@@ -577,6 +608,7 @@ def hours() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "policies": policies,
     "compared": lambda: compared(final_scores),
     "compared_speed": lambda: compared(soonest),
     "bounded_writes": lambda: bounded_writes_study(lambda seed: seed >= bounded_writes.REPORTED),

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from agents import AGENTS, Agent
 from experiments.command_line import UsageError, first_line
 from mnm_rl import RecurrentCore, TrainingDivergedError, __version__
-from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy
+from mnm_rl.algorithms.recurrent_policy import POLICIES, RecurrentActorCriticPolicy
 from mnm_rl.cores.core import make_state
 from mnm_rl.files import replacing
 

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from mnm_rl import RecurrentA2C, RecurrentPPO
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
-from mnm_rl.algorithms.policies import POLICIES as REGISTERED
+from mnm_rl.algorithms.recurrent_policy import POLICIES as REGISTERED
 
 Algorithm = TypeVar("Algorithm", bound=RecurrentOnPolicyAlgorithm)
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from mnm_rl import GruCore, MnmCore, PlasticCore, RecurrentA2C, RecurrentPPO
-from mnm_rl.algorithms.policies import POLICIES as REGISTERED
+from mnm_rl.algorithms.recurrent_policy import POLICIES as REGISTERED
 from mnm_rl.memory import WRITE_RULES
 from tests.counting import Random, Recall
 from tests.policies import POLICIES, ROUNDING, small

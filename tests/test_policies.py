@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import mnm_rl
 from mnm_rl import LstmCore, MnmCore, RecurrentA2C, RecurrentActorCriticPolicy, RecurrentCore
-from mnm_rl.algorithms.policies import POLICIES as REGISTERED
+from mnm_rl.algorithms.recurrent_policy import POLICIES as REGISTERED
 from tests.counting import Recall
 from tests.policies import POLICIES, ROUNDING, SB3_CONTRIB
 

@@ -16,7 +16,7 @@ from experiments.analysis.page import improvement, rows, sections
 from experiments.command_line import UsageError
 from experiments.grids.display import Display
 from experiments.grids.grid import Grid, Job
-from experiments.grids.results import Results, collect, thinned
+from experiments.grids.results import Results, check_settings, collect, thinned
 from experiments.grids.schedule import LocalPool, run_jobs
 from experiments.statistics import (
     aggregate,
@@ -243,6 +243,17 @@ def test_the_committed_data_gives_the_same_statistics_every_time() -> None:
     with what is written there."""
     path = max(COMMITTED, key=lambda path: path.stat().st_size)
     assert sections(Results.load(path)) == sections(Results.load(path))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_results_were_made_with_the_settings_of_their_grid(path: Path) -> None:
+    """With the defaults of the code, or with what the grid's file names."""
+    results, grid = Results.load(path), Grid.load(ROOT / "experiments" / f"{path.stem}.toml")
+    jobs = grid.jobs()
+    check_settings(results, jobs)
+    assert {(run.label, run.seed) for run in results.results} <= {
+        (job.label, job.seed) for job in jobs
+    }
 
 
 def test_environments_without_metrics_are_scored_by_return() -> None:

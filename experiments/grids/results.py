@@ -9,7 +9,7 @@ long it took to be rewarded again.
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.agent import Algorithm
 from envs import RETURN, Metric
 from experiments.command_line import UsageError, calling
 from experiments.configuration import UNWRITTEN, Run
@@ -259,23 +260,33 @@ def collect(grid: Grid, runs: Path = Path("runs"), earlier: Results | None = Non
     return found
 
 
+def check_settings(results: Results, jobs: Iterable[Job]) -> None:
+    """Check that results were made with the hyperparameters of these jobs.
+
+    Raises:
+        UsageError: if some were not.
+    """
+    settings = {(job.agent, job.algorithm, job.setting): job.run.hyperparameters for job in jobs}
+    for own in results.hyperparameters:
+        if (of_grid := settings.get((own["agent"], own["algorithm"], own["setting"]))) is None:
+            continue
+        unused = Algorithm.of_ppo if of_grid.algorithm.algorithm == "a2c" else ()
+        now = {name: value for name, value in of_grid.flat().items() if name not in unused}
+        made = now | UNWRITTEN | own["hyperparameters"]
+        if changed := [name for name in now if made[name] != now[name]]:
+            name = changed[0]
+            raise _other(
+                f"with {name} {made[name]} of {own['agent']} ({own['setting']}), and the grid "
+                f"says {now[name]}"
+            )
+
+
 def _with_earlier(found: Results, earlier: Results, jobs: Sequence[Job]) -> Results:
     """What was found, and what of the earlier results was not, in the order of the grid."""
     for key in ("total_timesteps", "n_envs"):
         if earlier.grid.get(key) != found.grid[key]:
             raise _other(f"with {key} {earlier.grid.get(key)}, and the grid says {found.grid[key]}")
-    settings = {
-        (job.agent, job.algorithm, job.setting): job.run.hyperparameters.flat() for job in jobs
-    }
-    for own in earlier.hyperparameters:
-        if (now := settings.get((own["agent"], own["algorithm"], own["setting"]))) is not None:
-            made = now | UNWRITTEN | own["hyperparameters"]
-            if changed := [name for name in now if made[name] != now[name]]:
-                name = changed[0]
-                raise _other(
-                    f"with {name} {made[name]} of {own['agent']} ({own['setting']}), and the grid "
-                    f"says {now[name]}"
-                )
+    check_settings(earlier, jobs)
     known = {_key(run): run for run in (*earlier.results, *found.results)}
     order = [_key(job) for job in jobs]
     if unknown := [run for key, run in known.items() if key not in order]:

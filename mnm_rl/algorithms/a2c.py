@@ -7,7 +7,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from mnm_rl.algorithms.checks import divergence_at
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
-from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
+from mnm_rl.algorithms.recurrent_policy import RecurrentActorCriticPolicy
 from mnm_rl.algorithms.updates import (
     evaluate,
     gradient_step,

@@ -8,7 +8,7 @@ import torch
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
-from mnm_rl.algorithms.policies import State
+from mnm_rl.algorithms.recurrent_policy import State
 from mnm_rl.cores.implementations import Recording
 
 

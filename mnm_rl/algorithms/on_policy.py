@@ -38,7 +38,7 @@ from mnm_rl.algorithms.checks import (
 from mnm_rl.algorithms.copies import state_of_copy, state_to_copy
 from mnm_rl.algorithms.earlier import policy_kwargs_of
 from mnm_rl.algorithms.onnx import export_onnx
-from mnm_rl.algorithms.policies import POLICIES, RecurrentActorCriticPolicy, State
+from mnm_rl.algorithms.recurrent_policy import POLICIES, RecurrentActorCriticPolicy, State
 from mnm_rl.cores.implementations import Stepper, log_once
 from mnm_rl.fused.announcement import announce_aloud
 from mnm_rl.masks import action_masks, choices, heeds

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mnm_rl._version import __version__
 from mnm_rl.algorithms.checks import unchecked_distributions
-from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
+from mnm_rl.algorithms.recurrent_policy import RecurrentActorCriticPolicy
 from mnm_rl.cores.core import make_state
 
 

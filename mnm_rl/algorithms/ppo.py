@@ -16,7 +16,7 @@ from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.buffers import RolloutSequence
 from mnm_rl.algorithms.checks import divergence_at
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
-from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
+from mnm_rl.algorithms.recurrent_policy import RecurrentActorCriticPolicy
 from mnm_rl.algorithms.updates import (
     evaluate,
     gradient_step,

@@ -4,7 +4,7 @@ Reading a model executes no code from its files, whoever wrote them. A directory
 ``model.safetensors`` and ``config.json``. The first has the parameters of the policy. The second
 has the policy, its arguments, the arguments of the algorithm, and the spaces. Classes are written
 as names, and are read from a list of PyTorch's and Stable-Baselines3's classes. The name of a
-policy identifies the policy (:data:`mnm_rl.algorithms.policies.POLICIES`).
+policy identifies the policy (:data:`mnm_rl.algorithms.recurrent_policy.POLICIES`).
 """
 
 import inspect

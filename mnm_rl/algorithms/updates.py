@@ -13,7 +13,7 @@ from torch.nn.utils import parameters_to_vector
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.buffers import RecurrentRolloutBuffer, RolloutSequence
 from mnm_rl.algorithms.checks import NotFiniteError
-from mnm_rl.algorithms.policies import RecurrentActorCriticPolicy
+from mnm_rl.algorithms.recurrent_policy import RecurrentActorCriticPolicy
 
 
 def evaluate(
