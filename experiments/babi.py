@@ -85,6 +85,21 @@ TASKS = {
     20: "agent's motivations",
 }
 
+NAMES = {
+    "people": (
+        "antoine bernhard bill brian daniel emily fred gertrude greg jason jeff jessica john julie "
+        "julius lily mary sandra sumit winona yann"
+    ),
+    "places": "bathroom bedroom cinema garden hallway kitchen office park school",
+    "things": "apple football milk",
+    "animals": "frog lion rhino swan",
+    "colors": "blue gray green pink red white yellow",
+    "shapes": "rectangle sphere square triangle",
+}
+"""Words that can stand for one another: no answer depends on what they mean."""
+MEANINGFUL = {20: ("places", "things")}
+"""Of a task, the names of which that does not hold: whoever is hungry goes to the kitchen."""
+
 FAILED = 0.05
 """A task is failed with a larger share of wrong answers (Weston et al. 2015)."""
 
@@ -205,15 +220,65 @@ def read(file: Path) -> Iterator[list[tuple[tuple[str, ...], str | None]]]:
         yield story
 
 
-def word_numbers(sentences: Sequence[Sequence[str]]) -> Tensor:
-    """The words of each sentence by number from 1, ``[S + 1, J]`` for sentences of at most J words,
-    filled up with 0. The last row, -1, is the empty sentence of a thinking step."""
-    vocabulary = sorted({word for sentence in sentences for word in sentence})
-    numbers = {word: i for i, word in enumerate(vocabulary, start=1)}
-    words = torch.zeros(len(sentences) + 1, max(map(len, sentences)), dtype=torch.int64)
-    for row, sentence in zip(words, sentences, strict=False):
-        row[: len(sentence)] = torch.tensor([numbers[word] for word in sentence])
-    return words
+class Words(NamedTuple):
+    """Sentences by their words, word by number from 1."""
+
+    numbers: NDArray[np.int64]
+    """The words of each sentence, ``[S + 1, J]`` for sentences of at most J words, filled up with
+    0. The last row, -1, is the empty sentence of a thinking step."""
+    vocabulary: list[str]
+    """The word of each number from 1."""
+
+    @classmethod
+    def of(cls, sentences: Sequence[Sequence[str]]) -> "Words":
+        vocabulary = sorted({word for sentence in sentences for word in sentence})
+        number = {word: i for i, word in enumerate(vocabulary, start=1)}
+        numbers = np.zeros((len(sentences) + 1, max(map(len, sentences))), dtype=np.int64)
+        for row, sentence in zip(numbers, sentences, strict=False):
+            row[: len(sentence)] = [number[word] for word in sentence]
+        return cls(numbers, vocabulary)
+
+
+def renamed(
+    stories: Stories, words: Words, answers: Sequence[str], rng: np.random.Generator
+) -> tuple[Stories, NDArray[np.int64]]:
+    """The stories with the names of each (:data:`NAMES`) permuted among those of its task.
+
+    Stories that then have an answer that is none of ``answers`` stay as they are.
+
+    Returns:
+        The stories, and the words of their sentences, as in :attr:`Words.numbers`.
+    """
+    story = np.repeat(np.arange(len(stories.tasks)), stories.lengths)
+    unchanged = np.arange(len(words.vocabulary) + 1)
+    permutation = np.tile(unchanged, (len(stories.tasks), 1))
+    for task in np.unique(stories.tasks):
+        (own,) = np.nonzero(stories.tasks == task)
+        used = np.unique(words.numbers[stories.sentences[stories.tasks[story] == task]])
+        for kind, known in NAMES.items():
+            those = [n for n in used if n and words.vocabulary[n - 1] in known.split()]
+            if those and kind not in MEANINGFUL.get(int(task), ()):
+                permutation[np.ix_(own, those)] = rng.permuted(
+                    np.tile(those, (len(own), 1)), axis=1
+                )
+    number = {word: n for n, word in enumerate(words.vocabulary, start=1)}
+    spelled = [tuple(number.get(word, word) for word in answer.split(",")) for answer in answers]
+    answer_of = {parts: n for n, parts in enumerate(spelled)}
+    (asked,) = np.nonzero(stories.answers >= 0)
+    changed = stories.answers.copy()
+    for step in asked:
+        own = permutation[story[step]]
+        parts = (n if isinstance(n, str) else int(own[n]) for n in spelled[changed[step]])
+        changed[step] = answer_of.get(tuple(parts), -1)
+    unknown = np.unique(story[asked[changed[asked] < 0]])
+    permutation[unknown] = unchanged
+    changed[np.isin(story, unknown)] = stories.answers[np.isin(story, unknown)]
+    numbers = permutation[story[:, None], words.numbers[stories.sentences]]
+    sentences = np.where(stories.sentences < 0, -1, np.arange(len(story)))
+    return (
+        stories._replace(sentences=sentences, answers=changed),
+        np.concatenate([numbers, words.numbers[-1:]]),
+    )
 
 
 class SentenceEncoder(nn.Module):
@@ -223,18 +288,17 @@ class SentenceEncoder(nn.Module):
     word j of J: ``(1 - j/J) - (k/d) (1 - 2j/J)``.
 
     Args:
-        words: the words of the sentences, from :func:`word_numbers`, ``[S + 1, J]``.
+        words: the words of the sentences.
         width: of the embeddings, d.
         learned: whether the weights of positions are learned.
     """
 
-    def __init__(self, words: Tensor, width: int, learned: bool = True) -> None:
+    def __init__(self, words: Words, width: int, learned: bool = True) -> None:
         super().__init__()
-        self.register_buffer("words", words, persistent=False)
-        self.words: Tensor
-        self.embeddings = nn.Embedding(int(words.max()) + 1, width, padding_idx=0)
+        self.words = torch.from_numpy(words.numbers)
+        self.embeddings = nn.Embedding(len(words.vocabulary) + 1, width, padding_idx=0)
         self.embeddings.weight.data *= SCALE
-        longest = words.shape[1]
+        longest = words.numbers.shape[1]
         j = torch.arange(1, longest + 1)[:, None] / longest
         k = torch.arange(1, width + 1) / width
         self.positions = nn.Parameter(1 - j - k * (1 - 2 * j), requires_grad=learned)
@@ -333,6 +397,8 @@ class Options:
     """Whether the weights of a word's position in its sentence are learned."""
     dropout: float = 0.0
     """Share of the features of sentences that is left out in training."""
+    rename: bool = False
+    """Permute the names of people, places and things in each story anew in every epoch."""
     weight_decay: float = 0.0
     """Share of the weights that is subtracted per update and unit of step size (AdamW)."""
     seed: int = 0
@@ -377,11 +443,13 @@ class Run:
         self.directory = options.out or Path("runs") / "babi" / agent.name / f"seed{options.seed}"
         self.directory.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(options.seed)
-        encoder = SentenceEncoder(
-            word_numbers(data.sentences), options.embedding_size, options.learned_positions
+        self.answers = data.answers
+        self.words = Words.of(data.sentences)
+        self.encoder = SentenceEncoder(
+            self.words, options.embedding_size, options.learned_positions
         )
         self.model = SequenceModel(
-            nn.Sequential(encoder, nn.Dropout(options.dropout)),
+            nn.Sequential(self.encoder, nn.Dropout(options.dropout)),
             build_core(agent, options.embedding_size),
             len(data.answers),
         )
@@ -430,10 +498,15 @@ class Run:
     def train(self) -> None:
         """Train for the epochs that are left."""
         stories, options = self.train_stories, self.options
+        as_they_are = self.encoder.words
         n = stories.n_questions
         with ProgressLine(options.epochs * n, "questions", done=len(self.history) * n) as progress:
             while (epoch := len(self.history)) < options.epochs:
-                order = np.random.default_rng([options.seed, epoch]).permutation(len(stories.tasks))
+                rng = np.random.default_rng([options.seed, epoch])
+                order = rng.permutation(len(stories.tasks))
+                if options.rename:
+                    stories, words = renamed(self.train_stories, self.words, self.answers, rng)
+                    self.encoder.words = torch.from_numpy(words)
                 answered, losses = 0, list[float]()
                 self.trainer.state = None
                 self.model.train()
@@ -445,6 +518,7 @@ class Run:
                     progress.show(
                         epoch * n + answered, f"loss {np.mean(losses[-100:]):.3f}{self._last()}"
                     )
+                self.encoder.words = as_they_are
                 self._end_of_epoch(float(np.mean(losses)))
                 self.save()
 

@@ -63,7 +63,7 @@ def options(agent: str = "lstm", **changes: Any) -> Any:
 
 def sequence_model(data: babi.Data, agent: str, width: int = 6) -> SequenceModel:
     core = build_core(find_agent(agent)(hidden_size=8), width)
-    encoder = babi.SentenceEncoder(babi.word_numbers(data.sentences), width)
+    encoder = babi.SentenceEncoder(babi.Words.of(data.sentences), width)
     return SequenceModel(encoder, core, len(data.answers))
 
 
@@ -144,6 +144,44 @@ def test_an_answer_is_due_after_the_thinking_steps(folder: Path, k: int) -> None
     assert told(data, data.test.with_thinking_steps(k)) == wanted
 
 
+def test_names_are_permuted_within_a_story_with_its_answers(folder: Path) -> None:
+    data, rng = babi.load(folder, [1, 8]), np.random.default_rng(0)
+    words = babi.Words.of(data.sentences)
+    stories = data.train.with_thinking_steps(1)
+    now, numbers = babi.renamed(stories, words, data.answers, rng)
+    assert now.lengths.tolist() == stories.lengths.tolist()
+    text = [" ".join(words.vocabulary[n - 1] for n in row if n) for row in numbers]
+    renamed = told(data._replace(sentences=[tuple(row.split()) for row in text[:-1]]), now)
+    for before, story in zip(told(data, stories), renamed, strict=True):
+        where: dict[str, str] = {}
+        for i, (sentence, answer) in enumerate(story):
+            person, _, place = sentence.partition(" went to the ")
+            if place:
+                where[person] = place
+            elif answer and "," not in answer:
+                assert where[story[i - 1][0].split()[2]] == answer
+        if "carrying" in before[2][0]:  # the apple and the milk, in this order, is no answer
+            assert story == before
+    places = [[place for _, place in story if place] for story in renamed]
+    assert places != [[place for _, place in story if place] for story in told(data, stories)]
+
+
+def test_names_that_an_answer_depends_on_stay() -> None:
+    """Whoever is hungry goes to the kitchen (task 20), but whoever: people are renamed."""
+    sentences = [("john", "is", "hungry"), ("sumit", "is", "tired"), ("to", "the", "kitchen")]
+    stories = babi.Stories(
+        sentences=np.tile([0, 1, 2], 50),
+        answers=np.tile([-1, -1, 0], 50),
+        lengths=np.full(50, 3),
+        tasks=np.full(50, 20),
+    )
+    words = babi.Words.of(sentences)
+    now, numbers = babi.renamed(stories, words, ["kitchen"], np.random.default_rng(0))
+    assert (now.answers == stories.answers).all()
+    told = {tuple(words.vocabulary[n - 1] for n in row) for row in numbers[:-1]}
+    assert told == {*sentences, ("sumit", "is", "hungry"), ("john", "is", "tired")}
+
+
 def test_files_of_a_task_add_up(folder: Path) -> None:
     (folder / "qa8_more_train.txt").write_text((folder / "qa8_lists-sets_train.txt").read_text())
     assert babi.load(folder, [8]).train.n_questions == 40
@@ -172,7 +210,7 @@ def test_a_task_without_a_file_is_named(folder: Path) -> None:
 
 def test_sentences_are_position_weighted_sums_of_embeddings() -> None:
     sentences = [("a", "b", "a", "c"), ("c",)]
-    encoder = babi.SentenceEncoder(babi.word_numbers(sentences), width=5)
+    encoder = babi.SentenceEncoder(babi.Words.of(sentences), width=5)
     E, d, J = encoder.embeddings.weight[1:], 5, 4
     for number, sentence in enumerate(sentences):
         wanted = torch.zeros(d)
@@ -362,7 +400,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: str
 ) -> None:
     data = babi.load(folder, [1, 8])
-    how: dict[str, Any] = dict(epochs=3, thinking_steps=1, dropout=0.1, weight_decay=0.01)
+    how: dict[str, Any] = dict(
+        epochs=3, thinking_steps=1, dropout=0.1, weight_decay=0.01, rename=True
+    )
     whole = babi.Run(data, options(agent, out=tmp_path / "whole", **how))
     whole.train()
 
