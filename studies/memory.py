@@ -45,6 +45,7 @@ class Grid:
         "mnm-g-paper",
         "mnm-p-paper",
         "deltanet",
+        "gated-deltanet",
         "lstm",
         "gru",
         "salu",
@@ -59,8 +60,9 @@ class Grid:
     """Settings that are tested beside those trained with."""
     stops: bool = True
     """Whether a run ends once it is solved, or goes on for the sake of the tests."""
-    options: tuple[str, ...] = ()
-    """More options of the command, the same for all."""
+    hidden_size: int = 100
+    """Width of all agents, and of the memory of mnm-g and mnm-p too: their default is for
+    control."""
 
 
 GRIDS = {
@@ -76,7 +78,7 @@ GRIDS = {
         interval=50,
         tests=[f"min_string_length=4,support={support}" for support in (2, 4, 8)]
         + [f"string_length={length},min_string_length={length}" for length in (5, 6)],
-        options=("--hidden-size", "48"),
+        hidden_size=48,
     ),
     "copy": Grid(
         task="copy",
@@ -128,6 +130,9 @@ def commands(grid: Grid, options: Options) -> list[list[str]]:
         until = ["--until", str(SOLVED)] if grid.stops else []
         training = f"--updates {grid.updates} --interval {grid.interval}".split()
         training += f"--learning-rate {rate} --seed {seed} --threads 1".split()
+        training += ["--hidden-size", str(grid.hidden_size)]
+        if agent in ("mnm-g", "mnm-p"):
+            training += ["--memory-size", str(grid.hidden_size)]
         made.append(
             [
                 grid.task,
@@ -137,7 +142,6 @@ def commands(grid: Grid, options: Options) -> list[list[str]]:
                 *tests,
                 *until,
                 *training,
-                *grid.options,
                 "--out",
                 str(out),
             ]
