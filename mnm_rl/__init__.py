@@ -1,6 +1,6 @@
 """Metalearned neural memory for reinforcement learning, with Stable-Baselines3 around it."""
 
-import mnm_rl.fused  # noqa: F401  (makes the fast implementations known to the cores)
+import mnm_rl.kernels  # noqa: F401  (makes the fast implementations known to the cores)
 from mnm_rl._version import __version__
 from mnm_rl.algorithms.a2c import RecurrentA2C
 from mnm_rl.algorithms.checks import OtherSpacesError, TrainingDivergedError

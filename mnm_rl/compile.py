@@ -17,7 +17,7 @@ import numpy as np
 
 from mnm_rl.algorithms.a2c import RecurrentA2C
 from mnm_rl.algorithms.ppo import RecurrentPPO
-from mnm_rl.fused import numba_problem
+from mnm_rl.kernels import numba_problem
 
 
 def policies() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -48,8 +48,8 @@ def main() -> int:
     if (problem := numba_problem()) is not None:
         print(f"there are no kernels to compile: {problem}", file=sys.stderr)
         return 1
-    from mnm_rl.fused import simd
-    from mnm_rl.fused.cache import KernelCache
+    from mnm_rl.kernels import simd
+    from mnm_rl.kernels.cache import KernelCache
 
     print("compiling kernels for this machine ...", flush=True)
     since = time.perf_counter()

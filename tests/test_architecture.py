@@ -15,7 +15,7 @@ TOPS = ("mnm_rl", "envs", "agents", "experiments", "examples", "benchmarks", "st
 ALLOWED = {
     "mnm_rl/memory": {"mnm_rl/initialization"},
     "mnm_rl/cores": {"mnm_rl/memory", "mnm_rl/initialization"},
-    "mnm_rl/fused": {"mnm_rl/cores", "mnm_rl/memory"},
+    "mnm_rl/kernels": {"mnm_rl/cores", "mnm_rl/memory"},
     "envs": set(),
     "agents": {"mnm_rl"},
     "experiments": {"agents", "envs", "mnm_rl"},

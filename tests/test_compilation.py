@@ -18,7 +18,7 @@ import pytest
 
 from mnm_rl import RecurrentA2C
 from mnm_rl.cores import implementations
-from mnm_rl.fused import announcement, cache, simd
+from mnm_rl.kernels import announcement, cache, simd
 from tests.policies import small
 
 PACKAGE = Path(simd.__file__).parent.parent
@@ -125,7 +125,7 @@ def test_the_directories_are_those_of_numba_up_to_one_that_can_be_written_to(
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "named"))
-    named, package, home = tmp_path / "named", PACKAGE / "fused", tmp_path / "home" / ".cache"
+    named, package, home = tmp_path / "named", PACKAGE / "kernels", tmp_path / "home" / ".cache"
 
     def found(*writable: Path) -> list[Path]:
         monkeypatch.setattr(cache, "_is_writable", lambda directory: directory.parent in writable)
@@ -153,7 +153,7 @@ def homeless() -> Path:
 CHECK = """
 import torch
 from mnm_rl import LstmCore
-from mnm_rl.fused import numba_problem
+from mnm_rl.kernels import numba_problem
 core = LstmCore(3, 8)
 # The kernels of LSTM would take long to compile.
 core.path = "plain" if numba_problem() is None else "auto"
@@ -306,9 +306,9 @@ def test_a_kernel_that_is_compiled_announces_its_module(
     def outer(x: Any) -> None:
         inner(x)
 
-    outer.__module__ = "mnm_rl.fused.lstm"
+    outer.__module__ = "mnm_rl.kernels.lstm"
     inner_function = types.FunctionType(doubled.__code__, {})
-    inner_function.__module__ = "mnm_rl.fused.lstm_cell"
+    inner_function.__module__ = "mnm_rl.kernels.lstm_cell"
     inner = simd.kernel(inner_function)
     simd.kernels.remove(inner)
     run(outer)
@@ -319,7 +319,7 @@ def test_a_kernel_that_is_compiled_announces_its_module(
 COMPILE_AND_TRAIN = """
 from mnm_rl import RecurrentA2C, RecurrentPPO, compile
 assert compile.main() == 0
-from mnm_rl.fused import simd
+from mnm_rl.kernels import simd
 before = {kernel: len(kernel.overloads) for kernel in simd.kernels}
 for algorithm in (RecurrentPPO, RecurrentA2C):
     for name, arguments in compile.policies():

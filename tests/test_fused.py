@@ -16,8 +16,8 @@ from torch import Tensor
 from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
 from mnm_rl.cores.implementations import PathName
 from mnm_rl.cores.plastic import PlasticRule
-from mnm_rl.fused import simd
-from mnm_rl.fused.stepper import ROOM
+from mnm_rl.kernels import simd
+from mnm_rl.kernels.stepper import ROOM
 
 F, D, T, B = 3, 20, 40, 5
 
@@ -455,7 +455,7 @@ def test_the_path_can_be_chosen_and_seen(monkeypatch: pytest.MonkeyPatch) -> Non
         core(torch.randn(T, B, F), core.initial_state(B), torch.zeros(T, B, dtype=torch.bool))
     assert "replay" in repr(MnmCore(F, D, replay=2))
     assert "no fused path" in repr(RnnCore(F, D))
-    monkeypatch.setattr("mnm_rl.fused.numba_problem", lambda: "Numba cannot be used here")
+    monkeypatch.setattr("mnm_rl.kernels.numba_problem", lambda: "Numba cannot be used here")
     assert "Numba cannot be used here" in repr(LstmCore(F, D))
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mnm_rl.fused import simd
-from mnm_rl.fused.memory import (
+from mnm_rl.kernels import simd
+from mnm_rl.kernels.memory import (
     CHECKED,
     READ,
     RULES,
@@ -19,8 +19,8 @@ from mnm_rl.fused.memory import (
     write_and_read,
     write_and_read_backward,
 )
-from mnm_rl.fused.padding import array, pad_memory
-from mnm_rl.fused.simd import padded
+from mnm_rl.kernels.padding import array, pad_memory
+from mnm_rl.kernels.simd import padded
 from mnm_rl.memory import adjoint
 from mnm_rl.memory.rules import WRITE_RULES
 

@@ -40,7 +40,7 @@ from mnm_rl.algorithms.earlier import policy_kwargs_of
 from mnm_rl.algorithms.onnx import export_onnx
 from mnm_rl.algorithms.recurrent_policy import POLICIES, RecurrentActorCriticPolicy, State
 from mnm_rl.cores.implementations import Stepper, log_once
-from mnm_rl.fused.announcement import announce_aloud
+from mnm_rl.kernels.announcement import announce_aloud
 from mnm_rl.masks import action_masks, choices, heeds
 from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 

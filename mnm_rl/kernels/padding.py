@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mnm_rl.fused.arena import Array, zeros
-from mnm_rl.fused.simd import ROWS, padded
+from mnm_rl.kernels.arena import Array, zeros
+from mnm_rl.kernels.simd import ROWS, padded
 
 
 class CellWeights(NamedTuple):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from mnm_rl.fused.arena import Array
-from mnm_rl.fused.padding import (
+from mnm_rl.kernels.arena import Array
+from mnm_rl.kernels.padding import (
     CellParameters,
     CellWeights,
     gather,
@@ -14,7 +14,7 @@ from mnm_rl.fused.padding import (
     spread_inputs,
     spread_rows,
 )
-from mnm_rl.fused.simd import inlined, padded, sigmoid_, tanh_
+from mnm_rl.kernels.simd import inlined, padded, sigmoid_, tanh_
 
 R, Z, N, U = range(4)
 """Reset, update, new, and what of the new comes from the hidden state, before it is reset; each at

@@ -18,9 +18,9 @@ from numba.core import cgutils
 from numba.core import event as numba_event
 from numba.extending import intrinsic, models, overload, register_model
 
-from mnm_rl.fused.announcement import compiling
-from mnm_rl.fused.arena import Array
-from mnm_rl.fused.cache import KernelCache
+from mnm_rl.kernels.announcement import compiling
+from mnm_rl.kernels.arena import Array
+from mnm_rl.kernels.cache import KernelCache
 
 P = ParamSpec("P")
 R = TypeVar("R")

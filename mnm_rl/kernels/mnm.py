@@ -1,7 +1,7 @@
 """A whole sequence of an MNM core as one differentiable operation, with the same results as
 :mod:`mnm_rl.cores.mnm`.
 
-Four environments at a time (:data:`~mnm_rl.fused.simd.ROWS`) go through all time steps, so that
+Four environments at a time (:data:`~mnm_rl.kernels.simd.ROWS`) go through all time steps, so that
 their fast weights stay in the cache. Kept for the backward pass are vectors only (:class:`Saved`):
 it undoes the writes one by one, from the last fast weights back to the first, and where an episode
 started in the middle of the sequence, makes those of the episode before by writing again.
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from mnm_rl.cores.mnm import MnmCore, MnmState, Written, memory_diagnostics, sampled
-from mnm_rl.fused.arena import Array, zeros
-from mnm_rl.fused.gru_cell import gru_cell, gru_cell_backward, pack_gru, unpack_gru
-from mnm_rl.fused.lstm_cell import lstm_cell, lstm_cell_backward, pack_lstm, unpack_lstm
-from mnm_rl.fused.memory import (
+from mnm_rl.kernels.arena import Array, zeros
+from mnm_rl.kernels.gru_cell import gru_cell, gru_cell_backward, pack_gru, unpack_gru
+from mnm_rl.kernels.lstm_cell import lstm_cell, lstm_cell_backward, pack_lstm, unpack_lstm
+from mnm_rl.kernels.memory import (
     CHECKED,
     LOCAL,
     READ,
@@ -33,9 +33,9 @@ from mnm_rl.fused.memory import (
     write_and_read,
     write_and_read_backward,
 )
-from mnm_rl.fused.padding import array, gather, gather_rows, pad_memory, spread, spread_rows
-from mnm_rl.fused.parallel import run
-from mnm_rl.fused.simd import (
+from mnm_rl.kernels.padding import array, gather, gather_rows, pad_memory, spread, spread_rows
+from mnm_rl.kernels.parallel import run
+from mnm_rl.kernels.simd import (
     ROWS,
     add_product,
     copy_,
@@ -47,8 +47,8 @@ from mnm_rl.fused.simd import (
     sigmoid_,
     tanh_,
 )
-from mnm_rl.fused.stepper import KernelImplementation
-from mnm_rl.fused.steps import KernelSteps, Workspace
+from mnm_rl.kernels.stepper import KernelImplementation
+from mnm_rl.kernels.steps import KernelSteps, Workspace
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.memory.function import write_size
 
@@ -60,7 +60,7 @@ class Setting(NamedTuple):
     """What stays the same over a sequence."""
 
     rule: int
-    """The number of the write rule, see :data:`~mnm_rl.fused.memory.RULES`."""
+    """The number of the write rule, see :data:`~mnm_rl.kernels.memory.RULES`."""
     gru: bool
     """Whether the controller is a GRU, and not an LSTM."""
     M: int
@@ -128,7 +128,7 @@ class Saved(NamedTuple):
     gate: Array
     """Gates of what is read, ``[T, B]``; 1 if there are none."""
     z: Array
-    """Activations, ``[T, B, 3, H, L + 1, K]``, see :class:`~mnm_rl.fused.memory.Step`."""
+    """Activations, ``[T, B, 3, H, L + 1, K]``, see :class:`~mnm_rl.kernels.memory.Step`."""
     q: Array
     """``[T, B, H, L - 1, K]`` for rule g, nothing for the others."""
     delta: Array
@@ -548,7 +548,7 @@ class Parameters(NamedTuple):
 
 
 class MnmSteps(KernelSteps[MnmState]):
-    """Steps of an MNM core, see :class:`~mnm_rl.fused.steps.KernelSteps`."""
+    """Steps of an MNM core, see :class:`~mnm_rl.kernels.steps.KernelSteps`."""
 
     carried = 4
     core: MnmCore

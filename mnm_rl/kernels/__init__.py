@@ -23,7 +23,7 @@ def numba_problem() -> str | None:
 
         if numba.config.DISABLE_JIT:
             return "Numba's compiler is switched off (NUMBA_DISABLE_JIT)"
-        import_module("mnm_rl.fused.simd").check()
+        import_module("mnm_rl.kernels.simd").check()
     # of any kind: a version that does not fit NumPy's, a machine that LLVM does not know
     except Exception as error:
         return f"Numba cannot be used here ({type(error).__name__}: {error})"
@@ -38,7 +38,7 @@ def _kernels(module: str) -> type[Implementation[Any]]:
             logging.WARNING,
         )
         raise ImportError(problem)
-    return import_module(f"mnm_rl.fused.{module}").Fused  # type: ignore[no-any-return]
+    return import_module(f"mnm_rl.kernels.{module}").Fused  # type: ignore[no-any-return]
 
 
 register(MnmCore, "fused", partial(_kernels, "mnm"))

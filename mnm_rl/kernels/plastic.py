@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from mnm_rl.cores.plastic import PlasticCore, PlasticRule, PlasticState
-from mnm_rl.fused.arena import Array, zeros
-from mnm_rl.fused.padding import array, gather_rows, spread, spread_rows
-from mnm_rl.fused.parallel import run
-from mnm_rl.fused.simd import (
+from mnm_rl.kernels.arena import Array, zeros
+from mnm_rl.kernels.padding import array, gather_rows, spread, spread_rows
+from mnm_rl.kernels.parallel import run
+from mnm_rl.kernels.simd import (
     LANES,
     ROWS,
     add_matvec,
@@ -39,8 +39,8 @@ from mnm_rl.fused.simd import (
     total,
     where_inside,
 )
-from mnm_rl.fused.stepper import KernelImplementation
-from mnm_rl.fused.steps import KernelSteps, Workspace
+from mnm_rl.kernels.stepper import KernelImplementation
+from mnm_rl.kernels.steps import KernelSteps, Workspace
 
 KEEP = 16
 HEBB, DECAY, OJA, MODULATED, RETROACTIVE = range(5)
@@ -427,7 +427,7 @@ class Parameters(NamedTuple):
 
 
 class PlasticSteps(KernelSteps[PlasticState]):
-    """Steps of a plastic core, see :class:`~mnm_rl.fused.steps.KernelSteps`."""
+    """Steps of a plastic core, see :class:`~mnm_rl.kernels.steps.KernelSteps`."""
 
     carried = 3
     core: PlasticCore

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mnm_rl.cores.core import StateT, make_state
 from mnm_rl.cores.implementations import tensors
-from mnm_rl.fused.arena import Arena, Array
+from mnm_rl.kernels.arena import Arena, Array
 
 
 class Workspace:

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from mnm_rl.cores.core import StateT
-from mnm_rl.fused.arena import zeros
-from mnm_rl.fused.padding import CellParameters, CellWeights, array
-from mnm_rl.fused.parallel import run
-from mnm_rl.fused.simd import fours, padded
-from mnm_rl.fused.steps import KernelSteps, Workspace
+from mnm_rl.kernels.arena import zeros
+from mnm_rl.kernels.padding import CellParameters, CellWeights, array
+from mnm_rl.kernels.parallel import run
+from mnm_rl.kernels.simd import fours, padded
+from mnm_rl.kernels.steps import KernelSteps, Workspace
 
 
 class GatedSteps(KernelSteps[StateT]):
     """Steps of a core with a PyTorch cell and four blocks of gates, see
-    :class:`~mnm_rl.fused.steps.KernelSteps`.
+    :class:`~mnm_rl.kernels.steps.KernelSteps`.
 
     Attributes:
         working: the state, changed in place, or the gradient with respect to it: ``[B, P]`` each.

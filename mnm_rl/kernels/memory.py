@@ -2,7 +2,7 @@
 
 The equations are those of :mod:`mnm_rl.memory`, in the same symbols, and the adjoint is that of
 ``docs/mathematics.md``; the rows of every array are padded with zeros to ``K`` numbers (and those
-of the fast weights to ``R`` rows, a multiple of 4), see :mod:`mnm_rl.fused.simd`.
+of the fast weights to ``R`` rows, a multiple of 4), see :mod:`mnm_rl.kernels.simd`.
 
 ``theta``: fast weights ``W^1 ... W^L``, ``[L, R, K]``, changed in place. ``G``: the gradient with
 respect to them, likewise. ``scales``: the step sizes ``s^1 ... s^L`` of the write, ``scale`` that
@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnm_rl.fused.arena import Array
-from mnm_rl.fused.simd import (
+from mnm_rl.kernels.arena import Array
+from mnm_rl.kernels.simd import (
     LANES,
     add_matvec,
     add_matvec_transposed,

@@ -15,7 +15,7 @@ from mnm_rl.cores.implementations import (
     log_once,
     tensors,
 )
-from mnm_rl.fused.steps import KernelSteps, Workspace, same
+from mnm_rl.kernels.steps import KernelSteps, Workspace, same
 
 ROOM = 32
 """Steps that a stepper without a recording has room for. Before the first of them, it keeps the
