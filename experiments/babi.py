@@ -44,7 +44,6 @@ from experiments.command_line import (
 )
 from experiments.supervised import (
     Batch,
-    ProgressLine,
     SequenceModel,
     Trainer,
     Training,
@@ -55,6 +54,7 @@ from experiments.supervised import (
     write_json,
 )
 from mnm_rl.files import replacing
+from mnm_rl.progress import ProgressLine
 
 USAGE = f"""usage: python -m experiments.babi PATH AGENT [options]
 

@@ -34,7 +34,6 @@ from experiments.command_line import (
 )
 from experiments.supervised import (
     Batch,
-    ProgressLine,
     SequenceModel,
     Trainer,
     Training,
@@ -44,6 +43,7 @@ from experiments.supervised import (
     versions,
     write_json,
 )
+from mnm_rl.progress import ProgressLine
 
 USAGE = f"""usage: python -m experiments.sequences TASK AGENT [options]
 

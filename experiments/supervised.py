@@ -12,14 +12,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -227,49 +224,3 @@ def write_json(path: Path, figures: dict[str, Any]) -> None:
     """Write figures, the whole file or nothing."""
     with replacing(path) as file:
         file.write((json.dumps(figures, indent=1) + "\n").encode())
-
-
-class ProgressLine:
-    """How far a training is, on the standard error output: a bar on a terminal, a line every half a
-    minute elsewhere.
-
-    Args:
-        total: how many there are to do.
-        unit: of what.
-        done: how many were done before.
-    """
-
-    def __init__(self, total: int, unit: str, done: int = 0) -> None:
-        self.total, self.unit = total, unit
-        self._first, self._since = done, time.perf_counter()
-        self._last_line = self._since
-        self._bar: Progress | None = None
-        if sys.stderr.isatty():
-            self._bar = Progress(
-                BarColumn(bar_width=24),
-                TextColumn("{task.description}"),
-                console=Console(stderr=True),
-            )
-            self._task = self._bar.add_task("", total=total, completed=done)
-
-    def show(self, done: int, score: str) -> None:
-        """Say how many are done, and what was reached."""
-        now = time.perf_counter()
-        left = timedelta(
-            seconds=round((self.total - done) * (now - self._since) / max(1, done - self._first))
-        )
-        line = f"{done:,}/{self.total:,} {self.unit}  {left} left  {score}"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, description=line)
-        elif now - self._last_line > 30:
-            self._last_line = now
-            print(line, file=sys.stderr, flush=True)
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()

@@ -4,20 +4,16 @@ They show a progress bar, write checkpoints that survive a kill, and stop a trai
 """
 
 import signal
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable
 from copy import deepcopy
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
@@ -25,6 +21,7 @@ from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
 from mnm_rl.evaluation import Masked, episode_value
 from mnm_rl.files import STOPPING, UNFINISHED, checkpoint, checkpoints, save_atomically
+from mnm_rl.progress import ProgressLine
 
 AT_BOUNDARY = "_at_boundary"
 """The attribute of a model in which :class:`AtomicCheckpoints` keeps whether its training ended
@@ -337,16 +334,6 @@ class EpisodeMeans(BaseCallback):
             self.logger.record(f"rollout/{self.key}", self.mean)
 
 
-def short(number: float) -> str:
-    """Format a non-negative number with a few digits, such as ``12``, ``3.0k`` or ``1.2M``."""
-    unit = ""
-    for larger in "kMG":
-        if number < 999.5:
-            break
-        number, unit = number / 1000, larger
-    return f"{number:.1f}{unit}" if unit else f"{number:.0f}"
-
-
 class ProgressBar(BaseCallback):
     """Show the progress of a training on the standard error output.
 
@@ -364,49 +351,26 @@ class ProgressBar(BaseCallback):
         super().__init__()
         self.episode_means = episode_means
         self.interval = interval
-        self._bar: Progress | None = None
+        self._line: ProgressLine | None = None
 
     def _on_training_start(self) -> None:
-        self._total = self.locals["total_timesteps"]
-        self._first, self._since = self.num_timesteps, time.perf_counter()
-        self._last_line = self._since
-        if sys.stderr.isatty():
-            self._bar = Progress(
-                BarColumn(bar_width=24),
-                TextColumn("{task.description}"),
-                console=Console(stderr=True),
-            )
-            self._task = self._bar.add_task(
-                self._steps(), total=self._total, completed=self.num_timesteps
-            )
-            self._bar.start()
+        total, done = self.locals["total_timesteps"], self.num_timesteps
+        self._line = ProgressLine(total, "steps", done, self.interval).__enter__()
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
-        now = time.perf_counter()
-        per_second = (self.num_timesteps - self._first) / (now - self._since)
-        left = timedelta(seconds=round(max(0, self._total - self.num_timesteps) / per_second))
-        line = f"{self._steps()}  {short(per_second)} steps/s  {left} left"
+        score = ""
         if self.episode_means is not None and self.episode_means.mean is not None:
-            line += f"  {self.episode_means.key} {self.episode_means.mean:.2f}"
+            score = f"{self.episode_means.key} {self.episode_means.mean:.2f}"
         elif self.model.ep_info_buffer:
-            line += (
-                f"  return {np.mean([episode['r'] for episode in self.model.ep_info_buffer]):.1f}"
-            )
-        if self._bar is not None:
-            self._bar.update(
-                self._task, completed=min(self.num_timesteps, self._total), description=line
-            )
-        elif now - self._last_line > self.interval:
-            self._last_line = now
-            print(line, file=sys.stderr, flush=True)
-
-    def _steps(self) -> str:
-        return f"{short(self.num_timesteps)}/{short(self._total)}"
+            returns = [episode["r"] for episode in self.model.ep_info_buffer]
+            score = f"return {np.mean(returns):.1f}"
+        assert self._line is not None
+        self._line.show(self.num_timesteps, score)
 
     def close(self) -> None:
         """Restore the terminal. Call this method also if the training ended early."""
-        if self._bar is not None:
-            self._bar.stop()
+        if self._line is not None:
+            self._line.close()

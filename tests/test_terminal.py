@@ -12,7 +12,8 @@ from experiments.analysis.report import print_table
 from experiments.configuration import Run
 from experiments.run import metrics_of_run
 from experiments.scores import Evaluation, Summary
-from mnm_rl.callbacks import EpisodeMeans, ProgressBar, short
+from mnm_rl.callbacks import EpisodeMeans, ProgressBar
+from mnm_rl.progress import ProgressLine, short
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that stands still until it is set."""
     clock = Clock()
-    monkeypatch.setattr("mnm_rl.callbacks.time", clock)
+    monkeypatch.setattr("mnm_rl.progress.time", clock)
     return clock
 
 
@@ -73,6 +74,8 @@ def test_progress_shows_steps_speed_time_left_and_score_in_one_line(
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     bar = progress(123_456_789, goals=12.3)
+    for _ in range(ProgressLine.WARM_UP):
+        bar._on_rollout_end()
     bar.num_timesteps, clock.now = 23_456_789, 10_000
     bar._on_rollout_end()
     bar.close()
@@ -86,11 +89,23 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bar = progress(60_000, goals=1.5)
-    for _ in range(3):
+    for _ in range(5):
         bar.num_timesteps += 10_000
         clock.now += 20
         bar._on_rollout_end()
-    assert capsys.readouterr().err == "20.0k/60.0k  500 steps/s  0:01:20 left  goals 1.50\n"
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "20.0k/60.0k  goals 1.50"
+    assert second == "40.0k/60.0k  500 steps/s  0:00:40 left  goals 1.50"
+
+
+def test_speed_does_not_count_the_compilation_of_kernels(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ProgressLine(100, "updates", interval=0.5)
+    for done, now in ((1, 60.0), (2, 120.0), (3, 121.0), (4, 122.0)):
+        clock.now = now
+        line.show(done)
+    assert capsys.readouterr().err.splitlines()[-1] == "4/100  1 updates/s  0:01:36 left"
 
 
 RANDOM, AGENT, ORACLE = (

@@ -19,7 +19,7 @@ from experiments.logs import STEPS, column_of
 from experiments.run import metrics_of_run, read_progress
 from experiments.run_directory import RunDirectory
 from experiments.scores import Evaluation, Summary, final_evaluation
-from mnm_rl.callbacks import short
+from mnm_rl.progress import short
 
 
 def report(directory: Path) -> None:

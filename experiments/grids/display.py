@@ -19,7 +19,7 @@ from experiments.command_line import UsageError
 from experiments.grids.grid import Job
 from experiments.logs import column_of, first_logged
 from experiments.run import metrics_of_run, read_progress
-from mnm_rl.callbacks import short
+from mnm_rl.progress import short
 
 
 class Display:
@@ -49,6 +49,7 @@ class Display:
         for job in self.jobs:
             self._look(job)
         self._since, self._before, self._last = time.monotonic(), sum(self._steps.values()), 0.0
+        self._moving = False
         if self._live is not None:
             self._live.start()
         return self
@@ -141,6 +142,8 @@ class Display:
         if failed:
             text += f", {failed} failed"
         text += f"; {short(done)} of {short(total)} steps"
+        if not self._moving and done > self._before:  # until here, kernels were compiled
+            self._since, self._before, self._moving = time.monotonic(), done, True
         elapsed, new = time.monotonic() - self._since, done - self._before
         if new > 0 and done < total:
             left = timedelta(seconds=round((total - done) * elapsed / new))
