@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy import stats
 
-from experiments.analysis.figures import agent_color, save_figure
+from experiments.analysis.figures import agent_color, save_figure, style_of
 
 Settings = dict[str, int]
 SOLVED = 0.99
@@ -238,6 +238,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     intervals over seeds; those of a single setting side by side. The last panel has the tests, if
     there are any."""
     settings = list(dict.fromkeys(name(run) for run in runs))
+    agents = list(dict.fromkeys(run["agent"] for run in runs))
     tests = list(dict.fromkeys(test for run in runs for test in run["tests"]))
     rows = [[f"{axis}: {setting}" for setting in settings] for axis in ("updates", "seconds")]
     if len(settings) == 1:
@@ -258,7 +259,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
             seeds = [run for run in shown if run["agent"] == agent]
             x = np.geomspace(max(run[axis][0] for run in seeds), end, 400)
             mean, half = band(seeds, axis, x)
-            panel.plot(x, mean, color=agent_color(agent), label=agent)
+            panel.plot(x, mean, label=agent, **style_of(agent, agents))
             low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
             panel.fill_between(x, low, high, color=agent_color(agent), alpha=0.2, linewidth=0)
         panel.set(xlabel=axis, xscale="log", ylim=(0, 1.02))
