@@ -236,6 +236,23 @@ def babi_errors() -> str:
     return table(("task", *(run["agent"] for run in runs)), rows)
 
 
+def babi_changes() -> str:
+    """What single changes did to the errors on six tasks of bAbI, after equally many epochs."""
+    runs = read("babi_changes.json")
+    return table(
+        ("run", "epochs", "training loss", *(f"task {task}" for task in runs[0]["errors"])),
+        (
+            [
+                run["change"],
+                str(run["epoch"]),
+                f"{run['loss']:.2f}",
+                *(f"{share:.0%}" for share in run["errors"].values()),
+            ]
+            for run in runs
+        ),
+    )
+
+
 def hidden_velocity() -> str:
     """How soon each policy balances CartPole without velocities, the fastest first, variants (after
     a comma) last."""
@@ -640,6 +657,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory_recall": lambda: memory_task("memory_recall.json"),
     "memory_dictionary": lambda: memory_task("memory_dictionary.json"),
     "babi": babi_errors,
+    "babi_changes": babi_changes,
     "hidden_velocity": hidden_velocity,
     "cores_in_short": lambda: cores(
         lambda case: (case["B"], case["T"], case["H"]) == (32, 200, 1), bound=False
