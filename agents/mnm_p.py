@@ -1,7 +1,7 @@
 """MNM-p: metalearned neural memory, written by a learned local rule (Munkhdalai et al. 2019)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from agents.mnm_g import MnmG
 
@@ -12,7 +12,6 @@ class MnmP(MnmG):
 
     name: ClassVar[str] = "mnm-p"
     write_rule: ClassVar[str] = "p"
-    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 8e-3}
 
     feedback_inputs: Literal["value", "key_value"] = "value"
     """What the feedback maps see: the written value (the paper's), or the key as well."""
