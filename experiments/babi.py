@@ -18,6 +18,7 @@ import heapq
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -500,7 +501,8 @@ class Run:
         stories, options = self.train_stories, self.options
         as_they_are = self.encoder.words
         n = stories.n_questions
-        with ProgressLine(options.epochs * n, "questions", done=len(self.history) * n) as progress:
+        done = len(self.history) * n
+        with closing(ProgressLine(options.epochs * n, "questions", done)) as progress:
             while (epoch := len(self.history)) < options.epochs:
                 rng = np.random.default_rng([options.seed, epoch])
                 order = rng.permutation(len(stories.tasks))

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def main(args: Sequence[str]) -> None:
     evaluations: list[dict[str, Any]] = []
     losses: list[float] = []
     trainer.compile(episodes(task, np.random.default_rng(0), options.batch_size))
-    with ProgressLine(options.updates, "updates") as progress:
+    with closing(ProgressLine(options.updates, "updates")) as progress:
         for update in range(1, options.updates + 1):
             losses.append(trainer.update(episodes(task, training, options.batch_size)))
             if update % options.interval == 0 or update == options.updates:

@@ -355,7 +355,7 @@ class ProgressBar(BaseCallback):
 
     def _on_training_start(self) -> None:
         total, done = self.locals["total_timesteps"], self.num_timesteps
-        self._line = ProgressLine(total, "steps", done, self.interval).__enter__()
+        self._line = ProgressLine(total, "steps", done, self.interval)
 
     def _on_step(self) -> bool:
         return True

@@ -3,7 +3,6 @@
 import sys
 import time
 from datetime import timedelta
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -23,7 +22,8 @@ class ProgressLine:
     """Show how much is done, how fast, the time left, and a score.
 
     A terminal shows a bar. Any other output gets a line now and then. Speed and time left do not
-    count what comes before the second call of :meth:`show`, because kernels are compiled then.
+    count what comes before the second call of :meth:`show`, because kernels are compiled then. Call
+    :meth:`close` at the end.
 
     Args:
         total: how many there are to do.
@@ -47,18 +47,19 @@ class ProgressLine:
                 console=Console(stderr=True),
             )
             self._task = self._bar.add_task(self._so_far(done), total=total, completed=done)
+            self._bar.start()
 
     def show(self, done: int, score: str = "") -> None:
         """Show that ``done`` are done, and a score."""
         now = time.perf_counter()
         self._calls += 1
         parts = [self._so_far(done)]
-        if self._calls > self.WARM_UP and now > self._since:
-            per_second = (done - self._first) / (now - self._since)
-            left = timedelta(seconds=round(max(0, self.total - done) / max(per_second, 1e-9)))
-            parts += [f"{short(per_second)} {self.unit}/s", f"{left} left"]
-        else:
+        if self._calls <= self.WARM_UP:
             self._first, self._since = done, now
+        elif done > self._first and now > self._since:
+            per_second = (done - self._first) / (now - self._since)
+            left = timedelta(seconds=round(max(0, self.total - done) / per_second))
+            parts += [f"{short(per_second)} {self.unit}/s", f"{left} left"]
         line = "  ".join([*parts, score]).rstrip()
         if self._bar is not None:
             self._bar.update(self._task, completed=min(done, self.total), description=line)
@@ -73,11 +74,3 @@ class ProgressLine:
         """Restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -189,14 +189,14 @@ def main(
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(help=f"of {', '.join(TASKS)}")
     ] = (),
     candidates: Annotated[
-        tuple[str, ...] | None, tyro.conf.arg(help="names in bounded_writes.toml; all if None")
-    ] = None,
+        tuple[str, ...], tyro.conf.arg(help="names in bounded_writes.toml; without, all")
+    ] = (),
     seeds: tuple[int, ...] = (0, 1, 2),
     processes: Annotated[int, tyro.conf.arg(help="trainings at once")] = os.cpu_count() or 1,
     json_file: Annotated[Path, tyro.conf.arg(name="json")] = ROOT / "docs" / "bounded_writes.json",
 ) -> None:
     """Train what the file does not have yet, then print the table."""
-    candidates = tuple(CANDIDATES) if candidates is None else candidates
+    candidates = candidates or tuple(CANDIDATES)
     for known, given in ((TASKS, tasks), (CANDIDATES, candidates)):
         if unknown := [name for name in given if name not in known]:
             sys.exit(f"error: there is no {unknown[0]!r}; there are {', '.join(known)}")

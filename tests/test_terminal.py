@@ -108,6 +108,16 @@ def test_speed_does_not_count_the_compilation_of_kernels(
     assert capsys.readouterr().err.splitlines()[-1] == "4/100  1 updates/s  0:01:36 left"
 
 
+def test_no_speed_is_shown_while_nothing_is_done(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by batches of stories that ask nothing."""
+    line = ProgressLine(1_000_000_000, "questions", interval=0)
+    for clock.now in range(1, 6):
+        line.show(7)
+    assert set(capsys.readouterr().err.splitlines()) == {"7/1.0G"}
+
+
 RANDOM, AGENT, ORACLE = (
     Summary(
         {

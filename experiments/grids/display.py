@@ -48,8 +48,9 @@ class Display:
         self._metrics: dict[str, Sequence[Metric]] = {}
         for job in self.jobs:
             self._look(job)
-        self._since, self._before, self._last = time.monotonic(), sum(self._steps.values()), 0.0
-        self._moving = False
+        self._before, self._last = sum(self._steps.values()), 0.0
+        # when steps were first seen to be done, after the compilation of kernels
+        self._since: float | None = None
         if self._live is not None:
             self._live.start()
         return self
@@ -142,10 +143,12 @@ class Display:
         if failed:
             text += f", {failed} failed"
         text += f"; {short(done)} of {short(total)} steps"
-        if not self._moving and done > self._before:  # until here, kernels were compiled
-            self._since, self._before, self._moving = time.monotonic(), done, True
-        elapsed, new = time.monotonic() - self._since, done - self._before
-        if new > 0 and done < total:
+        now, new = time.monotonic(), done - self._before
+        if self._since is None:
+            if new > 0:
+                self._since, self._before = now, done
+        elif new > 0 and done < total:
+            elapsed = now - self._since
             left = timedelta(seconds=round((total - done) * elapsed / new))
             text += f", {short(new / elapsed)} steps/s, {left} left"
         return text
