@@ -139,16 +139,26 @@ class Stories(NamedTuple):
             np.concatenate(sentences), np.concatenate(answers), np.array(lengths), np.array(tasks)
         )
 
-    def with_thinking_steps(self, k: int) -> "Stories":
-        """With k empty steps after each question, and the answer at the last of them."""
-        repeats = 1 + k * (self.answers >= 0)
+    def with_thinking_steps(
+        self, questions: int, sentences: int = 0, repeat: bool = False
+    ) -> "Stories":
+        """With further steps after each question, and the answer at the last of them.
+
+        Args:
+            questions: how many steps follow a question.
+            sentences: how many follow any other sentence.
+            repeat: whether they show the sentence again, instead of nothing.
+        """
+        repeats = 1 + np.where(self.answers >= 0, questions, sentences)
         last = repeats.cumsum() - 1
-        sentences, answers = np.full((2, int(repeats.sum())), -1)
-        sentences[last - (repeats - 1)] = self.sentences
+        shown, answers = np.repeat(self.sentences, repeats), np.full(int(repeats.sum()), -1)
+        if not repeat:
+            shown = np.full_like(shown, -1)
+            shown[last - (repeats - 1)] = self.sentences
         answers[last] = self.answers
         before = np.concatenate([[0], repeats.cumsum()])
         lengths = before[self.ends] - before[self.ends - self.lengths]
-        return Stories(sentences, answers, lengths, self.tasks)
+        return Stories(shown, answers, lengths, self.tasks)
 
 
 class Data(NamedTuple):
@@ -383,7 +393,11 @@ class Options:
     questions: Literal["inline", "alone"] = "inline"
     """Whether a story asks all its questions where they stand, or is told again for each."""
     thinking_steps: int = 0
-    """Empty steps after each question; the answer is given at the last."""
+    """Further steps for each question; the answer is given at the last."""
+    sentence_steps: int = 0
+    """Further steps for each sentence, in which it can write what it has read."""
+    repeat: bool = False
+    """Show the sentence or question again in its further steps, instead of nothing."""
     epochs: int = 100
     """How often every question is seen; over them the step size falls to 0 in a straight line."""
     warm_up: int = 50
@@ -427,7 +441,7 @@ class Run:
         agent = options.core
         self.train_stories, self.test_stories = (
             (stories.alone() if options.questions == "alone" else stories).with_thinking_steps(
-                options.thinking_steps
+                options.thinking_steps, options.sentence_steps, options.repeat
             )
             for stories in (data.train, data.test)
         )
@@ -607,7 +621,8 @@ def parse_options(args: Sequence[str]) -> tuple[Path, Options]:
     check_range(0, 2**53, warm_up=options.warm_up)
     check_range(1, 10_000, rows=options.rows, embedding_size=options.embedding_size)
     check_range(1, 2**20, steps=options.steps)
-    check_range(0, 1_000, thinking_steps=options.thinking_steps)
+    further = ("thinking_steps", "sentence_steps")
+    check_range(0, 1_000, **{name: getattr(options, name) for name in further})
     if not (0 <= options.dropout < 1 and 0 <= options.weight_decay < math.inf):
         raise UsageError("--dropout must be from 0 to below 1, and --weight-decay at least 0")
     check_range(1, 256, threads=options.threads)

@@ -83,10 +83,18 @@ GRIDS = {
     "copy": Grid(
         task="copy",
         settings=[{"items": 20, "min_items": 1}],
-        tests=["min_items=20", "items=40,min_items=40"],
+        interval=50,
+        tests=[f"items={items},min_items={items}" for items in (20, 40, 80)],
         stops=False,
     ),
-    "sort": Grid(task="sort", settings=[{"items": 8}], tests=["items=12", "items=16"], stops=False),
+    "sort": Grid(
+        task="sort",
+        settings=[{"items": 20}],
+        updates=1_000,
+        interval=50,
+        tests=["items=40", "items=80"],
+        stops=False,
+    ),
 }
 
 

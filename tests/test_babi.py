@@ -126,22 +126,24 @@ def test_a_question_alone_comes_after_the_sentences_of_its_story(folder: Path) -
     assert alone.tasks.tolist() == 40 * [1] + [8]
 
 
-@pytest.mark.parametrize("k", [0, 1, 3])
-def test_an_answer_is_due_after_the_thinking_steps(folder: Path, k: int) -> None:
+@pytest.mark.parametrize("repeat", [False, True])
+@pytest.mark.parametrize("sentences", [0, 2])
+@pytest.mark.parametrize("questions", [0, 1, 3])
+def test_an_answer_is_due_after_the_thinking_steps(
+    folder: Path, questions: int, sentences: int, repeat: bool
+) -> None:
     data = babi.load(folder, [1, 8])
+
+    def steps(sentence: str, answer: str) -> list[tuple[str, str]]:
+        further = (questions if answer else sentences) * [sentence if repeat else ""]
+        shown = [sentence, *further]
+        return list(zip(shown, [*("" for _ in further), answer], strict=True))
+
     wanted = [
-        [
-            step
-            for sentence, answer in story
-            for step in (
-                [(sentence, ""), *(k - 1) * [("", "")], ("", answer)]
-                if answer and k
-                else [(sentence, answer)]
-            )
-        ]
+        [step for sentence, answer in story for step in steps(sentence, answer)]
         for story in told(data, data.test)
     ]
-    assert told(data, data.test.with_thinking_steps(k)) == wanted
+    assert told(data, data.test.with_thinking_steps(questions, sentences, repeat)) == wanted
 
 
 def test_names_are_permuted_within_a_story_with_its_answers(folder: Path) -> None:
@@ -401,7 +403,13 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
 ) -> None:
     data = babi.load(folder, [1, 8])
     how: dict[str, Any] = dict(
-        epochs=3, thinking_steps=1, dropout=0.1, weight_decay=0.01, rename=True
+        epochs=3,
+        thinking_steps=1,
+        sentence_steps=1,
+        repeat=True,
+        dropout=0.1,
+        weight_decay=0.01,
+        rename=True,
     )
     whole = babi.Run(data, options(agent, out=tmp_path / "whole", **how))
     whole.train()
