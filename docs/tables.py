@@ -173,9 +173,9 @@ def elsewhere() -> str:
     return table(("task", "policy", '`init="pytorch"`', '`init="scaled"`'), rows)
 
 
-def memory_task(file: str) -> str:
+def memory_task(file: str, timed: bool = True) -> str:
     """Updates and seconds until each agent has learned a memory task, and how it does where it was
-    only tested."""
+    only tested; without the seconds if the machine was not ``timed`` alike for all."""
     runs = read(file)["runs"]
     settings, tests = (
         list(dict.fromkeys(names))
@@ -188,7 +188,7 @@ def memory_task(file: str) -> str:
         )
         known = [x for x in seconds if x is not None]
         each = ", ".join("never" if n is None else f"{n:,}" for n in updates)
-        return f"{each} ({np.mean(known):.1f} s)" if known else each
+        return f"{each} ({np.mean(known):.1f} s)" if known and timed else each
 
     rows = []
     for agent in dict.fromkeys(run["agent"] for run in runs):
@@ -206,8 +206,8 @@ def memory_task(file: str) -> str:
     )
     return (
         f"{table(('agent', *columns, *tested), rows)}\n\n"
-        f"Updates to {memory.SOLVED:.0%}, each of {seeds} seeds, and the mean seconds of those "
-        "that get there, on one thread; "
+        f"Updates to {memory.SOLVED:.0%}, each of {seeds} seeds"
+        f"{', and the mean seconds of those that get there, on one thread' if timed else ''}; "
         f"never: not within {max(run['updates'][-1] for run in runs):,} updates."
     )
 
@@ -606,7 +606,7 @@ def hours() -> str:
         commands.setdefault(f"python -m experiments run experiments/{name}.toml", []).extend(
             run.curve["seconds"][-1] for run in grid.results
         )
-    for task in ("recall", "dictionary"):
+    for task in ("recall", "dictionary", "copy"):
         runs = read(f"memory_{task}.json")["runs"]
         commands[f"python -m studies.memory {task}"] = [run["seconds"][-1] for run in runs]
     commands["python -m experiments.babi DATA AGENT"] = [
@@ -656,6 +656,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "elsewhere": elsewhere,
     "memory_recall": lambda: memory_task("memory_recall.json"),
     "memory_dictionary": lambda: memory_task("memory_dictionary.json"),
+    "memory_copy": lambda: memory_task("memory_copy.json", timed=False),
     "babi": babi_errors,
     "babi_changes": babi_changes,
     "hidden_velocity": hidden_velocity,
