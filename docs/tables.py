@@ -643,6 +643,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_clock": lambda: grid("maze_clock.json", 20, 26, 30),
     "ppo_clock_tuning": lambda: grid("maze_clock_tuning.json", 20, 26, 30),
     "ppo_clock_memory": lambda: grid("maze_clock_memory.json", 20, 26, 30),
+    "ppo_clock_default": lambda: grid("maze_clock_default.json", 20, 26, 30),
     "a2c_maze": lambda: grid("a2c_maze.json", 20, 30),
     "a2c_small": lambda: grid("a2c_maze_small.json", 10, 20),
     "ablations": lambda: grid("ablations.json", 10, 20),
