@@ -109,7 +109,7 @@ class Stories(NamedTuple):
     """N stories of S steps in all, one after the other."""
 
     sentences: NDArray[np.int64]
-    """The number of the sentence or question of each step, and -1 at thinking steps, ``[S]``."""
+    """The number of the sentence or question of each step, and -1 at empty steps, ``[S]``."""
     answers: NDArray[np.int64]
     """The answer at the steps that ask for one, -1 at the others, ``[S]``."""
     lengths: NDArray[np.int64]
@@ -151,11 +151,11 @@ class Stories(NamedTuple):
         """
         repeats = 1 + np.where(self.answers >= 0, questions, sentences)
         last = repeats.cumsum() - 1
-        shown, answers = np.repeat(self.sentences, repeats), np.full(int(repeats.sum()), -1)
-        if not repeat:
-            shown = np.full_like(shown, -1)
-            shown[last - (repeats - 1)] = self.sentences
+        shown, answers = np.full((2, int(repeats.sum())), -1)
+        shown[last - (repeats - 1)] = self.sentences
         answers[last] = self.answers
+        if repeat:
+            shown = np.repeat(self.sentences, repeats)
         before = np.concatenate([[0], repeats.cumsum()])
         lengths = before[self.ends] - before[self.ends - self.lengths]
         return Stories(shown, answers, lengths, self.tasks)
@@ -236,7 +236,7 @@ class Words(NamedTuple):
 
     numbers: NDArray[np.int64]
     """The words of each sentence, ``[S + 1, J]`` for sentences of at most J words, filled up with
-    0. The last row, -1, is the empty sentence of a thinking step."""
+    0. The last row, -1, is the empty sentence of an empty step."""
     vocabulary: list[str]
     """The word of each number from 1."""
 
@@ -621,8 +621,8 @@ def parse_options(args: Sequence[str]) -> tuple[Path, Options]:
     check_range(0, 2**53, warm_up=options.warm_up)
     check_range(1, 10_000, rows=options.rows, embedding_size=options.embedding_size)
     check_range(1, 2**20, steps=options.steps)
-    further = ("thinking_steps", "sentence_steps")
-    check_range(0, 1_000, **{name: getattr(options, name) for name in further})
+    check_range(0, 1_000, thinking_steps=options.thinking_steps)
+    check_range(0, 1_000, sentence_steps=options.sentence_steps)
     if not (0 <= options.dropout < 1 and 0 <= options.weight_decay < math.inf):
         raise UsageError("--dropout must be from 0 to below 1, and --weight-decay at least 0")
     check_range(1, 256, threads=options.threads)

@@ -15,6 +15,7 @@ from rich.console import Console
 from experiments import babi
 from experiments.command_line import InterruptedRun, RunError, UsageError
 from experiments.supervised import SequenceModel, Trainer, Training, build_core, find_agent
+from studies import babi as study
 
 PEOPLE, PLACES = ("Mary", "John"), ("garden", "kitchen", "office")
 
@@ -509,3 +510,27 @@ def test_the_command_trains_and_prints_the_table(
     ]
     babi.main([str(folder), "mnm-g", *small, "--out", str(tmp_path / "run")])
     assert "1 single supporting fact" in capsys.readouterr().out
+
+
+def test_the_seeds_of_an_agent_make_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+    for seed, errors in enumerate([[0.5, 0.2, 0.1], [0.3, 0.4]]):  # the second was stopped
+        epochs = [{"epoch": i + 1, "mean_error": error} for i, error in enumerate(errors)]
+        files.append(tmp_path / f"{seed}.json")
+        files[-1].write_text(json.dumps({"agent": "mnm-p", "epochs_done": epochs}))
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(study, "draw_lines", lambda axes, lines, *_, **__: drawn.update(lines))
+    study.main(tuple(files), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+    expected = [[1, 2], [0.4, 0.3], [0.3, 0.2], [0.5, 0.4]]
+    np.testing.assert_allclose(drawn["mnm-p"], expected)
+
+
+def test_what_is_no_result_is_not_drawn(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"notes.json is not the result of a run"):
+        study.main((tmp_path / "notes.json",), tmp_path / "curves.png")
+    with pytest.raises(UsageError, match="at least one run"):
+        study.main((), tmp_path / "curves.png")
