@@ -44,6 +44,14 @@ def large(core: MnmCore) -> MnmCore:
     return core
 
 
+def forgetful(core: MnmCore) -> MnmCore:
+    """A core that often forgets almost all."""
+    assert core.retention is not None
+    core.retention.weight.data.normal_(std=4)
+    core.retention.bias.data.zero_()
+    return core
+
+
 CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     **{
         f"mnm-{rule}, {heads} heads, {layers} layers": partial(
@@ -71,6 +79,16 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
         )
         for heads in (1, 4)
     },
+    **{
+        f"gated deltanet, {heads} heads": lambda heads=heads: forgetful(
+            MnmCore(F, D, write_rule="gated-delta", heads=heads, read_gate="scalar")
+        )
+        for heads in (1, 4)
+    },
+    "gated deltanet, no writes": lambda: MnmCore(F, D, write_rule="gated-delta", writes=False),
+    "gated deltanet, a narrow memory": lambda: MnmCore(
+        F, D, write_rule="gated-delta", memory_size=5
+    ),
     "mnm-p, key feedback, fixed start": lambda: MnmCore(
         F, D, heads=2, feedback_inputs="key_value", learn_initial_memory=False
     ),
@@ -235,7 +253,7 @@ def longer(
     return {name: p.grad.double() for name, p in core.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("rule", ["g", "p"])
+@pytest.mark.parametrize("rule", ["g", "p", "delta", "gated-delta"])
 def test_undoing_a_thousand_writes_does_not_drift(rule: str) -> None:
     core = MnmCore(F, 32, write_rule=rule, heads=2)  # type: ignore[arg-type]
     core.path = "fused"

@@ -327,7 +327,7 @@ def test_the_delta_rules_are_for_one_layer(rule: WriteRuleName) -> None:
     assert MnmCore(4, D, write_rule=rule).memory.layers == 1
 
 
-def test_a_gated_core_begins_by_keeping_nearly_everything_and_has_no_kernels() -> None:
+def test_a_gated_core_begins_by_keeping_nearly_everything() -> None:
     core = MnmCore(4, 64, write_rule="gated-delta")
     assert core.retention is not None
     alpha = torch.sigmoid(
@@ -335,11 +335,7 @@ def test_a_gated_core_begins_by_keeping_nearly_everything_and_has_no_kernels() -
     )
     assert alpha.mean().item() == pytest.approx(0.98, abs=0.01)
     assert alpha.min() > 0.9
-    assert (
-        core.why_not("fused")
-        == "there is no fused path for the memory NeuralMemory with GatedDeltaRule"
-    )
-    assert core.why_not("reversible") is None
+    assert core.why_not("fused") is None and core.why_not("reversible") is None
     assert MnmCore(4, 64, write_rule="delta").retention is None
     core = MnmCore(4, 64, write_rule="gated-delta", writes=False)
     inputs, starts = torch.randn(5, B, 4), torch.zeros(5, B, dtype=torch.bool)

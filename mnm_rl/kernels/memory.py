@@ -32,14 +32,25 @@ from mnm_rl.kernels.simd import (
     tanh_,
     times_derivative,
 )
-from mnm_rl.memory.rules import DeltaRule, GradientRule, LocalRule, WriteRule
+from mnm_rl.memory.rules import (
+    DeltaRule,
+    GatedDeltaRule,
+    GradientRule,
+    LocalRule,
+    WriteRule,
+)
 
 WRITTEN, READ, CHECKED = 0, 1, 2
 """The groups of keys: the written keys before the write, the read keys after it, and the written
 keys after it."""
 
 GRADIENT, LOCAL, DELTA = 0, 1, 2
-RULES: dict[type[WriteRule], int] = {GradientRule: GRADIENT, LocalRule: LOCAL, DeltaRule: DELTA}
+RULES: dict[type[WriteRule], int] = {
+    GradientRule: GRADIENT,
+    LocalRule: LOCAL,
+    DeltaRule: DELTA,
+    GatedDeltaRule: DELTA,  # what it leaves of the fast weights is up to the caller
+}
 """The write rules that these kernels know; not their subclasses."""
 
 

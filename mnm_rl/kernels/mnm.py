@@ -4,7 +4,9 @@
 Four environments at a time (:data:`~mnm_rl.kernels.simd.ROWS`) go through all time steps, so that
 their fast weights stay in the cache. Kept for the backward pass are vectors only (:class:`Saved`):
 it undoes the writes one by one, from the last fast weights back to the first, and where an episode
-started in the middle of the sequence, makes those of the episode before by writing again.
+started in the middle of the sequence, makes those of the episode before by writing again. To undo
+the gated delta rule is to divide, and so the fast weights are kept wherever its gate has left less
+than half of them since they were last kept.
 """
 
 from typing import Any, NamedTuple
@@ -55,6 +57,9 @@ from mnm_rl.memory.function import write_size
 KEY, VALUE, READ_KEY = 0, 1, 2
 """The slots of a head in the interaction vector."""
 
+HALF = 0.5
+"""The share of the fast weights below which they are kept."""
+
 
 class Setting(NamedTuple):
     """What stays the same over a sequence."""
@@ -69,6 +74,8 @@ class Setting(NamedTuple):
     """Whether beta is a share of the error."""
     gated: bool
     """Whether what is read passes a gate."""
+    forgets: bool
+    """Whether a step leaves the share alpha of the fast weights."""
     step_size: float
     """What beta is multiplied by: 1 if it is a share, 0 if nothing is to be written."""
     starts: Array
@@ -99,6 +106,10 @@ class Weights(NamedTuple):
     """Of the gate, ``[P]``; empty if there is none."""
     g_0: Array
     """``[1]``; empty if there is no gate."""
+    f: Array
+    """Of what stays, ``[P]``; empty unless the rule forgets."""
+    f_0: Array
+    """``[1]``; empty unless the rule forgets."""
     Q: Array
     """Feedback maps of rule p, ``[K, L K]`` (``[2K, L K]`` for keys and values); empty for the
     other rules."""
@@ -127,8 +138,17 @@ class Saved(NamedTuple):
     """Write strengths, ``[T, B]``."""
     gate: Array
     """Gates of what is read, ``[T, B]``; 1 if there are none."""
+    alpha: Array
+    """Shares of the fast weights that stay, ``[T, B]``; 1 unless the rule forgets."""
+    since: Array
+    """Product of ``alpha`` since the fast weights were last kept, or the sequence or the episode
+    began, ``[T, B]``; of no use unless the rule forgets."""
+    kept: Array
+    """Fast weights after the write, before ``alpha``, where ``since`` is below :data:`HALF`, ``[T,
+    B, L, R, K]``; nothing unless the rule forgets."""
     z: Array
-    """Activations, ``[T, B, 3, H, L + 1, K]``, see :class:`~mnm_rl.kernels.memory.Step`."""
+    """Activations, ``[T, B, 3, H, L + 1, K]``, see :class:`~mnm_rl.kernels.memory.Step`; the last
+    ones without ``alpha``."""
     q: Array
     """``[T, B, H, L - 1, K]`` for rule g, nothing for the others."""
     delta: Array
@@ -159,6 +179,8 @@ class Gradients(NamedTuple):
     """With respect to ``b . u + b_0``, ``[T, B]``."""
     gate: Array
     """With respect to ``w . u + g_0``, ``[T, B]``."""
+    alpha: Array
+    """With respect to ``f . u + f_0``, ``[T, B]``."""
     targets: Array
     """With respect to the feedback targets of rule p, ``[T, B, H, L K]``."""
     h: Array
@@ -254,19 +276,62 @@ def _gate(out: Array, u: Array, w: Array, bias: Array) -> None:
 
 
 @inlined
+def _forget(b: int, t: int, setting: Setting, W: Array, saved: Saved) -> None:
+    """Leave the share alpha of the fast weights of one environment, ``[R, K]``."""
+    alpha, half = saved.alpha[t, b], W.dtype.type(HALF)
+    since = alpha
+    if t > 0 and not setting.starts[t, b] and not saved.since[t - 1, b] < half:
+        since *= saved.since[t - 1, b]
+    saved.since[t, b] = since
+    for i in range(W.shape[0]):
+        if since < half:
+            copy_(saved.kept[t, b, 0, i], W[i])
+        for j in range(W.shape[1]):
+            W[i, j] *= alpha
+
+
+@inlined
+def _forget_backward(b: int, t: int, W: Array, G: Array, saved: Saved) -> float:
+    """Back through :func:`_forget`, which is undone; G is the gradient with respect to W. Returns
+    that with respect to alpha."""
+    alpha, half = saved.alpha[t, b], W.dtype.type(HALF)
+    g_alpha: float = W.dtype.type(0)
+    kept = saved.since[t, b] < half
+    for i in range(W.shape[0]):
+        if kept:
+            copy_(W[i], saved.kept[t, b, 0, i])
+        else:
+            for j in range(W.shape[1]):
+                W[i, j] /= alpha
+        for j in range(W.shape[1]):
+            g_alpha += G[i, j] * W[i, j]
+            G[i, j] *= alpha
+    return g_alpha
+
+
+@inlined
 def _memory(
     b: int, t: int, setting: Setting, weights: Weights, state: Working, saved: Saved, targets: Array
 ) -> None:
-    """``beta_t``, the write, ``v^r_t`` and the meta-loss of one environment."""
+    """``beta_t``, the write, ``v^r_t`` and the meta-loss of one environment.
+
+    A rule that forgets has one layer, which is linear: what it gives is scaled as its weights are.
+    """
     P, K, L, H = state.h.shape[1], state.read.shape[1], saved.delta.shape[3], saved.delta.shape[2]
     dtype = saved.x.dtype
     zero, per = dtype.type(0), dtype.type(1 / (H * setting.M))
     u, z = saved.u[t, b], saved.z[t, b]
-    beta, gate = saved.beta[t, b : b + 1], saved.gate[t, b : b + 1]
+    beta, gate, alpha = (
+        saved.beta[t, b : b + 1],
+        saved.gate[t, b : b + 1],
+        saved.alpha[t, b : b + 1],
+    )
     _gate(beta, u, weights.b, weights.b_0)
-    gate[0] = dtype.type(1)
+    gate[0] = alpha[0] = dtype.type(1)
     if setting.gated:
         _gate(gate, u, weights.w, weights.g_0)
+    if setting.forgets:
+        _gate(alpha, u, weights.f, weights.f_0)
     heads = u[P:].reshape(H, 3, K)
     for h in range(H):
         set_key(setting.bounded, z[WRITTEN, h, 0], heads[h, KEY])
@@ -277,12 +342,14 @@ def _memory(
     write_and_read(
         state.theta[b], setting.rule, setting.bounded, strength, heads[:, VALUE], targets, step
     )
+    if setting.forgets:
+        _forget(b, t, setting, state.theta[b, 0], saved)
     fill_(state.read[b], zero)
     loss, share = zero, gate[0] * dtype.type(1 / H)
     for h in range(H):
         for i in range(K):
-            state.read[b, i] += z[READ, h, L, i] * share
-            miss = z[CHECKED, h, L, i] - heads[h, VALUE, i]
+            state.read[b, i] += alpha[0] * z[READ, h, L, i] * share
+            miss = alpha[0] * z[CHECKED, h, L, i] - heads[h, VALUE, i]
             loss += miss * miss
     saved.meta_loss[t, b] = loss * per
 
@@ -349,13 +416,20 @@ def _memory_backward(
             for l in range(L + 1):
                 fill_(gz[group, h, l], dtype.type(0))
     miss, gate, g_gate = two * per * given.meta_loss[t, b], saved.gate[t, b], dtype.type(0)
+    alpha, g_alpha = saved.alpha[t, b], dtype.type(0)
+    if setting.forgets:
+        add_deferred(g.theta[b], gstep.deferred)
+        g_alpha = _forget_backward(b, t, theta[b, 0], g.theta[b, 0], saved)
     for h in range(H):
         for i in range(K):
             g_read = (g.read[b, i] + given.out[t, b, P + i]) * dtype.type(1 / H)
-            gz[READ, h, L, i] = gate * g_read
-            g_gate += g_read * z[READ, h, L, i]
-            gz[CHECKED, h, L, i] = miss * (z[CHECKED, h, L, i] - heads[h, VALUE, i])
-            g_heads[h, VALUE, i] = -gz[CHECKED, h, L, i]
+            read, checked = alpha * z[READ, h, L, i], alpha * z[CHECKED, h, L, i]
+            g_checked = miss * (checked - heads[h, VALUE, i])
+            gz[READ, h, L, i] = alpha * gate * g_read
+            gz[CHECKED, h, L, i] = alpha * g_checked
+            g_gate += g_read * read
+            g_alpha += gate * g_read * z[READ, h, L, i] + g_checked * z[CHECKED, h, L, i]
+            g_heads[h, VALUE, i] = -g_checked
     beta = saved.beta[t, b]
     step = Step(z, saved.q[t, b], saved.delta[t, b], saved.scales[t, b])
     s, one = dtype.type(setting.step_size), dtype.type(1)
@@ -364,6 +438,7 @@ def _memory_backward(
     )
     g.strength[t, b] = g_strength * s * beta * (one - beta)
     g.gate[t, b] = g_gate * gate * (one - gate)
+    g.alpha[t, b] = g_alpha * alpha * (one - alpha)
     for h in range(H):
         for i in range(K):
             g_heads[h, KEY, i] = gz[WRITTEN, h, 0, i] + gz[CHECKED, h, 0, i]
@@ -457,6 +532,10 @@ def _start_backward(
         theta[b] = weights.theta_0 if starts[s, b] else undone.first[b]
         for k in range(s, t):
             write(theta[b], saved.scales[k, b], saved.z[k, b], saved.delta[k, b])
+            if setting.forgets:
+                for i in range(theta.shape[2]):
+                    for j in range(theta.shape[3]):
+                        theta[b, 0, i, j] *= saved.alpha[k, b]
 
 
 @kernel
@@ -494,6 +573,8 @@ def _backward(
                     g.u[t, b, i] = g.strength[t, b] * weights.b[i]
                 for i in range(weights.w.shape[0]):
                     g.u[t, b, i] += g.gate[t, b] * weights.w[i]
+                for i in range(weights.f.shape[0]):
+                    g.u[t, b, i] += g.alpha[t, b] * weights.f[i]
                 if setting.rule == LOCAL:
                     for h in range(H):
                         for l in range(L):
@@ -517,7 +598,7 @@ def _backward(
 
 class Parameters(NamedTuple):
     """The parameters of an MNM core, as it has them. Those of the feedback maps are empty but for
-    rule p, those of the gate if there is none."""
+    rule p, those of a gate if there is none."""
 
     weight_ih: Tensor
     """Of the controller, ``[4D, F + M]``, of a GRU ``[3D, F + M]``."""
@@ -539,6 +620,10 @@ class Parameters(NamedTuple):
     """``[1, D]``."""
     g_0: Tensor
     """``[1]``."""
+    f: Tensor
+    """``[1, D]``."""
+    f_0: Tensor
+    """``[1]``."""
     Q: Tensor
     """``[L M, M]``, or ``[L M, 2M]`` for values and keys."""
     q: Tensor
@@ -556,6 +641,7 @@ class MnmSteps(KernelSteps[MnmState]):
     @staticmethod
     def parameters_of(core: MnmCore) -> Parameters:
         feedback, gate = getattr(core.memory.rule, "feedback", None), core.read_gate
+        retention = core.retention
         none = core.output.weight.new_zeros(0, 0)
         return Parameters(
             weight_ih=core.controller.weight_ih,
@@ -568,6 +654,8 @@ class MnmSteps(KernelSteps[MnmState]):
             b_0=core.write_strength.bias,
             w=none if gate is None else gate.weight,
             g_0=none.flatten() if gate is None else gate.bias,
+            f=none if retention is None else retention.weight,
+            f_0=none.flatten() if retention is None else retention.bias,
             Q=none if feedback is None else feedback.weight,
             q=none.flatten() if feedback is None else feedback.bias,
             theta_0=core.memory.theta_0,
@@ -583,12 +671,17 @@ class MnmSteps(KernelSteps[MnmState]):
         a = torch.cat([spread_rows(p.a[:D], 1, D), spread_rows(p.a[D:], n, M)])
         Q = spread(p.Q, len(p.Q) // M, M, p.Q.shape[1] // M, M)
         packed = [A.T, A, a]
-        w = spread_rows(p.w[0], 1, D) if len(p.w) else p.w.flatten()
+        w, f = (
+            spread_rows(weight[0], 1, D) if len(weight) else weight.flatten()
+            for weight in (p.w, p.f)
+        )
         packed += [
             spread_rows(p.b[0], 1, D),
             p.b_0.clone(),
             w,
             p.g_0.clone(),
+            f,
+            p.f_0.clone(),
             Q.T,
             Q,
             spread_rows(p.q, len(p.q) // M, M),
@@ -608,6 +701,7 @@ class MnmSteps(KernelSteps[MnmState]):
             M=M,
             bounded=rule.bounded,
             gated=core.read_gate is not None,
+            forgets=rule.gated and core.memory.writes,
             step_size=core.memory.writes * (1.0 if rule.bounded else 2 / (H * M)),
             starts=self.episode_starts,
         )
@@ -620,6 +714,11 @@ class MnmSteps(KernelSteps[MnmState]):
             u=self.room("u", steps, B, P + 3 * H * K),
             beta=self.room("beta", steps, B),
             gate=self.room("gate", steps, B),
+            alpha=self.room("alpha", steps, B),
+            since=self.room("since", steps, B),
+            kept=self.room("kept", steps, B, *pad_memory(state.theta).shape[1:])
+            if self.setting.forgets
+            else zeros((steps, B, 0, 0, 0), self.dtype),
             z=self.room("z", steps, B, 3, H, L + 1, K),
             q=self.room("q", steps, B, H, 0 if self.setting.rule == LOCAL else L - 1, K),
             delta=self.room("delta", steps, B, H, L, K),
@@ -676,12 +775,13 @@ class MnmSteps(KernelSteps[MnmState]):
         )
         P = padded(self.D)
         heads, recalled = u[..., P:].reshape(*u.shape[:2], H, 3, padded(M))[..., :M], z[..., L, :M]
+        alpha = torch.from_numpy(self.saved.alpha[some])[..., None, None]
         written = Written(
             keys=z[:, :, WRITTEN, :, 0, :M],
             values=heads[..., VALUE, :],
             read=out[..., P : P + M],
             before=recalled[:, :, WRITTEN],
-            after=recalled[:, :, CHECKED],
+            after=alpha * recalled[:, :, CHECKED],
             beta=beta,
         )
         last_z, last_delta = (
@@ -706,6 +806,7 @@ class MnmSteps(KernelSteps[MnmState]):
             u=self.room("g_u", *saved.u.shape),
             strength=self.room("g_strength", *saved.beta.shape),
             gate=self.room("g_gate", *saved.gate.shape),
+            alpha=self.room("g_alpha", *saved.alpha.shape),
             targets=self.room("g_targets", T, B, H, weights.Q.shape[1]),
             h=array(g_h, (B, P), dtype),
             c=array(g_c, (B, P), dtype),
@@ -728,7 +829,9 @@ class MnmSteps(KernelSteps[MnmState]):
             for a in (saved.x, saved.out, saved.u, g.gates, g.u, g.targets)
         )
         g_targets = g_targets.flatten(0, 1)
-        g_strength, g_gate = (torch.from_numpy(a).flatten() for a in (g.strength, g.gate))
+        g_strength, g_gate, g_alpha = (
+            torch.from_numpy(a).flatten() for a in (g.strength, g.gate, g.alpha)
+        )
         unpack_cell = unpack_gru if self.setting.gru else unpack_lstm
         weight_ih, weight_hh, bias_ih, bias_hh = unpack_cell(g_gates.T @ x, g_gates.sum(0), D, F, M)
         g_A, g_a = g_u.T @ out[:, :P], g_u.sum(0)
@@ -750,6 +853,8 @@ class MnmSteps(KernelSteps[MnmState]):
             b_0=g_strength.sum().view(1),
             w=gather_rows(g_gate @ u[:, :P], 1, D).unsqueeze(0),
             g_0=g_gate.sum().view(1),
+            f=gather_rows(g_alpha @ u[:, :P], 1, D).unsqueeze(0),
+            f_0=g_alpha.sum().view(1),
             Q=gather(g_targets.T @ seen, L if m else 0, M, m, M),
             q=gather_rows(g_targets.sum(0), L if m else 0, M),
             theta_0=torch.from_numpy(g.theta_0).sum(0)[:, :M, :M],
