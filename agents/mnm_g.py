@@ -15,7 +15,7 @@ class MnmG(Agent):
     write_rule: ClassVar[str] = "g"
 
     ppo: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
-    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
+    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 4e-3}
 
     variant: Literal["bounded", "paper"] = "bounded"
     """Bounded writes and a gated read, or both as in the paper (docs/mathematics.md)."""

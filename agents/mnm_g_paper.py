@@ -12,6 +12,7 @@ class MnmGPaper(MnmG):
 
     name: ClassVar[str] = "mnm-g-paper"
     ppo: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
+    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
 
     variant: Literal["bounded", "paper"] = "paper"
     """Bounded writes and a gated read, or both as in the paper (docs/mathematics.md)."""

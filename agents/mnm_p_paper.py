@@ -12,6 +12,7 @@ class MnmPPaper(MnmP):
 
     name: ClassVar[str] = "mnm-p-paper"
     ppo: ClassVar[dict[str, Any]] = {"learning_rate": 2e-3}
+    a2c: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3}
 
     variant: Literal["bounded", "paper"] = "paper"
     """Bounded writes and a gated read, or both as in the paper (docs/mathematics.md)."""

@@ -173,10 +173,10 @@ def elsewhere() -> str:
     return table(("task", "policy", '`init="pytorch"`', '`init="scaled"`'), rows)
 
 
-def memory_task(file: str, timed: bool = True) -> str:
+def memory_task(file: str) -> str:
     """Updates and seconds until each agent has learned a memory task, and how it does where it was
-    only tested; without the seconds if the machine was not ``timed`` alike for all."""
-    runs = read(file)["runs"]
+    only tested."""
+    runs = memory.timed_by(read(file)["runs"], ROOT / "docs" / "memory_seconds.json")
     settings, tests = (
         list(dict.fromkeys(names))
         for names in (map(memory.name, runs), (test for run in runs for test in run["tests"]))
@@ -187,8 +187,11 @@ def memory_task(file: str, timed: bool = True) -> str:
             [memory.solved(run, axis) for run in own] for axis in ("updates", "seconds")
         )
         known = [x for x in seconds if x is not None]
-        each = ", ".join("never" if n is None else f"{n:,}" for n in updates)
-        return f"{each} ({np.mean(known):.1f} s)" if known and timed else each
+        each = ", ".join(
+            f"{run['accuracy'][-1]:.0%}" if n is None else f"{n:,}"
+            for n, run in zip(updates, own, strict=True)
+        )
+        return f"{each} ({np.mean(known):.1f} s)" if known else each
 
     rows = []
     for agent in dict.fromkeys(run["agent"] for run in runs):
@@ -207,8 +210,9 @@ def memory_task(file: str, timed: bool = True) -> str:
     return (
         f"{table(('agent', *columns, *tested), rows)}\n\n"
         f"Updates to {memory.SOLVED:.0%}, each of {seeds} seeds"
-        f"{', and the mean seconds of those that get there, on one thread' if timed else ''}; "
-        f"never: not within {max(run['updates'][-1] for run in runs):,} updates."
+        f", and the mean seconds of those that get there; "
+        f"a share is what is right after {max(run['updates'][-1] for run in runs):,} updates, "
+        f"without having reached it."
     )
 
 
@@ -315,6 +319,53 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
     )
 
 
+PUBLISHED = {
+    "RepeatPreviousEasy": ("1.00", "1.00"),
+    "RepeatPreviousMedium": ("-0.32", "0.79"),
+    "AutoencodeEasy": ("-0.28", "-0.28"),
+    "HigherLowerMedium": ("0.51", "0.51"),
+    "MultiarmedBanditEasy": ("0.62", "0.63"),
+    "NoisyPositionOnlyCartPoleHard": ("0.39", "0.40"),
+}
+"""Scores in POPGym after 15M steps, of a GRU and of the best of 13 memories (Morad et al. 2023)."""
+
+
+def popgym() -> str:
+    """The score in POPGym of each memory: the highest mean return while training."""
+    results = Results.load(ROOT / "docs" / "results" / "popgym.json")
+    agents = [a for a in results.grid["agents"] if any(r.agent == a for r in results.results)]
+    rows = []
+    for environment in results.grid["environments"]:
+        name = environment.split("popgym-")[1].removesuffix("-v0")
+        best = {
+            runs[0].agent: np.array([max(run.curve["score"]) for run in runs])
+            for (_, _, own), runs in results.groups.items()
+            if own == environment
+        }
+        if not best:
+            continue
+        marked = among_the_best(best)
+        cells = []
+        for agent in agents:
+            between = interval([best[agent]]) if agent in best else None
+            cells.append(
+                (bold(f"{iqm(best[agent]):.2f}", agent in marked) if agent in best else "")
+                + (f" [{between[0]:.2f}, {between[1]:.2f}]" if between else "")
+            )
+        rows.append([name, *cells, *PUBLISHED[name]])
+    seconds = [
+        f"{np.median([run.curve['seconds'][-1] for run in results.results if run.agent == a]):.0f}"
+        for a in agents
+    ]
+    rows.append(["*seconds of a run*", *seconds, "", ""])
+    seeds = either(str(len(runs)) for runs in results.groups.values())
+    steps = either(f"{run.steps / 1e6:.0f}M" for run in results.results)
+    return (
+        f"{table(('environment', *agents, 'GRU, 15M', 'best of 13, 15M'), rows)}\n\n"
+        f"PPO; training steps: {steps}; seeds: {seeds}. The last two columns are published."
+    )
+
+
 def trained() -> str:
     """The trained models and their scores."""
     rows = []
@@ -348,8 +399,8 @@ def masks(file: str, mark: float) -> str:
 
 
 def compared(cells: Callable[[Results, dict[str, Group], float], dict[str, str]]) -> str:
-    """A row for each agent, with its best setting other than without writes, and a column for each
-    grid of :data:`COMPARED`."""
+    """A row for each agent of the first grid of :data:`COMPARED`, with its best setting other than
+    without writes, and a column for each grid."""
     columns = {}
     for title, (file, mark) in COMPARED.items():
         results = Results.load(ROOT / "docs" / "results" / file)
@@ -360,7 +411,8 @@ def compared(cells: Callable[[Results, dict[str, Group], float], dict[str, str]]
             if runs[0].setting != "no writes"
         }
         columns[title] = cells(results, groups, mark)
-    agents = [agent for agent in AGENTS if any(agent in column for column in columns.values())]
+    first = next(iter(columns.values()))
+    agents = [agent for agent in AGENTS if agent in first]
     return table(
         ("agent", *columns),
         ([agent, *(column.get(agent, "") for column in columns.values())] for agent in agents),
@@ -606,7 +658,7 @@ def hours() -> str:
         commands.setdefault(f"python -m experiments run experiments/{name}.toml", []).extend(
             run.curve["seconds"][-1] for run in grid.results
         )
-    for task in ("recall", "dictionary", "copy"):
+    for task in memory.GRIDS:
         runs = read(f"memory_{task}.json")["runs"]
         commands[f"python -m studies.memory {task}"] = [run["seconds"][-1] for run in runs]
     commands["python -m experiments.babi DATA AGENT"] = [
@@ -636,6 +688,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
+    "popgym": popgym,
     "trained": trained,
     "masks": lambda: masks("masks.json", 20),
     "masks_perfect": lambda: masks("masks_perfect.json", 10),
@@ -657,7 +710,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "elsewhere": elsewhere,
     "memory_recall": lambda: memory_task("memory_recall.json"),
     "memory_dictionary": lambda: memory_task("memory_dictionary.json"),
-    "memory_copy": lambda: memory_task("memory_copy.json", timed=False),
+    "memory_copy": lambda: memory_task("memory_copy.json"),
+    "memory_repeat_previous": lambda: memory_task("memory_repeat_previous.json"),
+    "memory_sort": lambda: memory_task("memory_sort.json"),
     "babi": babi_errors,
     "babi_changes": babi_changes,
     "hidden_velocity": hidden_velocity,

@@ -87,6 +87,22 @@ GRIDS = {
         tests=[f"items={items},min_items={items}" for items in (20, 40, 80)],
         stops=False,
     ),
+    "repeat_previous": Grid(
+        task="repeat_previous",
+        settings=[{"lag": 8, "steps": 32}, {"lag": 32, "steps": 104}],
+        agents=(
+            "mnm-g",
+            "mnm-p",
+            "deltanet",
+            "gated-deltanet",
+            "lstm",
+            "gru",
+            "salu",
+            "ntm",
+        ),
+        updates=1_000,
+        interval=20,
+    ),
     "sort": Grid(
         task="sort",
         settings=[{"items": 20}],
@@ -101,7 +117,10 @@ GRIDS = {
 @dataclass
 class Options:
     grid: tyro.conf.Positional[
-        Annotated[Literal["recall", "dictionary", "copy", "sort"], tyro.conf.arg(metavar="GRID")]
+        Annotated[
+            Literal["recall", "dictionary", "copy", "repeat_previous", "sort"],
+            tyro.conf.arg(metavar="GRID"),
+        ]
     ]
     """Which trainings."""
     learning_rates: tuple[float, ...] = (4e-3,)
@@ -120,6 +139,8 @@ class Options:
     """Where to write the figures."""
     plot: Path | None = None
     """Where to draw them."""
+    seconds: Path | None = None
+    """A file of benchmarks.memory_tasks, to draw its seconds of an update instead of the runs'."""
 
 
 def commands(grid: Grid, options: Options) -> list[list[str]]:
@@ -222,6 +243,20 @@ def name(run: dict[str, Any]) -> str:
     )
 
 
+def task_of(run: dict[str, Any]) -> str:
+    """The task of a run, with its settings, such as ``recall: 8 pairs``."""
+    return f"{run['task']}: {name(run)}"
+
+
+def timed_by(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """The runs with seconds from a file of benchmarks.memory_tasks instead of their own."""
+    seconds = json.loads(file.read_text())
+    return [
+        run | {"seconds": [n * seconds[task_of(run)][run["agent"]] for n in run["updates"]]}
+        for run in runs
+    ]
+
+
 def solved(run: dict[str, Any], axis: str) -> float | None:
     """The updates, or seconds, of the first evaluation at which a run had solved its task, or
     None."""
@@ -322,7 +357,7 @@ def main(options: Options) -> None:
         lines = ",\n".join(json.dumps(row) for row in runs)
         options.json.write_text(f'{{"runs": [\n{lines}\n]}}\n')
     if runs and options.plot is not None:
-        draw(runs, options.plot)
+        draw(runs if options.seconds is None else timed_by(runs, options.seconds), options.plot)
     if failed:
         sys.exit(f"error: {len(failed)} of {len(made)} runs failed: {', '.join(failed)}")
 

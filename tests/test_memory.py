@@ -335,7 +335,8 @@ def test_a_gated_core_begins_by_keeping_nearly_everything() -> None:
     )
     assert alpha.mean().item() == pytest.approx(0.98, abs=0.01)
     assert alpha.min() > 0.9
-    assert core.why_not("fused") is None and core.why_not("reversible") is None
+    assert core.why_not("fused") is None
+    assert core.why_not("reversible") is None
     assert MnmCore(4, 64, write_rule="delta").retention is None
     core = MnmCore(4, 64, write_rule="gated-delta", writes=False)
     inputs, starts = torch.randn(5, B, 4), torch.zeros(5, B, dtype=torch.bool)

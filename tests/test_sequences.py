@@ -305,6 +305,7 @@ def test_the_table_says_how_soon_a_task_is_solved_and_what_becomes_of_other_sett
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     row = {"task_kwargs": {"pairs": 2}, "updates": [10, 20], "seconds": [1.0, 2.0]}
+    monkeypatch.setattr(memory, "timed_by", lambda runs, _: runs)
     runs = [
         row | {"agent": "mnm-p", "seed": 0, "accuracy": [0.5, 1.0], "tests": {"pairs=4": 0.75}},
         row | {"agent": "mnm-p", "seed": 1, "accuracy": [1.0, 1.0], "tests": {"pairs=4": 0.5}},
@@ -314,8 +315,31 @@ def test_the_table_says_how_soon_a_task_is_solved_and_what_becomes_of_other_sett
     head, _, mnm, lstm, _, note = tables.memory_task("figures.json").splitlines()
     assert head == "| agent | updates to 99% | right, pairs 4 |"
     assert mnm == "| mnm-p | 20, 10 (1.5 s) | 75%, 50% |"
-    assert lstm == "| lstm | never | 25% |"
-    assert "never: not within 20 updates" in note
+    assert lstm == "| lstm | 50% | 25% |"
+    assert "a share is what is right after 20 updates" in note
+
+
+def test_seconds_can_be_those_of_a_quiet_machine(tmp_path: Path) -> None:
+    file = tmp_path / "seconds.json"
+    file.write_text('{"recall: 2 pairs": {"mnm-p": 0.5}}')
+    run = {"task": "recall", "task_kwargs": {"pairs": 2}, "agent": "mnm-p", "updates": [10, 20]}
+    (timed,) = memory.timed_by([run | {"seconds": [99.0, 999.0]}], file)
+    assert timed == run | {"seconds": [5.0, 10.0]}
+
+
+@pytest.mark.parametrize("name", memory.GRIDS)
+def test_committed_runs_have_the_models_of_their_grids(name: str) -> None:
+    grid, shown = memory.GRIDS[name], tables.read(f"memory_{name}.json")["runs"]
+    sizes = {}
+    for line in memory.commands(grid, memory.Options(grid=grid.task)):  # type: ignore[arg-type]
+        _, agent, options = sequences.parse_options(line)
+        changes = sequences.key_values(options.task_kwargs)
+        task = sequences.make_task(grid.task, changes)
+        core = build_core(options.core, task.observation_size)
+        model = SequenceModel(nn.Identity(), core, task.n_answers)
+        sizes[agent, str(changes)] = sum(p.numel() for p in model.parameters())
+    for run in shown:
+        assert run["parameters"] == sizes[run["agent"], str(run["task_kwargs"])], run["agent"]
 
 
 @pytest.mark.parametrize("name", memory.GRIDS)
