@@ -319,53 +319,6 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
     )
 
 
-PUBLISHED = {
-    "RepeatPreviousEasy": ("1.00", "1.00"),
-    "RepeatPreviousMedium": ("-0.32", "0.79"),
-    "AutoencodeEasy": ("-0.28", "-0.28"),
-    "HigherLowerMedium": ("0.51", "0.51"),
-    "MultiarmedBanditEasy": ("0.62", "0.63"),
-    "NoisyPositionOnlyCartPoleHard": ("0.39", "0.40"),
-}
-"""Scores in POPGym after 15M steps, of a GRU and of the best of 13 memories (Morad et al. 2023)."""
-
-
-def popgym() -> str:
-    """The score in POPGym of each memory: the highest mean return while training."""
-    results = Results.load(ROOT / "docs" / "results" / "popgym.json")
-    agents = [a for a in results.grid["agents"] if any(r.agent == a for r in results.results)]
-    rows = []
-    for environment in results.grid["environments"]:
-        name = environment.split("popgym-")[1].removesuffix("-v0")
-        best = {
-            runs[0].agent: np.array([max(run.curve["score"]) for run in runs])
-            for (_, _, own), runs in results.groups.items()
-            if own == environment
-        }
-        if not best:
-            continue
-        marked = among_the_best(best)
-        cells = []
-        for agent in agents:
-            between = interval([best[agent]]) if agent in best else None
-            cells.append(
-                (bold(f"{iqm(best[agent]):.2f}", agent in marked) if agent in best else "")
-                + (f" [{between[0]:.2f}, {between[1]:.2f}]" if between else "")
-            )
-        rows.append([name, *cells, *PUBLISHED[name]])
-    seconds = [
-        f"{np.median([run.curve['seconds'][-1] for run in results.results if run.agent == a]):.0f}"
-        for a in agents
-    ]
-    rows.append(["*seconds of a run*", *seconds, "", ""])
-    seeds = either(str(len(runs)) for runs in results.groups.values())
-    steps = either(f"{run.steps / 1e6:.0f}M" for run in results.results)
-    return (
-        f"{table(('environment', *agents, 'GRU, 15M', 'best of 13, 15M'), rows)}\n\n"
-        f"PPO; training steps: {steps}; seeds: {seeds}. The last two columns are published."
-    )
-
-
 def trained() -> str:
     """The trained models and their scores."""
     rows = []
@@ -688,7 +641,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
-    "popgym": popgym,
     "trained": trained,
     "masks": lambda: masks("masks.json", 20),
     "masks_perfect": lambda: masks("masks_perfect.json", 10),
