@@ -207,13 +207,14 @@ def memory_task(file: str) -> str:
         str(len({run["seed"] for run in runs if run["agent"] == agent}))
         for agent in dict.fromkeys(r["agent"] for r in runs)
     )
-    return (
-        f"{table(('agent', *columns, *tested), rows)}\n\n"
-        f"Updates to {memory.SOLVED:.0%}, each of {seeds} seeds"
-        f", and the mean seconds of those that get there; "
-        f"a share is what is right after {max(run['updates'][-1] for run in runs):,} updates, "
-        f"without having reached it."
-    )
+    solved = {memory.solved(run, "updates") is not None for run in runs}
+    note = f"Updates to {memory.SOLVED:.0%}, each of {seeds} seeds"
+    if True in solved:
+        note += ", and the mean seconds of those that get there"
+    if False in solved:
+        last = max(run["updates"][-1] for run in runs)
+        note += f"; a share is what is right after {last:,} updates, without having got there"
+    return f"{table(('agent', *columns, *tested), rows)}\n\n{note}."
 
 
 def babi_errors() -> str:
