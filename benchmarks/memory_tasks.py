@@ -3,7 +3,7 @@
 python -m benchmarks.memory_tasks [--json FILE].
 
 The trainings of studies.memory run side by side, and their seconds with what else the machine does.
-Here each makes a few updates while nothing else runs. The median counts.
+Here each makes a few updates on its own. The median counts.
 """
 
 import json
