@@ -140,7 +140,7 @@ class Options:
     plot: Path | None = None
     """Where to draw them."""
     seconds: Path | None = None
-    """A file of benchmarks.memory_tasks, to draw its seconds of an update instead of the runs'."""
+    """A file of studies.memory_seconds, to draw its seconds of an update instead of the runs'."""
 
 
 def commands(grid: Grid, options: Options) -> list[list[str]]:
@@ -249,7 +249,7 @@ def task_of(run: dict[str, Any]) -> str:
 
 
 def timed_by(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
-    """The runs with seconds from a file of benchmarks.memory_tasks instead of their own."""
+    """The runs with seconds from a file of studies.memory_seconds instead of their own."""
     seconds = json.loads(file.read_text())
     return [
         run | {"seconds": [n * seconds[task_of(run)][run["agent"]] for n in run["updates"]]}

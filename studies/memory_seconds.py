@@ -1,6 +1,6 @@
 """Seconds of an update of every agent on the memory tasks, one thread, one agent after the other:
 
-python -m benchmarks.memory_tasks [--json FILE].
+python -m studies.memory_seconds [--json FILE].
 
 The trainings of studies.memory run side by side, and their seconds with what else the machine does.
 Here each makes a few updates on its own. The median counts.
