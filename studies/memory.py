@@ -27,6 +27,7 @@ from scipy import stats
 
 from experiments.analysis.figures import agent_color, save_figure, style_of
 
+TaskName = Literal["recall", "dictionary", "copy", "repeat_previous", "sort"]
 Settings = dict[str, int]
 SOLVED = 0.99
 """Share of right answers at which a run ends."""
@@ -36,7 +37,7 @@ SOLVED = 0.99
 class Grid:
     """Trainings: every agent with every setting of a task and every seed."""
 
-    task: str
+    task: TaskName
     settings: list[Settings]
     """What changes between the panels of the figure."""
     agents: tuple[str, ...] = (
@@ -90,16 +91,6 @@ GRIDS = {
     "repeat_previous": Grid(
         task="repeat_previous",
         settings=[{"lag": 8, "steps": 32}, {"lag": 32, "steps": 104}],
-        agents=(
-            "mnm-g",
-            "mnm-p",
-            "deltanet",
-            "gated-deltanet",
-            "lstm",
-            "gru",
-            "salu",
-            "ntm",
-        ),
         updates=1_000,
         interval=20,
     ),
@@ -116,12 +107,7 @@ GRIDS = {
 
 @dataclass
 class Options:
-    grid: tyro.conf.Positional[
-        Annotated[
-            Literal["recall", "dictionary", "copy", "repeat_previous", "sort"],
-            tyro.conf.arg(metavar="GRID"),
-        ]
-    ]
+    grid: tyro.conf.Positional[Annotated[TaskName, tyro.conf.arg(metavar="GRID")]]
     """Which trainings."""
     learning_rates: tuple[float, ...] = (4e-3,)
     """Step sizes to train with; of each agent and setting, the one that learns soonest is shown."""
@@ -249,12 +235,18 @@ def task_of(run: dict[str, Any]) -> str:
 
 
 def timed_by(runs: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
-    """The runs with seconds from a file of studies.memory_seconds instead of their own."""
-    seconds = json.loads(file.read_text())
-    return [
-        run | {"seconds": [n * seconds[task_of(run)][run["agent"]] for n in run["updates"]]}
-        for run in runs
-    ]
+    """The runs with seconds from a file of studies.memory_seconds instead of their own.
+
+    Raises:
+        SystemExit: if it has none of an agent.
+    """
+    seconds, timed = json.loads(file.read_text()), []
+    for run in runs:
+        each = seconds.get(task_of(run), {}).get(run["agent"])
+        if each is None:
+            sys.exit(f"error: {file} has no seconds of {run['agent']} on {task_of(run)}")
+        timed.append(run | {"seconds": [n * each for n in run["updates"]]})
+    return timed
 
 
 def solved(run: dict[str, Any], axis: str) -> float | None:

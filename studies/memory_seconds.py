@@ -7,6 +7,7 @@ Here each makes a few updates on its own. The median counts.
 """
 
 import json
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,11 +32,11 @@ class Options:
 def seconds_per_update(grid: memory.Grid, runs: Path) -> dict[str, dict[str, float]]:
     """Of each setting of a grid and each agent."""
     short = replace(grid, updates=UPDATES, interval=EVERY, tests=[], seeds=1, stops=False)
-    options = memory.Options(grid=grid.task, runs=runs)  # type: ignore[arg-type]
+    options = memory.Options(grid=grid.task, runs=runs)
     figures: dict[str, dict[str, float]] = {}
     for command in memory.commands(short, options):
         if (failed := memory.run(command)) is not None:
-            raise RuntimeError(f"{failed} failed")
+            sys.exit(f"error: {failed} failed")
         (result,) = memory.collect([Path(command[-1])])
         each = np.diff([0, *result["seconds"]]) / EVERY
         figures.setdefault(memory.task_of(result), {})[result["agent"]] = round(

@@ -281,6 +281,17 @@ def test_what_a_step_keeps_grows_with_the_width_not_with_its_square() -> None:
     assert per_step[2] < 4 * 4 * 256 * 60
 
 
+def test_gated_writes_keep_fast_weights_as_rarely_as_half_of_them_is_forgotten() -> None:
+    core = MnmCore(F, D, write_rule="gated-delta")
+    assert core.retention is not None
+    core.retention.weight.data.zero_()  # alpha is 0.98 at every step
+    stepper: Any = core.record(core.initial_state(2), 100).stepper
+    for x in torch.randn(100, 2, F):
+        stepper.step(x, torch.zeros(2, dtype=torch.bool))
+    kept = stepper.steps.saved.kept.any(axis=(2, 3, 4))
+    assert [np.flatnonzero(row).tolist() for row in kept.T] == [[34, 69]] * 2  # 0.98^35 < 1/2
+
+
 @pytest.mark.parametrize("changed", ["parameters", "inputs"])
 def test_a_recording_runs_again_what_has_changed(
     core: RecurrentCore[Any],

@@ -325,13 +325,15 @@ def test_seconds_can_be_those_of_a_quiet_machine(tmp_path: Path) -> None:
     run = {"task": "recall", "task_kwargs": {"pairs": 2}, "agent": "mnm-p", "updates": [10, 20]}
     (timed,) = memory.timed_by([run | {"seconds": [99.0, 999.0]}], file)
     assert timed == run | {"seconds": [5.0, 10.0]}
+    with pytest.raises(SystemExit, match="has no seconds of lstm on recall: 2 pairs"):
+        memory.timed_by([run | {"agent": "lstm"}], file)
 
 
 @pytest.mark.parametrize("name", memory.GRIDS)
 def test_committed_runs_have_the_models_of_their_grids(name: str) -> None:
     grid, shown = memory.GRIDS[name], tables.read(f"memory_{name}.json")["runs"]
     sizes = {}
-    for line in memory.commands(grid, memory.Options(grid=grid.task)):  # type: ignore[arg-type]
+    for line in memory.commands(grid, memory.Options(grid=grid.task)):
         _, agent, options = sequences.parse_options(line)
         changes = sequences.key_values(options.task_kwargs)
         task = sequences.make_task(grid.task, changes)

@@ -706,6 +706,13 @@ class MnmSteps(KernelSteps[MnmState]):
             starts=self.episode_starts,
         )
         B, P, K, L = self.B, padded(D), padded(M), core.memory.layers
+        self.now = Working(
+            h=array(state.h, (B, P), self.dtype),
+            c=array(state.c, (B, P), self.dtype),
+            read=array(state.read, (B, K), self.dtype),
+            theta=pad_memory(state.theta),
+        )
+        kept = self.now.theta.shape[1:] if self.setting.forgets else (0, 0, 0)
         self.saved = Saved(
             x=self.room("x", steps, B, F + K + P),
             c=self.room("c", steps, B, P),
@@ -716,9 +723,7 @@ class MnmSteps(KernelSteps[MnmState]):
             gate=self.room("gate", steps, B),
             alpha=self.room("alpha", steps, B),
             since=self.room("since", steps, B),
-            kept=self.room("kept", steps, B, *pad_memory(state.theta).shape[1:])
-            if self.setting.forgets
-            else zeros((steps, B, 0, 0, 0), self.dtype),
+            kept=self.room("kept", steps, B, *kept),
             z=self.room("z", steps, B, 3, H, L + 1, K),
             q=self.room("q", steps, B, H, 0 if self.setting.rule == LOCAL else L - 1, K),
             delta=self.room("delta", steps, B, H, L, K),
@@ -726,12 +731,6 @@ class MnmSteps(KernelSteps[MnmState]):
             meta_loss=zeros((steps, B), self.dtype),
         )
         self.x = self.saved.x
-        self.now = Working(
-            h=array(state.h, (B, P), self.dtype),
-            c=array(state.c, (B, P), self.dtype),
-            read=array(state.read, (B, K), self.dtype),
-            theta=pad_memory(state.theta),
-        )
         with torch.no_grad():
             self._padded_output = self._pad_output()
 
