@@ -35,6 +35,16 @@ COMPARED = {
     "Dictionary": ("dictionary.json", 0.9),
 }
 """The grids of the comparison, and how soon each agent reached what."""
+POPGYM = {
+    "RepeatPreviousEasy": (1.00, 1.00),
+    "RepeatPreviousMedium": (-0.32, 0.79),
+    "AutoencodeEasy": (-0.28, -0.28),
+    "HigherLowerMedium": (0.51, 0.51),
+    "MultiarmedBanditEasy": (0.62, 0.63),
+    "NoisyPositionOnlyCartPoleHard": (0.39, 0.40),
+}
+"""What Morad et al. (2023) report after 15M steps: the GRU, and the best of their 13 memories."""
+POPGYM_COLUMNS = ("published, 15M steps: GRU", "best of 13")
 FEW = 5
 """Of so many seeds each is shown, of more the median and the range."""
 BLOCK = re.compile(r"^<!-- table: (\w+) -->$.*?^<!-- end -->$", flags=re.MULTILINE | re.DOTALL)
@@ -317,6 +327,43 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
         f"{either(map(str, seeds))}; "
         f"training steps: {steps}; evaluation episodes per seed: "
         f"{either(str(run.episodes) for run in results.results)}."
+    )
+
+
+def popgym() -> str:
+    """POPGym's score of each memory and environment, the highest mean return while training, beside
+    the published ones."""
+    results = Results.load(ROOT / "docs" / "results" / "popgym.json")
+    agents = [agent for agent in AGENTS if agent in {run.agent for run in results.results}]
+    rows = []
+    for environment in results.grid["environments"]:
+        runs = {group[0]: own for group, own in results.groups.items() if group[2] == environment}
+        scores = {
+            agent: np.array([max(run.curve["score"]) for run in own]) for agent, own in runs.items()
+        }
+        marked = among_the_best(scores)
+        name = environment.removeprefix("popgym:popgym-").removesuffix("-v0")
+        rows.append(
+            [
+                name,
+                *(
+                    bold(f"{np.mean(scores[agent]):.2f}", agent in marked)
+                    + f" [{np.min(scores[agent]):.2f}, {np.max(scores[agent]):.2f}]"
+                    for agent in agents
+                ),
+                *(f"{score:.2f}" for score in POPGYM[name]),
+            ]
+        )
+    seconds = (
+        np.mean([run.curve["seconds"][-1] for run in results.results if run.agent == agent])
+        for agent in agents
+    )
+    rows.append(["*mean seconds of a run*", *(f"{own:.0f}" for own in seconds), "", ""])
+    seeds = either(str(len(own)) for own in results.groups.values())
+    return (
+        f"{table(('environment', *agents, *POPGYM_COLUMNS), rows)}\n\n"
+        f"The mean [lowest, highest] of {seeds} seeds, after "
+        f"{either(f'{run.steps / 1e6:.1f}M' for run in results.results)} steps."
     )
 
 
@@ -642,6 +689,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
+    "popgym": popgym,
     "trained": trained,
     "masks": lambda: masks("masks.json", 20),
     "masks_perfect": lambda: masks("masks_perfect.json", 10),

@@ -623,6 +623,8 @@ def parse_options(args: Sequence[str]) -> tuple[Path, Options]:
     check_range(1, 2**20, steps=options.steps)
     check_range(0, 1_000, thinking_steps=options.thinking_steps)
     check_range(0, 1_000, sentence_steps=options.sentence_steps)
+    if options.repeat and not options.thinking_steps + options.sentence_steps:
+        raise UsageError("--repeat needs further steps: --thinking-steps or --sentence-steps")
     if not (0 <= options.dropout < 1 and 0 <= options.weight_decay < math.inf):
         raise UsageError("--dropout must be from 0 to below 1, and --weight-decay at least 0")
     check_range(1, 256, threads=options.threads)

@@ -485,6 +485,7 @@ def test_a_damaged_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
         ([".", "lstm", "--dropout", "1"], "--dropout must be from 0 to below 1"),
         ([".", "lstm", "--weight-decay", "-1"], "--weight-decay at least 0"),
         ([".", "lstm", "--thinking-steps", "-1"], "thinking-steps"),
+        ([".", "lstm", "--repeat"], "--repeat needs further steps"),
     ],
 )
 def test_wrong_usage_is_said_in_words(args: list[str], message: str) -> None:

@@ -21,7 +21,7 @@ from experiments.analysis.figures import COLORS, RELATIVES, agent_color, style_o
 from experiments.analysis.page import FIGURES, write_figures, write_page
 from experiments.command_line import UsageError, parse
 from experiments.grids.results import Results
-from tests.results import result, results, three_agents
+from tests.results import MAZE, result, results, three_agents
 
 ROOT = Path(__file__).parent.parent
 BROWSER = next(
@@ -218,6 +218,22 @@ def test_figures_for_papers(tmp_path: Path) -> None:
     assert len(written) == 2 * len(FIGURES)
     for path in written:
         assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"\x89PNG")
+
+
+def test_several_environments_are_shown_side_by_side_too(tmp_path: Path) -> None:
+    both = results(
+        *(
+            result(agent, seed, 1.0 + seed, metrics=environment == MAZE, environment=environment)
+            for environment in (MAZE, "CartPole-v1")
+            for agent in ("mnm-p", "lstm")
+            for seed in (0, 1)
+        )
+    )
+    written = write_figures(both, tmp_path, "png")
+    assert len(written) == 2 * len(FIGURES) + 1
+    assert tmp_path / "small-all-steps.png" in written
+    write_page(both, tmp_path / "report.html")
+    assert "All environments" in (tmp_path / "report.html").read_text()
 
 
 def test_one_run_alone_can_be_reported(tmp_path: Path) -> None:

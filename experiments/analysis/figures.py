@@ -4,7 +4,7 @@ first."""
 import io
 import re
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from agents import AGENTS
@@ -57,6 +58,8 @@ FOREGROUND = "#010203"
 when it is drawn."""
 for _part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
     mpl.rcParams[_part] = FOREGROUND
+
+OVERVIEW_COLUMNS = 3
 
 Style = dict[str, Any]
 Line = tuple[Scores, Scores, Scores, Scores]
@@ -198,12 +201,7 @@ def curves_figure(results: Results, groups: Sequence[Group], over: str) -> Figur
     bands."""
     figure, axes = make_figure(height_beside(len(groups)))
     environment = groups[0][2]
-    lines = {
-        g[0]: line(
-            [(np.array(r.curve[over]), np.array(r.curve["score"])) for r in results.groups[g]]
-        )
-        for g in groups
-    }
+    lines = {group[0]: _curve_of(results, group, over) for group in groups}
     draw_lines(axes, lines, results.reference_scores(environment))
     axes.set(
         ylabel=results.metric(environment).label,
@@ -211,6 +209,45 @@ def curves_figure(results: Results, groups: Sequence[Group], over: str) -> Figur
     )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
+
+
+def overview_figure(results: Results, parts: Sequence[Sequence[Group]]) -> Figure:
+    """Learning curves over steps, a panel for each environment and algorithm: interquartile means
+    over the seeds, with 95% bands."""
+    rows = -(-len(parts) // OVERVIEW_COLUMNS)
+    figure, grid = plt.subplots(
+        rows, OVERVIEW_COLUMNS, figsize=(12, 0.4 + 3.2 * rows), layout="constrained", squeeze=False
+    )
+    labels = list(dict.fromkeys(group[0] for groups in parts for group in groups))
+    handles: dict[str, Line2D] = {}
+    for axes, groups in zip_longest(grid.flat, parts):
+        if groups is None:
+            axes.set_axis_off()
+            continue
+        for group in groups:
+            x, middle, low, high = _curve_of(results, group, "steps")
+            style = style_of(group[0], labels)
+            (handles[group[0]],) = axes.plot(x, middle, linewidth=1.6, **style)
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        _, algorithm, environment = groups[0]
+        several = len(results.grid["algorithms"]) > 1
+        name = environment.rpartition(":")[2] + (f", {algorithm.upper()}" if several else "")
+        axes.set_title(name, fontsize=10)
+        axes.set_ylabel(results.metric(environment).label)
+        axes.margins(x=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    figure.supxlabel("environment steps", fontsize=10)
+    figure.legend(
+        [handles[label] for label in labels], labels, loc="outside right center", frameon=False
+    )
+    return figure
+
+
+def _curve_of(results: Results, group: Group, over: str) -> Line:
+    return line(
+        [(np.array(r.curve[over]), np.array(r.curve["score"])) for r in results.groups[group]]
+    )
 
 
 def waits_figure(results: Results, groups: Sequence[Group]) -> Figure:

@@ -16,6 +16,7 @@ from experiments.analysis.figures import (
     ON_DARK,
     curves_figure,
     inline_svg,
+    overview_figure,
     profile_figure,
     save_figure,
     scores_figure,
@@ -39,8 +40,13 @@ def write_page(results: Results, path: Path) -> None:
         for name, value in results.grid.items()
         if value and name != "name"
     )
+    parts = _parts(results)
     page = environment.from_string(TEMPLATE.read_text()).render(
-        results=results, sections=sections(results), grid=grid, on_dark=ON_DARK
+        results=results,
+        overview=inline_svg(overview_figure(results, parts), "all") if len(parts) > 1 else None,
+        sections=sections(results),
+        grid=grid,
+        on_dark=ON_DARK,
     )
     path.write_text(page)
 
@@ -49,12 +55,18 @@ def write_figures(results: Results, directory: Path, *endings: str) -> list[Path
     """Write all figures in formats such as ``"pdf"`` and ``"png"``, and give their names."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
-    for n, groups in enumerate(_parts(results)):
+    parts = _parts(results)
+    for n, groups in enumerate(parts):
         for name, (_, _, draw) in FIGURES.items():
             for ending in endings:
                 path = directory / f"{results.name}-{n}-{name}.{ending}"
                 save_figure(draw(results, groups), path)
                 written.append(path)
+    if len(parts) > 1:
+        for ending in endings:
+            path = directory / f"{results.name}-all-steps.{ending}"
+            save_figure(overview_figure(results, parts), path)
+            written.append(path)
     return written
 
 

@@ -95,12 +95,18 @@ def _outputs_and_goals(
 def _explained(
     x: NDArray[Any], y: NDArray[Any], x_test: NDArray[Any], y_test: NDArray[Any]
 ) -> float:
-    """R^2 on test data of ridge regression; inputs that hardly vary, as saturated units do, hardly
+    """R^2 on test data of ridge regression."""
+    residual = y_test - ridge(x, y, x_test)
+    return float(1 - (residual**2).sum() / ((y_test - y_test.mean(axis=0)) ** 2).sum())
+
+
+def ridge(x: NDArray[Any], y: NDArray[Any], x_test: NDArray[Any]) -> NDArray[Any]:
+    """What ridge regression, fitted to ``x`` ``[N, D]`` and ``y`` ``[N, K]``, predicts for
+    ``x_test`` ``[M, D]``: ``[M, K]``; inputs that hardly vary, as saturated units do, hardly
     count."""
     mean = x.mean(axis=0)
     x, x_test = x - mean, x_test - mean
     squares = x.T @ x
     penalty = 0.02 * np.trace(squares) / len(squares) + 1e-6
     weights = np.linalg.solve(squares + penalty * np.eye(len(squares)), x.T @ (y - y.mean(axis=0)))
-    residual = y_test - y.mean(axis=0) - x_test @ weights
-    return float(1 - (residual**2).sum() / ((y_test - y_test.mean(axis=0)) ** 2).sum())
+    return y.mean(axis=0) + x_test @ weights
