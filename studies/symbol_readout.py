@@ -66,19 +66,27 @@ def played(run: Run, directory: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 
 def read(outputs: NDArray[Any], symbols: NDArray[Any]) -> list[float]:
     """The share of symbols that are read right, 0, 1, ..., ``STEPS`` - 1 steps after they were
-    shown."""
-    T, half = len(outputs), EPISODES // 2
+    shown.
+
+    Args:
+        outputs: ``[T, B, D]``; the maps are fitted to the first half of the B episodes.
+        symbols: one-hot, ``[T, B, symbols]``.
+    """
+    T, half = len(outputs), outputs.shape[1] // 2
     x = outputs[T - STEPS :]
     shares = []
     for ago in range(STEPS):
         y = symbols[T - STEPS - ago : T - ago]
         fitted, tested = (
-            [part[:, own].reshape(-1, part.shape[-1]).astype(float) for part in (x, y)]
-            for own in (slice(half), slice(half, None))
+            [_samples(part[:, own]) for part in (x, y)] for own in (slice(half), slice(half, None))
         )
-        predicted = ridge(*fitted, tested[0])
+        predicted = ridge(fitted[0], fitted[1], tested[0])
         shares.append(float((predicted.argmax(-1) == tested[1].argmax(-1)).mean()))
     return shares
+
+
+def _samples(part: NDArray[Any]) -> NDArray[Any]:
+    return part.reshape(-1, part.shape[-1]).astype(float)
 
 
 def draw(shares: dict[str, list[float]], lag: int, path: Path) -> None:

@@ -17,6 +17,7 @@ from experiments.command_line import UsageError
 from experiments.configuration import Run
 from experiments.episode import play
 from experiments.run import build, make_env, write_config
+from studies import symbol_readout
 
 T, D = 30, 16
 MAZE = "mnm/MazeSmall-v0"
@@ -208,3 +209,24 @@ def test_the_look_of_one_agent_is_the_same_twice(untrained: Untrained) -> None:
     )
     for name, values in one.items():
         np.testing.assert_array_equal(values, other[name])
+
+
+def test_symbols_are_read_off_outputs_that_hold_them_and_off_no_others() -> None:
+    rng = np.random.default_rng(0)
+    symbols = np.eye(4)[rng.integers(4, size=(90, 64))]
+    mixed = np.roll(symbols, 3, axis=0) + 10 * np.roll(symbols, 7, axis=0)
+    shares = symbol_readout.read(mixed @ rng.normal(size=(4, 4)), symbols)
+    assert shares[7] == 1
+    assert all(share < 0.4 for ago, share in enumerate(shares) if ago not in (3, 7))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_outputs_and_symbols_of_an_episode_are_of_the_same_steps(
+    untrained: Untrained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(symbol_readout, "EPISODES", 3)
+    directory, run = untrained("gru", "mnm/RepeatPrevious-v0", {"lag": 2, "steps": 9})
+    outputs, symbols = symbol_readout.played(run, directory)
+    assert outputs.shape == (9, 3, D)
+    assert symbols.shape == (9, 3, 4)
+    assert (symbols.sum(axis=-1) == 1).all()
