@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import TensorBoardOutputFormat
 
 from mnm_rl.algorithms import distributed
 from mnm_rl.algorithms.on_policy import RecurrentOnPolicyAlgorithm
-from mnm_rl.evaluation import Masked, episode_value
+from mnm_rl.evaluation import Masked, episode_value, vectorized
 from mnm_rl.files import STOPPING, UNFINISHED, checkpoint, checkpoints, save_atomically
 from mnm_rl.progress import ProgressLine
 
@@ -223,13 +223,17 @@ class MaskableEvalCallback(EvalCallback):
     """Stable-Baselines3's ``EvalCallback``, with support for action masks (:mod:`mnm_rl.masks`).
 
     Args:
-        args: positional arguments of ``EvalCallback``; ``kwargs`` are its keyword arguments.
+        eval_env: the environments to play in, as for :func:`mnm_rl.evaluation.evaluate_policy`.
+        args: further positional arguments of ``EvalCallback``; ``kwargs`` are its keyword
+            arguments.
         use_masking: None applies masks if there are any, True requires masks, and False ignores
             masks.
     """
 
-    def __init__(self, *args: Any, use_masking: bool | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, eval_env: Any, *args: Any, use_masking: bool | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(vectorized(eval_env), *args, **kwargs)
         self.use_masking = use_masking
 
     def _on_step(self) -> bool:

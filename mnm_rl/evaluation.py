@@ -7,12 +7,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common import evaluation
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from mnm_rl.algorithms.checks import flattened
 from mnm_rl.masks import action_masks, heeds
-from mnm_rl.vec_env import failures_named
+from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +58,17 @@ class Masked:
         return self.model.predict(observation, **arguments)  # type: ignore[no-any-return]
 
 
+def vectorized(env: Any) -> VecEnv:
+    """Environments as training has them: nested observations are flattened."""
+    if isinstance(env, VecEnv):
+        return env
+    env = flattened(env)
+    return GymnasiumVecEnv(env) if isinstance(env, VectorEnv) else DummyVecEnv([lambda: env])
+
+
 def evaluate_policy(
     model: BaseAlgorithm,
-    env: gym.Env[Any, Any] | VecEnv,
+    env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | VecEnv,
     *args: Any,
     use_masking: bool | None = None,
     **kwargs: Any,
@@ -67,7 +77,8 @@ def evaluate_policy(
 
     Args:
         model: any Stable-Baselines3 model.
-        env: a single environment or a vectorized one.
+        env: a single environment, a Gymnasium ``VectorEnv`` or a Stable-Baselines3 ``VecEnv``.
+            Nested observations are flattened, as in training.
         args: the other arguments of Stable-Baselines3's function, with the same defaults;
             ``kwargs`` likewise.
         use_masking: None applies masks if there are any, True requires masks, and False ignores
@@ -81,7 +92,7 @@ def evaluate_policy(
         ValueError: if masks are required, but the environments or the model do not support them,
             or if a mask allows no action.
     """
-    envs = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    envs = vectorized(env)
     return evaluation.evaluate_policy(Masked(model, envs, use_masking), envs, *args, **kwargs)  # type: ignore[arg-type]
 
 

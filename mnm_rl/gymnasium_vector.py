@@ -172,6 +172,18 @@ def arrays(values: Any) -> Any:
     return np.array(values)
 
 
+def finite(batch: Any, rows: list[int]) -> Any:
+    """A batch of :func:`arrays`, with zeros for what is not finite in the rows of these
+    environments."""
+    if isinstance(batch, Mapping):
+        return {key: finite(value, rows) for key, value in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(finite(value, rows) for value in batch)
+    if rows and batch.dtype.kind == "f":
+        batch[rows] = np.where(np.isfinite(batch[rows]), batch[rows], 0)
+    return batch
+
+
 def at(batch: Any, i: int) -> Any:
     """What belongs to environment ``i`` in a batch of :func:`arrays`."""
     if isinstance(batch, Mapping):

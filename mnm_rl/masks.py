@@ -18,7 +18,7 @@ from stable_baselines3.common.distributions import (
     Distribution,
     MultiCategoricalDistribution,
 )
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical
 
@@ -41,11 +41,11 @@ def has_action_masks(env: VecEnv) -> bool:
     """
     try:
         has = env.has_attr(METHOD)
-        if has and type(env.unwrapped).has_attr is VecEnv.has_attr:
+        if has and type(innermost(env)).has_attr is VecEnv.has_attr:
             # That only looks whether get_attr raises, and some of the users' own give None for
             # anything.
             has = any(method is not None for method in env.get_attr(METHOD) or ())
-    except NotImplementedError:  # a VecEnv of the user's own need not know
+    except (NotImplementedError, AttributeError):  # a VecEnv of the user's own need not know
         return False
     methods = [_attribute(single) for single in _single_envs(env)]
     for i, method in enumerate(methods):
@@ -82,13 +82,25 @@ def heeds(env: VecEnv, use_masking: bool | None) -> bool:
     return has
 
 
+def innermost(env: VecEnv) -> VecEnv:
+    """Return what is inside all wrappers.
+
+    ``unwrapped`` gives the same, but not of wrappers that were built without Stable-Baselines3's
+    constructor, such as SuperSuit's.
+    """
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return env
+
+
 def _single_envs(env: VecEnv) -> list[gym.Env[Any, Any]]:
     """Return the environments of a DummyVecEnv or a SyncVectorEnv.
 
     For other vectorized environments, the list is empty.
     """
-    base = env.unwrapped
-    envs = getattr(getattr(base, "env", base).unwrapped, "envs", None)
+    base = innermost(env)
+    inner = getattr(base, "env", base)
+    envs = getattr(getattr(inner, "unwrapped", inner), "envs", None)
     return (
         [one for one in envs if isinstance(one, gym.Env)] if isinstance(envs, list | tuple) else []
     )
@@ -104,12 +116,18 @@ def _attribute(env: gym.Env[Any, Any]) -> Any:
 def action_masks(env: VecEnv, space: spaces.Space[Any]) -> NDArray[np.bool_]:
     """Return the current masks of all environments, ``[n_envs, width]``.
 
+    An environment whose mask is None allows everything.
+
     Raises:
         ValueError: if the shape of a mask does not fit the action space, or a mask allows no
             action. The message names the environment.
     """
-    choices(space)  # before environments are asked, which know as little of masks for other actions
-    return checked(env.env_method(METHOD), space, env.num_envs)
+    # before environments are asked, which know as little of masks for other actions
+    everything = np.ones(choices(space).sum(), bool)
+    masks = env.env_method(METHOD)
+    if isinstance(masks, list | tuple):
+        masks = [everything if mask is None else mask for mask in masks]
+    return checked(masks, space, env.num_envs)
 
 
 def checked(masks: Any, space: spaces.Space[Any], n: int) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
@@ -20,6 +21,7 @@ from mnm_rl.gymnasium_vector import (
     at,
     autoreset_mode,
     columns,
+    finite,
     layers,
     split,
     takes_masks_unseen,
@@ -52,8 +54,9 @@ class GymnasiumVecEnv(VecEnv):
       environment resets in its next step. This step becomes the last one of the episode, with
       reward 0 and an action that has no effect.
 
-    There is nothing to learn from such a resetting step. ``info["reset_step"]`` marks this step,
-    and ``info["reset_follows"]`` marks the previous step, in which the episode ended. The
+    There is nothing to learn from such a resetting step. ``info["reset_step"]`` and ``resets`` mark
+    this step, and ``info["reset_follows"]`` and ``ended`` mark the previous step, in which the
+    episode ended. Its observation has zeros for NaN and infinities, if it was not truncated. The
     algorithms of this library end the episode there, and exclude the resetting step from their
     losses. Other algorithms discount the value of the final observation of a truncated episode once
     too often.
@@ -70,6 +73,9 @@ class GymnasiumVecEnv(VecEnv):
 
     Args:
         env: the vector environment, with or without wrappers.
+
+    Attributes:
+        resets: which environments only reset in the last step, ``[num_envs]`` bool.
 
     Raises:
         TypeError: if ``env`` is not a ``gymnasium.vector.VectorEnv``.
@@ -97,6 +103,7 @@ class GymnasiumVecEnv(VecEnv):
         )
         # the infos of episodes whose resetting step is still to come
         self._ending: dict[int, dict[str, Any]] = {}
+        self.resets = np.zeros(n, bool)
         self._masks: list[Any] | None = None  # None where an environment does not say
         super().__init__(n, env.single_observation_space, env.single_action_space)
 
@@ -112,6 +119,7 @@ class GymnasiumVecEnv(VecEnv):
         self.reset_infos = split(infos, self.num_envs)
         self._returns[:], self._lengths[:], self._started[:] = 0, 0, time.perf_counter()
         self._ending.clear()
+        self.resets[:] = False
         masks = [info.get(KEY) for info in self.reset_infos]
         if self._masks is not None or any(mask is not None for mask in masks):
             self._masks = masks
@@ -134,7 +142,7 @@ class GymnasiumVecEnv(VecEnv):
         done: list[int] = dones.nonzero()[0].tolist()
 
         resetting, self._ending = self._ending, {}
-        resets = np.zeros(self.num_envs, bool)
+        self.resets = resets = np.zeros(self.num_envs, bool)
         for i, info in resetting.items():
             resets[i], rewards[i], self.reset_infos[i], infos[i] = True, 0, infos[i], info
         self._returns += rewards
@@ -166,6 +174,8 @@ class GymnasiumVecEnv(VecEnv):
                     "TimeLimit.truncated": infos[i]["TimeLimit.truncated"],
                 }
                 self._ending[i], infos[i] = infos[i] | {"reset_step": True}, marks
+            gone = [i for i in done if terminations[i]]
+            observations = finite(observations, gone)  # the policy will see them, for nothing
             dones = resets
         elif done:
             if not self._same_step:
@@ -209,6 +219,11 @@ class GymnasiumVecEnv(VecEnv):
 
     def _forget(self, mask: NDArray[np.bool_]) -> None:
         self._returns[mask], self._lengths[mask], self._started[mask] = 0, 0, time.perf_counter()
+
+    @property
+    def ended(self) -> list[int]:
+        """The environments whose episode ended in the last step, and that reset in the next."""
+        return list(self._ending)
 
     def close(self) -> None:
         self.env.close()
@@ -301,7 +316,11 @@ class GymnasiumVecEnv(VecEnv):
         envs: Sequence[Any] = (
             base.envs if isinstance(base, SyncVectorEnv) else [None] * self.num_envs
         )
-        return [_is_wrapped(envs[i], wrapper_class) for i in self._get_indices(indices)]
+        # info["episode"] is that of Stable-Baselines3's Monitor, whose functions ask for it
+        return [
+            wrapper_class is Monitor or _is_wrapped(envs[i], wrapper_class)
+            for i in self._get_indices(indices)
+        ]
 
 
 class _ResetMask(dict[str, Any]):

@@ -48,13 +48,13 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
         use_sde: generalized state-dependent exploration, for Box actions.
         sde_sample_freq: steps between new exploration matrices; -1 for once per rollout.
         normalize_advantage: scale the advantages of a rollout to mean 0 and standard deviation 1.
-        meta_coef: weight of the meta-loss.
         stats_window_size: number of episodes over which logged means are taken.
         tensorboard_log: directory of the TensorBoard logs.
         policy_kwargs: arguments of the policy, such as ``{"write_rule": "g", "hidden_size": 64}``.
         verbose: 0 for no output, 1 for information, 2 for more.
         seed: seed of all random number generators.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        meta_coef: weight of the meta-loss.
 
     Raises:
         ValueError: if the environment's spaces are not supported.
@@ -81,13 +81,13 @@ class RecurrentA2C(RecurrentOnPolicyAlgorithm):
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         normalize_advantage: bool = False,
-        meta_coef: float = 1.0,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
         seed: int | None = None,
         device: torch.device | str = "auto",
+        meta_coef: float = 1.0,
         _init_setup_model: bool = True,
     ) -> None:
         if use_rms_prop and "optimizer_class" not in (policy_kwargs or {}):

@@ -1,10 +1,12 @@
 """Rollout buffers that give back the rollout in time order, whole or in minibatches."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from copy import copy
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
@@ -126,6 +128,10 @@ class RecurrentRolloutBuffer(RolloutBuffer):
     def reset(self) -> None:
         """Forget the rollout."""
         super().reset()
+        if isinstance(self.action_space, spaces.Box):
+            # Sampled actions are real numbers, also where the space says int64: cut down to that,
+            # they would have other probabilities than those of the rollout.
+            self.actions = self.actions.astype(np.float32)
         steps = self.buffer_size * self.n_envs
         self._starts = {
             start % self.buffer_size for start in range(0, steps, self.batch_size or steps)
@@ -154,6 +160,16 @@ class RecurrentRolloutBuffer(RolloutBuffer):
         if action_masks is not None:
             self._action_masks.append(action_masks)
         super().add(*args, **kwargs)
+
+    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
+        """Stable-Baselines3's minibatches of single steps in random order, for who reads a rollout.
+
+        That flattens the buffer's arrays, so a copy gives them: the update wants sequences.
+        """
+        view: Any = copy(self)
+        if isinstance(view.observations, dict):
+            view.observations = dict(view.observations)
+        return super(RecurrentRolloutBuffer, view).get(batch_size)
 
     def sequence(self) -> RolloutSequence:
         """The whole rollout in time order; see :class:`RolloutSequence`."""

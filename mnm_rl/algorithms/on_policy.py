@@ -41,7 +41,7 @@ from mnm_rl.algorithms.onnx import export_onnx
 from mnm_rl.algorithms.recurrent_policy import POLICIES, RecurrentActorCriticPolicy, State
 from mnm_rl.cores.implementations import Stepper, log_once
 from mnm_rl.kernels.announcement import announce_aloud
-from mnm_rl.masks import action_masks, choices, heeds
+from mnm_rl.masks import action_masks, choices, heeds, innermost
 from mnm_rl.vec_env import GymnasiumVecEnv, failures_named
 
 ALGORITHMS: dict[str, "type[RecurrentOnPolicyAlgorithm]"] = {}
@@ -104,6 +104,11 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         _init_setup_model: bool = True,
         **arguments: Any,
     ) -> None:
+        if not isinstance(policy, str | type):
+            raise TypeError(
+                f"policy must be a name ({', '.join(self.policy_aliases)}) or a policy class, not "
+                f"a {type(policy).__name__}"
+            )
         if n_steps < 1:
             raise ValueError(f"n_steps must be at least 1, got {n_steps}")
         super().__init__(
@@ -126,10 +131,16 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        if not hasattr(env, "observation_space"):
+        env = made(env, verbose)
+        if isinstance(env, type) or not hasattr(env, "observation_space"):
+            wrong = (
+                f"the class {env.__name__}; call it: {env.__name__}()"
+                if isinstance(env, type)
+                else f"a {type(env).__name__}, which has no observation_space"
+            )
             raise TypeError(
-                "env must be an environment of Gymnasium or Stable-Baselines3, or an id, not a "
-                f"{type(env).__name__}"
+                "env must be an environment of Gymnasium or Stable-Baselines3, or an id, not "
+                f"{wrong}"
             )
         env = flattened(env)
         if isinstance(env, VectorEnv):
@@ -190,11 +201,14 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return pretrained.hyperparameters(cls)
 
     @classmethod
-    def load(  # type: ignore[override]
+    def load(
         cls,
         path: str | Path | io.BufferedIOBase,
         env: GymEnv | VectorEnv[Any, Any, Any] | str | None = None,
         device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
         **kwargs: Any,
     ) -> Self:
         """Load a model that ``save`` wrote.
@@ -207,7 +221,10 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             env: environments for further training, with the same spaces. Their number may differ.
                 Training starts new episodes.
             device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-            kwargs: the other arguments of Stable-Baselines3's ``load``, and attributes to change.
+            custom_objects: attributes to take instead of those of the file.
+            print_system_info: print the system that saved the model, and this one.
+            force_reset: start new episodes, as is done in any case.
+            kwargs: attributes to change.
 
         Raises:
             FileNotFoundError: if the file does not exist.
@@ -215,7 +232,16 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             ValueError: if the file is not a model that this version of the library can read.
         """
         of_env = None if env is None else cls._wrap_env(made(env))
-        return saving.load(super().load, path, of_env, device, **kwargs)
+        return saving.load(
+            super().load,
+            path,
+            of_env,
+            device,
+            custom_objects=custom_objects,
+            print_system_info=print_system_info,
+            force_reset=force_reset,
+            **kwargs,
+        )
 
     def export(
         self, path: str | Path, format: Literal["safetensors", "onnx"] = "safetensors"
@@ -362,13 +388,14 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic, **masks)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if self.env is None:
+            raise ValueError("there are no environments to learn in: give set_env or load some")
         with failures_named(self.env, f"at step {self.num_timesteps:,}", note=False):
             total_timesteps, callback = super()._setup_learn(*args, **kwargs)
         distributed.begin_alike(
             self.policy, n_envs=self.n_envs, n_steps=self.n_steps, num_timesteps=self.num_timesteps
         )
         check_observation(self._last_obs, self.observation_space, self.num_timesteps)
-        assert self.env is not None, "there are no environments"
         self._masking = heeds(self.env, self._asked_masking)
         if self._masking:
             choices(self.action_space)
@@ -401,10 +428,10 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 or infinite.
         """
         assert self._last_obs is not None, "No previous observation was provided"
-        callback.on_rollout_start()  # which may begin new episodes
         buffer, policy = self.rollout_buffer, self.policy
         policy.set_training_mode(False)
         buffer.reset()
+        callback.on_rollout_start()  # which may begin new episodes
         if self._last_state is None:
             self._last_state = policy.initial_state(env.num_envs)
         buffer.recording = None  # its memory serves the next one
@@ -417,6 +444,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._reset_noise()
 
         now: Any = self._last_obs, self._last_episode_starts, _Moment(stepper)
+        base = innermost(env)
+        of_gymnasium = base if isinstance(base, GymnasiumVecEnv) else None
         others_act, as_built = not _does_nothing(callback), policy.acts_as_built
         try:
             for n_steps in range(n_rollout_steps):
@@ -432,9 +461,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 masks = self._masks_now(env)
                 with torch.no_grad(), divergence_at(self.num_timesteps):
                     obs_tensor = obs_as_tensor(cast(Any, self._last_obs), self.device)
-                    starts = self._episode_starts_tensor()
+                    episode_starts = self._episode_starts_tensor()
                     actions_tensor, values, log_probs = policy.step(
-                        obs_tensor, stepper, starts, as_built, masks
+                        obs_tensor, stepper, episode_starts, as_built, masks
                     )
                 actions = actions_tensor.cpu().numpy()
 
@@ -455,7 +484,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 check_observation(new_obs, self.observation_space, self.num_timesteps)
                 done = dones.nonzero()[0].tolist()
                 for i in done:
-                    if (final := infos[i].get("terminal_observation")) is not None:
+                    final = infos[i].get("terminal_observation")
+                    if final is not None and infos[i].get("TimeLimit.truncated"):
+                        # Others have no value: a simulator may have ended there because it blew up.
                         check_final_observation(
                             final, self.observation_space, self.num_timesteps, i
                         )
@@ -469,8 +500,10 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
                 self._update_info_buffer(infos, dones)
 
                 if done:
-                    rewards = self._bootstrap_truncated(rewards, done, infos, stepper)
-                    self._leave_out_resets(rewards, values, done, infos)
+                    resets = [i for i in done if of_gymnasium and of_gymnasium.resets[i]]
+                    ended = [i for i in done if i not in resets]
+                    rewards = self._bootstrap_truncated(rewards, ended, infos, stepper)
+                    self._leave_out_resets(rewards, values, resets, infos)
                 buffer.add(
                     cast(Any, self._last_obs),
                     actions.reshape(-1, 1)
@@ -491,8 +524,8 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         with torch.no_grad():
             obs: Any = obs_as_tensor(new_obs, self.device)  # type: ignore[arg-type]
             values = policy.predict_values(obs, state, self._episode_starts_tensor())
-            for i, info in enumerate(infos):
-                if info.get("reset_follows") and not info["TimeLimit.truncated"]:
+            for i in of_gymnasium.ended if of_gymnasium else ():
+                if not infos[i]["TimeLimit.truncated"]:
                     values[i] = 0
         with np.errstate(all="ignore"):  # what overflows is named when it reaches the loss
             buffer.compute_returns_and_advantage(last_values=values, dones=dones)
@@ -510,7 +543,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _bootstrap_truncated(
         self,
         rewards: NDArray[np.float32],
-        done: list[int],
+        ended: list[int],
         infos: list[dict[str, Any]],
         stepper: Stepper[Any],
     ) -> NDArray[np.float32]:
@@ -518,10 +551,9 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         ended in, where an episode was cut short rather than ended."""
         cut = [
             i
-            for i in done
+            for i in ended
             if infos[i].get("TimeLimit.truncated")
             and infos[i].get("terminal_observation") is not None
-            and not infos[i].get("reset_step")
         ]
         if not cut:
             return rewards
@@ -542,12 +574,11 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
         return rewards
 
     def _leave_out_resets(
-        self, rewards: NDArray[Any], values: Tensor, done: list[int], infos: list[dict[str, Any]]
+        self, rewards: NDArray[Any], values: Tensor, resets: list[int], infos: list[dict[str, Any]]
     ) -> None:
         """Where an environment only reset (see :class:`GymnasiumVecEnv`), let the episode end in
         the step before, with the value of the final observation, which the policy saw in this one,
         if it was cut short, and with none if not."""
-        resets = [i for i in done if infos[i].get("reset_step")]
         for i in resets:  # this step's own advantage is 0
             if infos[i]["TimeLimit.truncated"]:
                 rewards[i] = values[i].item()

@@ -80,15 +80,3 @@ class PopArt(nn.Module):
         head.bias.copy_((head.bias * self.std + self.mean - mean) / std)
         self.mean.copy_(mean)
         self.std.copy_(std)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, *arguments: object
-    ) -> None:
-        # Weights of version 0.1.0 have no statistics: theirs are mean 0 and standard deviation 1.
-        for name, value in (
-            PopArt().state_dict().items()
-            if not any(key.startswith(prefix) for key in state_dict)
-            else ()
-        ):
-            state_dict[prefix + name] = value
-        super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -119,7 +119,11 @@ class RecurrentPPO(RecurrentOnPolicyAlgorithm):
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
         for name, bound in (("clip_range", clip_range), ("clip_range_vf", clip_range_vf)):
-            if bound is not None and not callable(bound) and bound <= 0:
+            if bound is None or callable(bound):
+                continue
+            if not isinstance(cast(Any, bound), Real):
+                raise TypeError(f"{name} must be a number or a function, got {bound!r}")
+            if bound <= 0:
                 raise ValueError(f"{name} must be positive, got {bound}")
         self.batch_size = batch_size
         self.n_epochs = n_epochs

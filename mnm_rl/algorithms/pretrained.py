@@ -33,6 +33,7 @@ from mnm_rl import cores
 from mnm_rl._version import __version__
 from mnm_rl.algorithms.checks import check_same_spaces, check_spaces, made, unchecked_distributions
 from mnm_rl.algorithms.earlier import policy_kwargs_of
+from mnm_rl.algorithms.popart import PopArt
 from mnm_rl.trained import find_model
 
 ModelT = TypeVar("ModelT", bound=OnPolicyAlgorithm)
@@ -223,7 +224,7 @@ def read_weights(
         raise ValueError(f"{config} describes a model that cannot be built: {error}") from error
     model.num_timesteps = described.num_timesteps
     try:
-        load_model(model.policy, weights)
+        _load_weights(model.policy, weights)
     except (SafetensorError, RuntimeError, MemoryError) as error:
         raise ValueError(f"{weights} does not fit config.json or is damaged: {error}") from error
     if not torch.isfinite(torch.nn.utils.parameters_to_vector(model.policy.parameters())).all():
@@ -526,3 +527,13 @@ def _read_space(space: dict[str, Any], most: int) -> spaces.Space[Any]:
     if space["kind"] == "MultiBinary":
         return spaces.MultiBinary(space["n"])
     raise ValueError(f"there is no space {space['kind']!r}")
+
+
+def _load_weights(policy: torch.nn.Module, file: Path) -> None:
+    missing, unexpected = map(set, load_model(policy, file, strict=False))
+    of_popart = {name for name in missing if name.startswith("popart.")}
+    if of_popart == {f"popart.{name}" for name in PopArt().state_dict()}:
+        # Weights of version 0.1.0 have no statistics: theirs are those of a new model.
+        missing -= of_popart
+    if missing or unexpected:
+        raise RuntimeError(f"missing or unexpected: {', '.join(sorted(missing | unexpected))}")

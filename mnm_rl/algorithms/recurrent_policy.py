@@ -6,6 +6,7 @@ Stable-Baselines3's feature extractors come before the core, and its heads after
 import inspect
 import logging
 import math
+from collections.abc import Mapping
 from copy import copy
 from functools import cache
 from operator import attrgetter
@@ -24,7 +25,7 @@ from stable_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -166,7 +167,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if features_extractor_class is None:
             if isinstance(observation_space, spaces.Dict):
                 features_extractor_class = DictExtractor
-            elif is_image_space(observation_space) and not _too_small_for_cnn(observation_space):
+            elif _takes_cnn(observation_space, kwargs.get("normalize_images", True)):
                 features_extractor_class = NatureCNN
             else:
                 features_extractor_class = FlattenExtractor
@@ -264,6 +265,15 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         own = {} if hasattr(type(self), "core_class") else {"core_class": self.core_class}
         return data | own | {"core_kwargs": self.core_kwargs}
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        if strict and not any(key.startswith("popart.") for key in state_dict):
+            # Weights of version 0.1.0 have no statistics: theirs are mean 0 and deviation 1.
+            of_popart = PopArt().state_dict().items()
+            state_dict = {**state_dict, **{f"popart.{name}": value for name, value in of_popart}}
+        return super().load_state_dict(state_dict, strict, assign)
+
     def __getstate__(self) -> dict[str, Any]:
         # The distribution that was asked for last holds a graph, which cannot be copied; the noise
         # of exploration is kept.
@@ -353,13 +363,20 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             features = self.extract_features(rows)
         if not isinstance(features, Tensor):
             features = features[0] if actor_only else torch.cat(features, dim=-1)
+        extractors = 1 if self.share_features_extractor or actor_only else 2
+        width = features.shape[-1] // extractors
+        if width != self.features_dim and self._own("extract_features"):
+            raise ValueError(
+                f"{self.features_extractor_class.__name__} gives {width} features, and its "
+                f"features_dim is {self.features_dim}"
+            )
         return cast(Tensor, features).view(*batch, -1)
 
     def _one_step(
         self, obs: PyTorchObs, state: State, episode_starts: Tensor
     ) -> tuple[Tensor, State]:
         features = self._features(obs, 1, episode_starts.shape[0])
-        outputs, state, _ = self.core(features, state, episode_starts.unsqueeze(0))
+        outputs, state, _ = self.core(features, state, _truths(episode_starts).unsqueeze(0))
         return outputs[0], state
 
     def forward(  # type: ignore[override]
@@ -599,7 +616,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         self, obs: PyTorchObs, state: State, episode_starts: Tensor
     ) -> tuple[Tensor, State]:
         features = self._features(obs, 1, episode_starts.shape[0], actor_only=True)
-        latent, state, _ = self.actor_core(features, state, episode_starts.unsqueeze(0))
+        latent, state, _ = self.actor_core(features, state, _truths(episode_starts).unsqueeze(0))
         return self.mlp_extractor.forward_actor(latent[0]), state
 
     def evaluate_actions(  # type: ignore[override]
@@ -627,6 +644,7 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
             entropies ``[T, B]``, None if the distribution has no closed form
             meta-loss ``[T, B]``
         """
+        episode_starts = _truths(episode_starts)
         features = self._features(obs, *episode_starts.shape)
         if recording is None:
             outputs, _, meta_loss = self.core(features, state, episode_starts)
@@ -836,13 +854,18 @@ class RecurrentActorCriticPolicy(ActorCriticPolicy):
         if isinstance(observation, dict) != isinstance(space, spaces.Dict) or isinstance(
             observation, tuple
         ):
-            pair = (
-                " (reset gives an observation and an info)"
-                if isinstance(observation, tuple)
-                else ""
-            )
+            if isinstance(observation, tuple) and isinstance(observation[-1], dict):
+                advice = " (reset gives an observation and an info)"
+            elif isinstance(space, spaces.Box):
+                advice = (
+                    "; what training flattened is flattened with gymnasium.spaces.flatten(space, "
+                    "observation), or by gymnasium.wrappers.FlattenObservation around the "
+                    "environment"
+                )
+            else:
+                advice = ""
             raise ValueError(
-                f"the observation must be in {space}, got a {type(observation).__name__}{pair}"
+                f"the observation must be in {space}, got a {type(observation).__name__}{advice}"
             )
         if isinstance(space, spaces.Dict) and observation.keys() != space.spaces.keys():
             raise ValueError(
@@ -972,6 +995,25 @@ def _unchecked(dist: Distribution, *parameters: Tensor) -> Distribution:
     for part in of_torch if isinstance(of_torch, list) else [of_torch]:
         part._validate_args = False
     return dist
+
+
+def _truths(episode_starts: Tensor) -> Tensor:
+    """Episode starts as bool: those of sb3-contrib are floats."""
+    return episode_starts if episode_starts.dtype is torch.bool else episode_starts.bool()
+
+
+def _takes_cnn(space: spaces.Space[Any], normalize_images: bool) -> bool:
+    """Whether a space is one of images for Stable-Baselines3's CNN: of whole numbers up to 255, or,
+    if it says that they are normalized, of any, with the channels first."""
+    if _too_small_for_cnn(space):
+        return False
+    if normalize_images or not isinstance(space, spaces.Box) or space.dtype == np.uint8:
+        return is_image_space(space)
+    return (
+        len(space.shape) == 3
+        and is_image_space_channels_first(space)
+        and is_image_space(space, check_channels=True, normalized_image=True)
+    )
 
 
 def _too_small_for_cnn(space: spaces.Space[Any]) -> bool:

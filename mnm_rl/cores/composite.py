@@ -56,7 +56,16 @@ class CompositeCore(RecurrentCore[States]):
         """Outputs and meta-loss of the whole, by running each core once, in order."""
 
     def parts(self, state: States) -> list[Any]:
-        """The states of the cores."""
+        """The states of the cores.
+
+        Raises:
+            ValueError: if the state is not one of all of them.
+        """
+        if len(state) != self._cuts[-1][1]:
+            raise ValueError(
+                f"the state must have the {self._cuts[-1][1]} parts that initial_state gives, got "
+                f"{len(state)} (predict returns the actor's part alone)"
+            )
         return [
             kind(*state[start:stop])
             for kind, (start, stop) in zip(self._kinds, self._cuts, strict=True)
