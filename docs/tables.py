@@ -690,6 +690,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
     "popgym": popgym,
+    "repeat_previous_long": lambda: grid("repeat_previous.json", 0.2, 0.3, digits=2),
     "trained": trained,
     "masks": lambda: masks("masks.json", 20),
     "masks_perfect": lambda: masks("masks_perfect.json", 10),
