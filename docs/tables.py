@@ -44,7 +44,6 @@ POPGYM = {
     "NoisyPositionOnlyCartPoleHard": (0.39, 0.40),
 }
 """What Morad et al. (2023) report after 15M steps: the GRU, and the best of their 13 memories."""
-POPGYM_COLUMNS = ("published, 15M steps: GRU", "best of 13")
 FEW = 5
 """Of so many seeds each is shown, of more the median and the range."""
 BLOCK = re.compile(r"^<!-- table: (\w+) -->$.*?^<!-- end -->$", flags=re.MULTILINE | re.DOTALL)
@@ -360,8 +359,9 @@ def popgym() -> str:
     )
     rows.append(["*mean seconds of a run*", *(f"{own:.0f}" for own in seconds), "", ""])
     seeds = either(str(len(own)) for own in results.groups.values())
+    columns = ("environment", *agents, "published, 15M steps: GRU", "best of 13")
     return (
-        f"{table(('environment', *agents, *POPGYM_COLUMNS), rows)}\n\n"
+        f"{table(columns, rows)}\n\n"
         f"The mean [lowest, highest] of {seeds} seeds, after "
         f"{either(f'{run.steps / 1e6:.1f}M' for run in results.results)} steps."
     )

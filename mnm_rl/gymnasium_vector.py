@@ -179,7 +179,7 @@ def finite(batch: Any, rows: list[int]) -> Any:
         return {key: finite(value, rows) for key, value in batch.items()}
     if isinstance(batch, tuple):
         return tuple(finite(value, rows) for value in batch)
-    if rows and batch.dtype.kind == "f":
+    if batch.dtype.kind == "f":
         batch[rows] = np.where(np.isfinite(batch[rows]), batch[rows], 0)
     return batch
 

@@ -174,8 +174,8 @@ class GymnasiumVecEnv(VecEnv):
                     "TimeLimit.truncated": infos[i]["TimeLimit.truncated"],
                 }
                 self._ending[i], infos[i] = infos[i] | {"reset_step": True}, marks
-            gone = [i for i in done if terminations[i]]
-            observations = finite(observations, gone)  # the policy will see them, for nothing
+            if gone := [i for i in done if terminations[i]]:
+                observations = finite(observations, gone)  # the policy sees them, for nothing
             dones = resets
         elif done:
             if not self._same_step:

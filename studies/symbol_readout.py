@@ -8,6 +8,7 @@ other episodes.
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,12 @@ import numpy as np
 import tyro
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
-from stable_baselines3.common.utils import set_random_seed
-from torch import Tensor, nn
 
+from envs.memory_tasks import RepeatPrevious
 from experiments.analysis.figures import make_figure, save_figure, style_of
-from experiments.analysis.readout import ridge
+from experiments.analysis.readout import core_outputs, ridge
 from experiments.configuration import Run
-from experiments.run import load_model, make_env, newest_model
+from experiments.run import make_env
 
 EPISODES = 512
 """Half of them to fit the maps, half to test them."""
@@ -34,7 +34,7 @@ far back."""
 @dataclass
 class Options:
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run directories of RepeatPrevious."""
+    """Run directories of RepeatPrevious; of several of an agent, the mean is shown."""
     json: Path
     """Where to write the shares of symbols that were read right."""
     plot: Path
@@ -45,23 +45,9 @@ def played(run: Run, directory: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """The core's outputs ``[T, B, D]`` and the symbols ``[T, B, symbols]``, one-hot, of one episode
     in each environment."""
     env = make_env(run, EPISODES)
-    model = load_model(run, newest_model(directory), env, "cpu")
-    set_random_seed(0)
     env.seed(0)
-    outputs: list[NDArray[Any]] = []
-    seen: list[NDArray[Any]] = []
-
-    def keep(module: nn.Module, args: Any, result: tuple[Tensor, ...]) -> None:
-        outputs.append(result[0][0].numpy())
-
-    obs: Any = env.reset()
-    state, starts = None, np.ones(EPISODES, bool)
-    with model.policy.core.register_forward_hook(keep):
-        while len(seen) == 0 or not starts.any():
-            seen.append(obs[:, :-1])  # without whether it is asked
-            actions, state = model.predict(obs, state, starts)
-            obs, _, starts, _ = env.step(actions)
-    return np.stack(outputs), np.stack(seen)
+    outputs, seen = core_outputs(directory, run, env, env.reset(), seed=0)
+    return outputs, seen[:, :, :-1]  # without whether it is asked
 
 
 def read(outputs: NDArray[Any], symbols: NDArray[Any]) -> list[float]:
@@ -103,12 +89,20 @@ def draw(shares: dict[str, list[float]], lag: int, path: Path) -> None:
 
 
 def main(options: Options) -> None:
-    shares = {}
-    for directory in options.runs:
-        run = Run.load(directory)
-        shares[run.agent] = [round(share, 3) for share in read(*played(run, directory))]
+    runs = [Run.load(directory) for directory in options.runs]
+    for run in runs:
+        steps = run.env_kwargs.get("steps", RepeatPrevious.steps)
+        if run.env != "mnm/RepeatPrevious-v0" or steps < 2 * STEPS:
+            sys.exit(
+                f"error: needs runs of mnm/RepeatPrevious-v0 with steps={2 * STEPS} or more, and "
+                f"not of {run.environment}"
+            )
+    found: dict[str, list[list[float]]] = {}
+    for directory, run in zip(options.runs, runs, strict=True):
+        found.setdefault(run.agent, []).append(read(*played(run, directory)))
+    shares = {agent: np.mean(seeds, axis=0).round(3).tolist() for agent, seeds in found.items()}
     options.json.write_text(json.dumps(shares, indent=1) + "\n")
-    draw(shares, Run.load(options.runs[0]).env_kwargs["lag"], options.plot)
+    draw(shares, runs[0].env_kwargs.get("lag", RepeatPrevious.lag), options.plot)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from torch import nn
 
 from mnm_rl import GymnasiumVecEnv, RecurrentA2C, RecurrentPPO
-from mnm_rl.algorithms.buffers import RecurrentRolloutBuffer
 from mnm_rl.algorithms.updates import evaluate
 from mnm_rl.callbacks import MaskableEvalCallback
 from mnm_rl.evaluation import evaluate_policy
@@ -284,7 +283,6 @@ def test_actions_in_whole_numbers_keep_the_probability_that_they_were_sampled_wi
     model.collect_rollouts(model.env, callback, model.rollout_buffer, 8)  # type: ignore[arg-type]
     rollout = model.rollout_buffer.sequence()
     torch.testing.assert_close(evaluate(model.policy, rollout)[1], rollout.log_prob)
-    assert isinstance(model.rollout_buffer, RecurrentRolloutBuffer)
 
 
 def test_an_environment_without_masks_for_now_allows_everything() -> None:

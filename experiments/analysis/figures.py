@@ -219,6 +219,7 @@ def overview_figure(results: Results, parts: Sequence[Sequence[Group]]) -> Figur
         rows, OVERVIEW_COLUMNS, figsize=(12, 0.4 + 3.2 * rows), layout="constrained", squeeze=False
     )
     labels = list(dict.fromkeys(group[0] for groups in parts for group in groups))
+    several = len(results.grid["algorithms"]) > 1
     handles: dict[str, Line2D] = {}
     for axes, groups in zip_longest(grid.flat, parts):
         if groups is None:
@@ -230,7 +231,6 @@ def overview_figure(results: Results, parts: Sequence[Sequence[Group]]) -> Figur
             (handles[group[0]],) = axes.plot(x, middle, linewidth=1.6, **style)
             axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
         _, algorithm, environment = groups[0]
-        several = len(results.grid["algorithms"]) > 1
         name = environment.rpartition(":")[2] + (f", {algorithm.upper()}" if several else "")
         axes.set_title(name, fontsize=10)
         axes.set_ylabel(results.metric(environment).label)

@@ -44,6 +44,7 @@ def write_page(results: Results, path: Path) -> None:
     page = environment.from_string(TEMPLATE.read_text()).render(
         results=results,
         overview=inline_svg(overview_figure(results, parts), "all") if len(parts) > 1 else None,
+        overview_caption=FIGURES["steps"][1],
         sections=sections(results),
         grid=grid,
         on_dark=ON_DARK,

@@ -15,6 +15,7 @@ from experiments.command_line import UsageError
 from experiments.configuration import Run
 from experiments.run import load_model, make_env, newest_model
 from experiments.statistics import Scores
+from mnm_rl import GymnasiumVecEnv
 
 
 def goal_readout(
@@ -68,28 +69,47 @@ def check_maze(run: Run) -> None:
 
 def _outputs_and_goals(
     directory: Path, run: Run, episodes: int, seed: int
-) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-    """The core's outputs at each step ``[T][episodes, D]`` and the goals ``[episodes, 2]`` of one
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The core's outputs at each step ``[T, episodes, D]`` and the goals ``[episodes, 2]`` of one
     episode in each maze."""
     env = make_env(run, episodes)
     maze = env.env.unwrapped
     assert isinstance(maze, MazeVectorEnv)
+    env.seed(seed)
+    obs, goals = env.reset(), maze.goal
+    return core_outputs(directory, run, env, obs, seed)[0], goals
+
+
+def core_outputs(
+    directory: Path, run: Run, env: GymnasiumVecEnv, obs: Any, seed: int
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Play one episode in each of B environments, all of the same length T.
+
+    Args:
+        directory: the run directory.
+        run: its run.
+        env: the environments, reset.
+        obs: their first observations, ``[B, F]``.
+        seed: of the actions.
+
+    Returns:
+        the core's outputs at each step, ``[T, B, D]``, and the observations, ``[T, B, F]``
+    """
     model = load_model(run, newest_model(directory), env, "cpu")
     set_random_seed(seed)
-    env.seed(seed)
     outputs: list[NDArray[np.float32]] = []
+    seen: list[NDArray[Any]] = []
 
     def keep(module: nn.Module, args: Any, result: tuple[Tensor, ...]) -> None:
         outputs.append(result[0][0].numpy())
 
-    obs: Any = env.reset()
-    goals = maze.goal
-    state, starts = None, np.ones(episodes, bool)
+    state, starts = None, np.ones(env.num_envs, bool)
     with model.policy.core.register_forward_hook(keep):
-        for _ in range(maze.horizon):
+        while not seen or not starts.any():
+            seen.append(obs)
             actions, state = model.predict(obs, state, starts)
             obs, _, starts, _ = env.step(actions)
-    return outputs, goals
+    return np.stack(outputs), np.stack(seen)
 
 
 def _explained(

@@ -231,7 +231,7 @@ class RecurrentOnPolicyAlgorithm(OnPolicyAlgorithm):
             OtherSpacesError: if the model's spaces differ from those of ``env``; a ValueError.
             ValueError: if the file is not a model that this version of the library can read.
         """
-        of_env = None if env is None else cls._wrap_env(made(env))
+        of_env = None if env is None else cls._wrap_env(env)
         return saving.load(
             super().load,
             path,
