@@ -341,16 +341,21 @@ class RepeatPrevious(MemoryTask):
         lag: number of steps to look back, at least 1.
         steps: length of an episode, greater than the lag.
         symbols: number of different symbols.
+        clock: number of hands of a clock that each observation shows, as the sine and the cosine
+            of an angle each. The first hand goes round in 4 steps, every other in twice as many as
+            the one before. A memory can use the clock as a key for every step.
     """
 
     lag: int = 4
     steps: int = 52
     symbols: int = 4
+    clock: int = 0
 
     def __post_init__(self) -> None:
         check_settings(
             "RepeatPrevious", lag=(self.lag, 1), steps=(self.steps, 2), symbols=(self.symbols, 2)
         )
+        check_settings("RepeatPrevious", clock=(self.clock, 0))
         if self.steps <= self.lag:
             raise ValueError(
                 f"the steps of mnm/RepeatPrevious must be more than its lag, {self.lag}, got "
@@ -359,7 +364,7 @@ class RepeatPrevious(MemoryTask):
 
     @property
     def parts(self) -> dict[str, int]:
-        return {"symbol": self.symbols, "answer": 1}
+        return {"symbol": self.symbols, "answer": 1, "clock": 2 * self.clock}
 
     @property
     def n_answers(self) -> int:
@@ -369,13 +374,27 @@ class RepeatPrevious(MemoryTask):
     def length(self) -> int:
         return self.steps
 
+    @property
+    def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        low, high = super().bounds
+        low[self.part("clock")] = -1
+        return low, high
+
     def episodes(self, rng: np.random.Generator, n: int) -> Episodes:
         symbols = rng.integers(self.symbols, size=(self.steps, n))
         observations, targets = self._blank(n)
         self._show(observations, symbol=symbols)
         self._show(observations[self.lag :], answer=1)
         targets[self.lag :] = symbols[: -self.lag]
+        turns = np.arange(self.steps)[:, None] / 4 / 2.0 ** np.arange(self.clock)
+        hands = np.concatenate([np.sin(2 * np.pi * turns), np.cos(2 * np.pi * turns)], axis=1)
+        observations[:, :, self.part("clock")] = hands[:, None]
         return Episodes(observations, targets)
+
+    def describe(self, observation: NDArray[np.float32]) -> str:
+        without_clock = observation.copy()
+        without_clock[self.part("clock")] = 0
+        return super().describe(without_clock)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,8 +90,12 @@ GRIDS = {
     ),
     "repeat_previous": Grid(
         task="repeat_previous",
-        settings=[{"lag": 8, "steps": 32}, {"lag": 32, "steps": 104}],
-        updates=1_000,
+        settings=[
+            {"lag": 8, "steps": 32},
+            {"lag": 31, "steps": 103},
+            {"lag": 31, "steps": 103, "clock": 6},
+        ],
+        updates=600,
         interval=20,
     ),
     "sort": Grid(

@@ -37,6 +37,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("copy", {"items": 6, "min_items": 1, "symbols": 3}),
     ("repeat_previous", {}),
     ("repeat_previous", {"lag": 32, "steps": 104}),
+    ("repeat_previous", {"lag": 3, "steps": 20, "clock": 2}),
     ("sort", {}),
     ("sort", {"items": 5, "answers": 2, "symbols": 4}),
 ]
@@ -94,9 +95,10 @@ def copier(task: Any) -> Player:
     symbols: deque[int] = deque()
 
     def act(observation: NDArray[np.float32]) -> int:
-        if observation[:-1].any():
-            symbols.append(int(observation[:-1].argmax()))
-        return symbols.popleft() if observation[-1] else 0
+        symbol, answer = observation[task.part("symbol")], observation[task.part("answer")]
+        if symbol.any():
+            symbols.append(int(symbol.argmax()))
+        return symbols.popleft() if answer else 0
 
     return act
 
@@ -128,7 +130,7 @@ def assert_who_remembers_scores_1(name: str, settings: dict[str, Any], seed: int
     observation, _ = env.reset(seed=seed)
     act, total, terminated = PLAYERS[name](env.task), 0.0, False
     while not terminated:
-        answers = observation[-1]
+        answers = observation[env.task.part("answer")]
         observation, reward, terminated, _, info = env.step(np.int64(act(observation)))
         assert info["asked"] == bool(answers) == (info["target"] >= 0) == (reward != 0)
         total += reward
@@ -161,7 +163,14 @@ any_settings = st.one_of(
     ),
     st.tuples(
         st.just("repeat_previous"),
-        st.fixed_dictionaries({"lag": sizes, "steps": st.integers(7, 12), "symbols": some}),
+        st.fixed_dictionaries(
+            {
+                "lag": sizes,
+                "steps": st.integers(7, 12),
+                "symbols": some,
+                "clock": st.integers(0, 3),
+            }
+        ),
     ),
     st.tuples(
         st.just("sort"),
@@ -310,6 +319,23 @@ def test_popgyms_medium_setting_is_one_of_repeat_previous() -> None:
     task = TASKS["repeat_previous"](lag=32, steps=104)
     assert (task.episodes(np.random.default_rng(0), 1).targets >= 0).sum() == 104 - 32
     assert task.n_answers == 4
+
+
+def test_a_clock_tells_the_step_and_every_hand_goes_round_in_twice_as_many() -> None:
+    task = TASKS["repeat_previous"](steps=64, clock=5)
+    observations, _ = task.episodes(np.random.default_rng(0), 3)
+    clock = observations[:, :, task.part("clock")]
+    np.testing.assert_array_equal(clock, np.broadcast_to(clock[:, :1], clock.shape))
+    assert len(np.unique(clock[:, 0].round(3), axis=0)) == 64
+    for hand in range(5):
+        sine, cosine = clock[:, 0, hand], clock[:, 0, 5 + hand]
+        np.testing.assert_allclose(sine**2 + cosine**2, 1, atol=1e-6)
+        (midnights,) = np.nonzero(cosine > 1 - 1e-6)
+        assert midnights.tolist() == list(range(0, 64, 4 * 2**hand))
+
+
+def test_a_clock_is_not_described() -> None:
+    assert TASKS["repeat_previous"](clock=3).describe(np.ones(11, np.float32)) == "symbol 0  answer"
 
 
 @pytest.mark.filterwarnings("ignore:.*render")
