@@ -329,10 +329,10 @@ def grid(file: str, *marks: float, digits: int = 1) -> str:
     )
 
 
-def popgym() -> str:
+def popgym(file: str) -> str:
     """POPGym's score of each memory and environment, the highest mean return while training, beside
     the published ones."""
-    results = Results.load(ROOT / "docs" / "results" / "popgym.json")
+    results = Results.load(ROOT / "docs" / "results" / file)
     agents = [agent for agent in AGENTS if agent in {run.agent for run in results.results}]
     rows = []
     for environment in results.grid["environments"]:
@@ -689,8 +689,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "ppo_small_unlimited": lambda: grid("maze_small_unlimited.json", 20),
     "ppo_maze": lambda: grid("maze.json", 20, 30),
     "ppo_perfect": lambda: grid("maze_perfect.json", 5, 10),
-    "popgym": popgym,
+    "popgym": lambda: popgym("popgym.json"),
+    "popgym_medium": lambda: popgym("popgym_medium.json"),
     "repeat_previous_long": lambda: grid("repeat_previous.json", 0.2, 0.3, digits=2),
+    "repeat_previous_clock": lambda: grid("repeat_previous_clock.json", 0.3, 0.9, digits=2),
+    "ppo_copy": lambda: grid("copy.json", 0.5, 0.9, digits=2),
     "trained": trained,
     "masks": lambda: masks("masks.json", 20),
     "masks_perfect": lambda: masks("masks_perfect.json", 10),

@@ -24,7 +24,7 @@ def policies() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every policy that has kernels, with arguments such that each kernel is needed."""
     for rule, layers in {"g": 2, "p": 2, "delta": 1}.items():
         yield "MnmPolicy", {"write_rule": rule, "memory_layers": layers}
-    for name in ("PlasticPolicy", "LstmPolicy", "GruPolicy"):
+    for name in ("PlasticPolicy", "LstmPolicy", "GruPolicy", "NtmPolicy"):
         yield name, {}
 
 

@@ -47,7 +47,7 @@ def played(run: Run, directory: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     env = make_env(run, EPISODES)
     env.seed(0)
     outputs, seen = core_outputs(directory, run, env, env.reset(), seed=0)
-    return outputs, seen[:, :, :-1]  # without whether it is asked
+    return outputs, seen[:, :, RepeatPrevious(**run.env_kwargs).part("symbol")]
 
 
 def read(outputs: NDArray[Any], symbols: NDArray[Any]) -> list[float]:

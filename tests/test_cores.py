@@ -53,6 +53,7 @@ WITH_KERNELS = (
     *("mnm-g", "mnm-p", "mnm-delta", "mnm-g-paper", "mnm-p-paper"),
     *("mnm-g of one layer, fixed start", "mnm-g of a memory of its own width"),
     *("plastic", "decay", "oja", "modulated", "retroactive", "lstm", "gru"),
+    *("ntm", "ntm of five slots"),
 )
 
 

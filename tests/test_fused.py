@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnm_rl import GruCore, LstmCore, MnmCore, PlasticCore, RecurrentCore, RnnCore
+from mnm_rl import (
+    GruCore,
+    LstmCore,
+    MnmCore,
+    NtmCore,
+    PlasticCore,
+    RecurrentCore,
+    RnnCore,
+)
 from mnm_rl.cores.implementations import PathName
 from mnm_rl.cores.plastic import PlasticRule
 from mnm_rl.kernels import simd
@@ -106,6 +114,9 @@ CORES: dict[str, Callable[[], RecurrentCore[Any]]] = {
     },
     "lstm": lambda: LstmCore(F, D),
     "gru": lambda: GruCore(F, D),
+    "ntm": lambda: NtmCore(F, D, slots=7, width=5),
+    "ntm, one slot": lambda: NtmCore(F, D, slots=1, width=20),
+    "ntm, PyTorch's weights": lambda: NtmCore(F, D, slots=3, width=16, init="pytorch"),
 }
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 

@@ -10,7 +10,7 @@ from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
-from mnm_rl.cores import GruCore, LstmCore, MnmCore, PlasticCore
+from mnm_rl.cores import GruCore, LstmCore, MnmCore, NtmCore, PlasticCore
 from mnm_rl.cores.implementations import Implementation, log_once, register
 from mnm_rl.cores.reversible import Reversible
 
@@ -45,4 +45,5 @@ register(MnmCore, "fused", partial(_kernels, "mnm"))
 register(PlasticCore, "fused", partial(_kernels, "plastic"))
 register(LstmCore, "fused", partial(_kernels, "lstm"))
 register(GruCore, "fused", partial(_kernels, "gru"))
+register(NtmCore, "fused", partial(_kernels, "ntm"))
 register(MnmCore, "reversible", lambda: Reversible)

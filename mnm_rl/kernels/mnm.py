@@ -35,7 +35,15 @@ from mnm_rl.kernels.memory import (
     write_and_read,
     write_and_read_backward,
 )
-from mnm_rl.kernels.padding import array, gather, gather_rows, pad_memory, spread, spread_rows
+from mnm_rl.kernels.padding import (
+    array,
+    gather,
+    gather_rows,
+    pad_columns,
+    pad_memory,
+    spread,
+    spread_rows,
+)
 from mnm_rl.kernels.parallel import run
 from mnm_rl.kernels.simd import (
     ROWS,
@@ -745,14 +753,7 @@ class MnmSteps(KernelSteps[MnmState]):
 
     def _pad_output(self) -> Tensor:
         """``C``, for padded rows ``[h; v^r]``: ``[D, P + K]``."""
-        D, M, C = self.D, self.M, self.core.output.weight
-        return torch.cat(
-            [
-                nn.functional.pad(C[:, :D], (0, padded(D) - D)),
-                nn.functional.pad(C[:, D:], (0, padded(M) - M)),
-            ],
-            dim=1,
-        )
+        return pad_columns(self.core.output.weight, self.D, self.M)
 
     def outputs(self, raw: Tensor) -> Tensor:
         C = self._pad_output() if torch.is_grad_enabled() else self._padded_output

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mnm_rl.kernels.arena import Array, zeros
 from mnm_rl.kernels.simd import ROWS, padded
@@ -60,6 +61,14 @@ def spread(matrix: Tensor, n: int, D: int, m: int, E: int) -> Tensor:
 def gather(matrix: Tensor, n: int, D: int, m: int, E: int) -> Tensor:
     """The inverse of :func:`spread`."""
     return matrix.reshape(n, padded(D), m, padded(E))[:, :D, :, :E].reshape(n * D, m * E)
+
+
+def pad_columns(matrix: Tensor, D: int, M: int) -> Tensor:
+    """Pad a matrix ``[n, D + M]`` to ``[n, padded(D) + padded(M)]``, differentiable."""
+    h, v = matrix[:, :D], matrix[:, D:]
+    return torch.cat(
+        [functional.pad(h, (0, padded(D) - D)), functional.pad(v, (0, padded(M) - M))], dim=1
+    )
 
 
 def spread_rows(matrix: Tensor, n: int, D: int) -> Tensor:
