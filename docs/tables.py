@@ -336,7 +336,9 @@ def popgym(file: str) -> str:
     agents = [agent for agent in AGENTS if agent in {run.agent for run in results.results}]
     rows = []
     for environment in results.grid["environments"]:
-        runs = {group[0]: own for group, own in results.groups.items() if group[2] == environment}
+        runs = {
+            own[0].agent: own for group, own in results.groups.items() if group[2] == environment
+        }
         scores = {
             agent: np.array([max(run.curve["score"]) for run in own]) for agent, own in runs.items()
         }

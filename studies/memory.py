@@ -73,7 +73,6 @@ GRIDS = {
     "dictionary": Grid(
         task="dictionary",
         settings=[{"string_length": 4, "min_string_length": 1, "support": 4, "queries": 4}],
-        agents=("mnm-g", "mnm-p", "mnm-g-paper", "mnm-p-paper", "deltanet", "lstm", "gru", "salu"),
         seeds=5,
         updates=2_000,
         interval=50,
