@@ -333,14 +333,20 @@ def popgym(file: str) -> str:
     """POPGym's score of each memory and environment, the highest mean return while training, beside
     the published ones."""
     results = Results.load(ROOT / "docs" / "results" / file)
-    agents = [agent for agent in AGENTS if agent in {run.agent for run in results.results}]
+    usual, *other_settings = results.grid["settings"]
+    names = {(agent, usual): agent for agent in AGENTS}
+    names |= {(a, other): f"{a}, {other}" for a in AGENTS for other in other_settings}
+    of_each = {
+        key: [run for run in results.results if (run.agent, run.setting) == key] for key in names
+    }
+    agents = {names[key]: own for key, own in of_each.items() if own}
     rows = []
     for environment in results.grid["environments"]:
-        runs = {
-            own[0].agent: own for group, own in results.groups.items() if group[2] == environment
-        }
         scores = {
-            agent: np.array([max(run.curve["score"]) for run in own]) for agent, own in runs.items()
+            agent: np.array(
+                [max(run.curve["score"]) for run in own if run.environment == environment]
+            )
+            for agent, own in agents.items()
         }
         marked = among_the_best(scores)
         name = environment.removeprefix("popgym:popgym-").removesuffix("-v0")
@@ -355,10 +361,7 @@ def popgym(file: str) -> str:
                 *(f"{score:.2f}" for score in POPGYM[name]),
             ]
         )
-    seconds = (
-        np.mean([run.curve["seconds"][-1] for run in results.results if run.agent == agent])
-        for agent in agents
-    )
+    seconds = (np.mean([run.curve["seconds"][-1] for run in own]) for own in agents.values())
     rows.append(["*mean seconds of a run*", *(f"{own:.0f}" for own in seconds), "", ""])
     seeds = either(str(len(own)) for own in results.groups.values())
     columns = ("environment", *agents, "published, 15M steps: GRU", "best of 13")
