@@ -698,7 +698,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "popgym_medium": lambda: popgym("popgym_medium.json"),
     "repeat_previous_long": lambda: grid("repeat_previous.json", 0.2, 0.3, digits=2),
     "repeat_previous_clock": lambda: grid("repeat_previous_clock.json", 0.3, 0.9, digits=2),
-    "ppo_copy": lambda: grid("copy.json", 0.5, 0.9, digits=2),
     "trained": trained,
     "masks": lambda: masks("masks.json", 20),
     "masks_perfect": lambda: masks("masks_perfect.json", 10),
