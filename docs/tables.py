@@ -333,13 +333,11 @@ def popgym(file: str) -> str:
     """POPGym's score of each memory and environment, the highest mean return while training, beside
     the published ones."""
     results = Results.load(ROOT / "docs" / "results" / file)
-    usual, *other_settings = results.grid["settings"]
-    names = {(agent, usual): agent for agent in AGENTS}
-    names |= {(a, other): f"{a}, {other}" for a in AGENTS for other in other_settings}
-    of_each = {
-        key: [run for run in results.results if (run.agent, run.setting) == key] for key in names
-    }
-    agents = {names[key]: own for key, own in of_each.items() if own}
+    usual, agents = next(iter(results.grid["settings"])), dict[str, list[Any]]()
+    order = [*AGENTS]
+    for run in sorted(results.results, key=lambda x: (x.setting != usual, order.index(x.agent))):
+        name = run.agent if run.setting == usual else f"{run.agent}, {run.setting}"
+        agents.setdefault(name, []).append(run)
     rows = []
     for environment in results.grid["environments"]:
         scores = {

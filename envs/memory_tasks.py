@@ -39,7 +39,8 @@ class MemoryTask(ABC):
     def parts(self) -> dict[str, int]:
         """Return the parts of an observation and their widths, in order.
 
-        Symbols are one-hot. Flags and numbers have width 1.
+        Symbols are one-hot. Flags and numbers have width 1. A part of another kind needs a
+        :meth:`describe` of its own.
         """
 
     @property

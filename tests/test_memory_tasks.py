@@ -624,6 +624,11 @@ def test_a_task_of_ones_own_is_played_as_it_is() -> None:
             "the lag of mnm/RepeatPrevious must be a whole number, at least 1, got 0",
         ),
         (
+            "repeat_previous",
+            {"clock": -1},
+            "the clock of mnm/RepeatPrevious must be a whole number, at least 0, got -1",
+        ),
+        (
             "sort",
             {"items": 4, "answers": 5},
             "the answers of mnm/Sort must be at most its items, 4, got 5",

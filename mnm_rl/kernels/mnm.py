@@ -39,7 +39,6 @@ from mnm_rl.kernels.padding import (
     array,
     gather,
     gather_rows,
-    pad_columns,
     pad_memory,
     spread,
     spread_rows,
@@ -58,7 +57,7 @@ from mnm_rl.kernels.simd import (
     tanh_,
 )
 from mnm_rl.kernels.stepper import KernelImplementation
-from mnm_rl.kernels.steps import KernelSteps, Workspace
+from mnm_rl.kernels.steps import ReadingSteps, Workspace
 from mnm_rl.memory import NeuralMemory
 from mnm_rl.memory.function import write_size
 
@@ -640,7 +639,7 @@ class Parameters(NamedTuple):
     """``[L, M, M]``."""
 
 
-class MnmSteps(KernelSteps[MnmState]):
+class MnmSteps(ReadingSteps[MnmState]):
     """Steps of an MNM core, see :class:`~mnm_rl.kernels.steps.KernelSteps`."""
 
     carried = 4
@@ -700,7 +699,8 @@ class MnmSteps(KernelSteps[MnmState]):
     def __init__(self, workspace: Workspace, state: MnmState, steps: int) -> None:
         super().__init__(workspace, state, steps)
         core, D = self.core, self.D
-        self.M, self.heads = M, H = core.memory_size, core.heads
+        M, H = self.M, core.heads
+        self.heads = H
         self.F = F = core.controller.input_size - M
         rule = core.memory.rule
         self.setting = Setting(
@@ -739,8 +739,6 @@ class MnmSteps(KernelSteps[MnmState]):
             meta_loss=zeros((steps, B), self.dtype),
         )
         self.x = self.saved.x
-        with torch.no_grad():
-            self._padded_output = self._pad_output()
 
     def working_state(self) -> tuple[Tensor, ...]:
         h, c, read, theta = map(torch.from_numpy, self.now)
@@ -750,14 +748,6 @@ class MnmSteps(KernelSteps[MnmState]):
     def run_kernels(self, t0: int, t1: int) -> Tensor:
         run(_forward, fours(self.B), t0, t1, self.setting, self.weights, self.now, self.saved)
         return torch.from_numpy(self.saved.out[t0:t1])
-
-    def _pad_output(self) -> Tensor:
-        """``C``, for padded rows ``[h; v^r]``: ``[D, P + K]``."""
-        return pad_columns(self.core.output.weight, self.D, self.M)
-
-    def outputs(self, raw: Tensor) -> Tensor:
-        C = self._pad_output() if torch.is_grad_enabled() else self._padded_output
-        return nn.functional.linear(raw, C, self.core.output.bias)
 
     def results(self) -> tuple[Tensor | None, ...]:
         return (

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnm_rl.cores.ntm import EMPTY, NtmCore, NtmState
 from mnm_rl.kernels.arena import Array, zeros
 from mnm_rl.kernels.lstm_cell import lstm_cell, lstm_cell_backward, pack_lstm, unpack_lstm
-from mnm_rl.kernels.padding import CellParameters, array, pad_columns
+from mnm_rl.kernels.padding import CellParameters, array
 from mnm_rl.kernels.parallel import run
 from mnm_rl.kernels.simd import (
     LANES,
@@ -37,7 +37,7 @@ from mnm_rl.kernels.simd import (
     total,
 )
 from mnm_rl.kernels.stepper import KernelImplementation
-from mnm_rl.kernels.steps import KernelSteps, Workspace
+from mnm_rl.kernels.steps import ReadingSteps, Workspace
 
 KEEP = 8
 READ, WRITE = range(2)
@@ -228,23 +228,30 @@ def _gated(before: Array, found: Array, gate: float) -> Array:
     return w
 
 
+@inlined
+def _products(row: Array, k_r: Array, k_w: Array) -> tuple[float, float, float]:
+    """Of a slot: its products with both keys, and its length."""
+    zero = splat(row.dtype.type(0))
+    r = w = m = zero
+    for j in range(0, row.shape[0], LANES):
+        v = load(row, j)
+        r, w, m = fma(v, load(k_r, j), r), fma(v, load(k_w, j), w), fma(v, v, m)
+    return total(r), total(w), math.sqrt(total(m))
+
+
 @kernel
 def _search(memory: Array, u: Array, found: Array) -> None:
     """Where both heads find their keys, ``[2, S]``."""
     K, dtype = memory.shape[1], memory.dtype
-    zero, least = splat(dtype.type(0)), dtype.type(EMPTY)
+    least = dtype.type(EMPTY)
     k_r, k_w = u[:K], u[K : 2 * K]
     length_r, length_w = _norm(k_r), _norm(k_w)
     beta_r, beta_w = u[4 * K + STRENGTH + READ], u[4 * K + STRENGTH + WRITE]
     for i in range(memory.shape[0]):
-        r = w = m = zero
-        for j in range(0, K, LANES):
-            v = load(memory[i], j)
-            r, w, m = fma(v, load(k_r, j), r), fma(v, load(k_w, j), w), fma(v, v, m)
-        length = math.sqrt(total(m))
+        r, w, length = _products(memory[i], k_r, k_w)
         product_r, product_w = length * length_r, length * length_w
-        found[READ, i] = beta_r * total(r) / (least if product_r < least else product_r)
-        found[WRITE, i] = beta_w * total(w) / (least if product_w < least else product_w)
+        found[READ, i] = beta_r * r / (least if product_r < least else product_r)
+        found[WRITE, i] = beta_w * w / (least if product_w < least else product_w)
     _softmax_(found[READ])
     _softmax_(found[WRITE])
 
@@ -254,22 +261,18 @@ def _search_backward(memory: Array, u: Array, g: Array, g_u: Array, g_memory: Ar
     """Back through :func:`_search` before its softmax, given the gradient g, ``[2, S]``; adds to
     the others."""
     K, dtype = memory.shape[1], memory.dtype
-    none, zero, least = dtype.type(0), splat(dtype.type(0)), dtype.type(EMPTY)
+    none, least = dtype.type(0), dtype.type(EMPTY)
     k_r, k_w, g_k_r, g_k_w = u[:K], u[K : 2 * K], g_u[:K], g_u[K : 2 * K]
     length_r, length_w = _norm(k_r), _norm(k_w)
     beta_r, beta_w = u[4 * K + STRENGTH + READ], u[4 * K + STRENGTH + WRITE]
     g_beta_r = g_beta_w = g_length_r = g_length_w = none
     for i in range(memory.shape[0]):
         row, g_row = memory[i], g_memory[i]
-        r = w = m = zero
-        for j in range(0, K, LANES):
-            v = load(row, j)
-            r, w, m = fma(v, load(k_r, j), r), fma(v, load(k_w, j), w), fma(v, v, m)
-        length = math.sqrt(total(m))
+        r, w, length = _products(row, k_r, k_w)
         product_r, product_w = length * length_r, length * length_w
         over_r = dtype.type(1) / (least if product_r < least else product_r)
         over_w = dtype.type(1) / (least if product_w < least else product_w)
-        cosine_r, cosine_w = total(r) * over_r, total(w) * over_w
+        cosine_r, cosine_w = r * over_r, w * over_w
         g_beta_r += g[READ, i] * cosine_r
         g_beta_w += g[WRITE, i] * cosine_w
         g_r, g_w = g[READ, i] * beta_r * over_r, g[WRITE, i] * beta_w * over_w
@@ -592,7 +595,7 @@ def _places(width: int) -> Tensor:
     )
 
 
-class NtmSteps(KernelSteps[NtmState]):
+class NtmSteps(ReadingSteps[NtmState]):
     """Steps of an NTM core, see :class:`~mnm_rl.kernels.steps.KernelSteps`."""
 
     carried = 5
@@ -625,11 +628,9 @@ class NtmSteps(KernelSteps[NtmState]):
     def __init__(self, workspace: Workspace, state: NtmState, steps: int) -> None:
         super().__init__(workspace, state, steps)
         core, B, P = self.core, self.B, padded(self.D)
-        self.W, S, K = core.width, core.slots, padded(core.width)
-        self.F = F = core.controller.input_size - self.W
-        self.setting = Setting(
-            self.W, self.dtype.type(np.finfo(self.dtype).tiny), self.episode_starts
-        )
+        W, S, K = self.M, core.slots, padded(self.M)
+        self.F = F = core.controller.input_size - W
+        self.setting = Setting(W, self.dtype.type(np.finfo(self.dtype).tiny), self.episode_starts)
         shapes = [(B, P), (B, P), (B, K), (B, S, K), (B, 2, S)]
         self.now = Working(
             *(array(part, shape, self.dtype) for part, shape in zip(state, shapes, strict=True))
@@ -647,32 +648,22 @@ class NtmSteps(KernelSteps[NtmState]):
             memory=self.room("memory", -(-steps // KEEP), B, S, K),
         )
         self.x = self.saved.x
-        with torch.no_grad():
-            self._padded_output = self._pad_output()
 
     def working_state(self) -> tuple[Tensor, ...]:
         h, c, read, memory, weights = map(torch.from_numpy, self.now)
-        D, W = self.D, self.W
+        D, W = self.D, self.M
         return h[:, :D], c[:, :D], read[:, :W], memory[..., :W], weights
 
     def run_kernels(self, t0: int, t1: int) -> Tensor:
         run(_forward, fours(self.B), t0, t1, self.setting, self.weights, self.now, self.saved)
         return torch.from_numpy(self.saved.out[t0:t1])
 
-    def _pad_output(self) -> Tensor:
-        """``C``, for padded rows ``[h; r]``: ``[D, P + K]``."""
-        return pad_columns(self.core.output.weight, self.D, self.W)
-
-    def outputs(self, raw: Tensor) -> Tensor:
-        C = self._pad_output() if torch.is_grad_enabled() else self._padded_output
-        return nn.functional.linear(raw, C, self.core.output.bias)
-
     def results(self) -> tuple[Tensor | None, ...]:
         return torch.from_numpy(self.saved.out), None, *self.working_state()
 
     def gradients(self, inputs: bool, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         g_out, _, *g_state = given
-        saved, D, W, F = self.saved, self.D, self.W, self.F
+        saved, D, W, F = self.saved, self.D, self.M, self.F
         g = Gradients(
             gates=self.room("g_gates", *saved.gates.shape),
             u=self.room("g_u", *saved.u.shape),

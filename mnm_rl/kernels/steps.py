@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Generic
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mnm_rl.cores.core import StateT, make_state
 from mnm_rl.cores.implementations import tensors
 from mnm_rl.kernels.arena import Arena, Array
+from mnm_rl.kernels.padding import pad_columns
 
 
 class Workspace:
@@ -174,6 +176,29 @@ class KernelSteps(ABC, Generic[StateT]):
         if meta_loss is None:
             meta_loss = inputs.new_zeros(inputs.shape[:2])
         return self.outputs(raw), make_state(first, (*last, *first[n:])), meta_loss
+
+
+class ReadingSteps(KernelSteps[StateT]):
+    """Steps of a core that reads a memory, and whose outputs are ``C [h_t; r_t] + c``: the raw
+    outputs are ``[h_t; r_t]``, padded.
+
+    Attributes:
+        M: width of what is read.
+    """
+
+    def __init__(self, workspace: Workspace, state: StateT, steps: int) -> None:
+        super().__init__(workspace, state, steps)
+        self.M = self.core.output.in_features - self.D
+        with torch.no_grad():
+            self._padded_output = self._pad_output()
+
+    def _pad_output(self) -> Tensor:
+        """``C``, for padded rows: ``[D, P + K]``."""
+        return pad_columns(self.core.output.weight, self.D, self.M)
+
+    def outputs(self, raw: Tensor) -> Tensor:
+        C = self._pad_output() if torch.is_grad_enabled() else self._padded_output
+        return functional.linear(raw, C, self.core.output.bias)
 
 
 class _Results(torch.autograd.Function):
