@@ -44,6 +44,15 @@ POPGYM = {
     "NoisyPositionOnlyCartPoleHard": (0.39, 0.40),
 }
 """What Morad et al. (2023) report after 15M steps: the GRU, and the best of their 13 memories."""
+MEMORY_TASKS = {
+    "Recall, 32 pairs": ("recall", "32 pairs"),
+    "dictionary": ("dictionary", "4 string length, 1 min string length, 4 support, 4 queries"),
+    "copy 20": ("copy", "20 items, 1 min items"),
+    "8 steps back": ("repeat_previous", "8 lag, 32 steps"),
+    "31 steps back, with a clock": ("repeat_previous", "31 lag, 103 steps, 6 clock"),
+    "sort 20": ("sort", "20 items"),
+}
+"""The columns of the summary of docs/memory.md: a grid of studies.memory, one of its settings."""
 FEW = 5
 """Of so many seeds each is shown, of more the median and the range."""
 BLOCK = re.compile(r"^<!-- table: (\w+) -->$.*?^<!-- end -->$", flags=re.MULTILINE | re.DOTALL)
@@ -185,7 +194,7 @@ def elsewhere() -> str:
 def memory_task(file: str) -> str:
     """Updates and seconds until each agent has learned a memory task, and how it does where it was
     only tested."""
-    runs = memory.timed_by(read(file)["runs"], ROOT / "docs" / "memory_seconds.json")
+    runs = timed_runs(file)
     settings, tests = (
         list(dict.fromkeys(names))
         for names in (map(memory.name, runs), (test for run in runs for test in run["tests"]))
@@ -224,6 +233,41 @@ def memory_task(file: str) -> str:
         last = max(run["updates"][-1] for run in runs)
         note += f"; a share is what is right after {last:,} updates, without having got there"
     return f"{table(('agent', *columns, *tested), rows)}\n\n{note}."
+
+
+def memory_tasks() -> str:
+    """Medians over seeds of the updates and seconds to solve each of :data:`MEMORY_TASKS`, the
+    smallest in bold, or of the share of right answers at the end where most seeds do not."""
+    columns: dict[str, dict[str, str]] = {}
+    for title, (task, setting) in MEMORY_TASKS.items():
+        seeds: dict[str, list[dict[str, Any]]] = {}
+        for run in timed_runs(f"memory_{task}.json"):
+            if memory.name(run) == setting:
+                seeds.setdefault(run["agent"], []).append(run)
+        soon, right = {}, {}
+        for agent, own in seeds.items():
+            at = [
+                [memory.solved(run, axis) or np.inf for axis in ("updates", "seconds")]
+                for run in own
+            ]
+            soon[agent] = np.median(at, axis=0)
+            right[agent] = np.median([run["accuracy"][-1] for run in own])
+        least = np.min(list(soon.values()), axis=0)
+        columns[title] = {
+            agent: f"{right[agent]:.0%}"
+            if np.isinf(updates)
+            else f"{bold(f'{updates:,.0f}', updates == least[0])}, "
+            + bold(f"{seconds:.0f} s", seconds == least[1])
+            for agent, (updates, seconds) in soon.items()
+        }
+    agents = [agent for agent in AGENTS if any(agent in column for column in columns.values())]
+    rows = ([agent, *(column.get(agent, "") for column in columns.values())] for agent in agents)
+    return table(("agent", *columns), rows)
+
+
+def timed_runs(file: str) -> list[dict[str, Any]]:
+    """The runs of a memory task, with the seconds of a machine that had nothing else to do."""
+    return memory.timed_by(read(file)["runs"], ROOT / "docs" / "memory_seconds.json")
 
 
 def babi_errors() -> str:
@@ -708,6 +752,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "a2c_small": lambda: grid("a2c_maze_small.json", 10, 20),
     "ablations": lambda: grid("ablations.json", 10, 20),
     "ppo_dictionary": lambda: grid("dictionary.json", 0.5, 0.9, digits=2),
+    "ppo_copy": lambda: grid("copy.json", 0.5, 0.9, digits=2),
     "ppo_recall": lambda: grid("recall.json", 0.5, 0.9, digits=2),
     "ppo_tuning": lambda: tuning("tuning.json"),
     "a2c_tuning": lambda: tuning("a2c_tuning.json"),
@@ -715,6 +760,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "initialization": initialization,
     "initial_weights": initial_weights,
     "elsewhere": elsewhere,
+    "memory_tasks": memory_tasks,
     "memory_recall": lambda: memory_task("memory_recall.json"),
     "memory_dictionary": lambda: memory_task("memory_dictionary.json"),
     "memory_copy": lambda: memory_task("memory_copy.json"),

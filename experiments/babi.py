@@ -126,13 +126,26 @@ class Stories(NamedTuple):
     def n_questions(self) -> int:
         return int((self.answers >= 0).sum())
 
-    def alone(self) -> "Stories":
-        """Each question as a story of its own: the sentences before it, without other questions."""
+    def told_again(self, questions: Literal["apart", "alone"]) -> "Stories":
+        """The stories, each told several times with a part of its questions, to the last of them.
+
+        Args:
+            questions: "apart": those that follow one another at once are in different tellings,
+                the others stay where they stand; "alone": each has a telling of its own.
+        """
         parts = []
         for task, first, end in zip(self.tasks, self.ends - self.lengths, self.ends, strict=True):
             asked = self.answers[first:end] >= 0
-            for question in np.flatnonzero(asked):
-                steps = [*(first + np.flatnonzero(~asked[:question])), first + question]
+            (those,) = np.nonzero(asked)
+            telling = np.arange(len(those))
+            if questions == "apart":
+                in_a_row = np.diff(those, prepend=-1) == 1
+                telling -= np.maximum.accumulate(np.where(in_a_row, 0, telling))
+            for k in np.unique(telling):
+                own = those[telling == k]
+                kept = ~asked
+                kept[own] = True
+                steps = first + np.flatnonzero(kept[: own[-1] + 1])
                 parts.append((self.sentences[steps], self.answers[steps], len(steps), task))
         sentences, answers, lengths, tasks = zip(*parts, strict=True)
         return Stories(
@@ -390,8 +403,9 @@ class Options:
     """Of the agent's core."""
     tasks: tuple[int, ...] = tuple(TASKS)
     """Tasks to train and test on, together."""
-    questions: Literal["inline", "alone"] = "inline"
-    """Whether a story asks all its questions where they stand, or is told again for each."""
+    questions: Literal["inline", "apart", "alone"] = "inline"
+    """Whether a story asks all its questions where they stand, is told again for those that follow
+    one another at once, or for each."""
     thinking_steps: int = 0
     """Further steps for each question; the answer is given at the last."""
     sentence_steps: int = 0
@@ -440,9 +454,9 @@ class Run:
         self.options = options
         agent = options.core
         self.train_stories, self.test_stories = (
-            (stories.alone() if options.questions == "alone" else stories).with_thinking_steps(
-                options.thinking_steps, options.sentence_steps, options.repeat
-            )
+            (
+                stories if options.questions == "inline" else stories.told_again(options.questions)
+            ).with_thinking_steps(options.thinking_steps, options.sentence_steps, options.repeat)
             for stories in (data.train, data.test)
         )
         hyperparameters = asdict(options.training) | agent.arguments()

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from studies import memory
 
-UPDATES, EVERY = 9, 3
+UPDATES, EVERY = 15, 3
 """Updates of a training, and those that are timed together."""
 
 

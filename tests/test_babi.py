@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from experiments import babi
@@ -122,9 +124,29 @@ def test_a_question_alone_comes_after_the_sentences_of_its_story(folder: Path) -
                 wanted.append([*before, step])
             else:
                 before.append(step)
-    alone = data.test.alone()
+    alone = data.test.told_again("alone")
     assert told(data, alone) == wanted
     assert alone.tasks.tolist() == 40 * [1] + [8]
+
+
+@given(st.lists(st.text("sq", min_size=1, max_size=9).map(lambda kinds: f"{kinds}q"), min_size=1))
+def test_no_question_apart_follows_another_and_each_is_asked_once(kinds: list[str]) -> None:
+    asked = np.array([kind == "q" for story in kinds for kind in story])
+    numbers = np.arange(len(asked))
+    lengths = np.array([len(story) for story in kinds])
+    stories = babi.Stories(numbers, np.where(asked, numbers, -1), lengths, np.arange(len(kinds)))
+    apart = stories.told_again("apart")
+    assert sorted(apart.answers[apart.answers >= 0]) == numbers[asked].tolist()
+    begins = stories.ends - stories.lengths
+    of_story = np.repeat(np.arange(len(kinds)), lengths)
+    for end, length, task in zip(apart.ends, apart.lengths, apart.tasks, strict=True):
+        steps = apart.sentences[end - length : end]
+        questions = asked[steps]
+        assert questions[-1]
+        assert not (questions[1:] & questions[:-1]).any()
+        assert set(of_story[steps]) == {task}
+        before = numbers[begins[task] : steps[-1]]
+        assert steps[~questions].tolist() == before[~asked[before]].tolist()
 
 
 @pytest.mark.parametrize("repeat", [False, True])
@@ -295,8 +317,8 @@ def test_an_answer_does_not_depend_on_how_stories_are_batched(folder: Path, agen
     for rows, steps in ((1, 1000), (4, 1000), (4, 7), (20, 3)):
         logits = answered(model, stories, range(10), rows, steps)
         assert logits.keys() == alone.keys()
-        for step, given in logits.items():
-            torch.testing.assert_close(given, alone[step], rtol=1e-4, atol=1e-5)
+        for step, answer in logits.items():
+            torch.testing.assert_close(answer, alone[step], rtol=1e-4, atol=1e-5)
 
 
 def test_empty_steps_do_not_count(folder: Path) -> None:

@@ -197,6 +197,7 @@ SHOWN = {
     "a2c_maze_within": "a2c_maze-0-waits",
     "ppo_recall": "recall-0-steps",
     "ppo_dictionary": "dictionary-0-steps",
+    "ppo_copy": "copy-0-steps",
     "popgym": "popgym-all-steps",
 }
 """The figures of reports that the documentation shows."""
