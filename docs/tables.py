@@ -49,7 +49,8 @@ MEMORY_TASKS = {
     "dictionary": ("dictionary", "4 string length, 1 min string length, 4 support, 4 queries"),
     "copy 20": ("copy", "20 items, 1 min items"),
     "8 steps back": ("repeat_previous", "8 lag, 32 steps"),
-    "31 steps back, with a clock": ("repeat_previous", "31 lag, 103 steps, 6 clock"),
+    "31 steps back": ("repeat_previous", "31 lag, 103 steps"),
+    "the same, with a clock": ("repeat_previous", "31 lag, 103 steps, 6 clock"),
     "sort 20": ("sort", "20 items"),
 }
 """The columns of the summary of docs/memory.md: a grid of studies.memory, one of its settings."""
