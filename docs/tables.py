@@ -245,25 +245,19 @@ def memory_tasks() -> str:
         for run in timed_runs(f"memory_{task}.json"):
             if memory.name(run) == setting:
                 seeds.setdefault(run["agent"], []).append(run)
-        soon, right = {}, {}
-        for agent, own in seeds.items():
-            at = [
+        at = {
+            agent: [
                 [memory.solved(run, axis) or np.inf for axis in ("updates", "seconds")]
                 for run in own
             ]
-            soon[agent] = np.median(at, axis=0)
-            right[agent] = np.median([run["accuracy"][-1] for run in own])
-        least = np.min(list(soon.values()), axis=0)
-        columns[title] = {
-            agent: f"{right[agent]:.0%}"
-            if np.isinf(updates)
-            else f"{bold(f'{updates:,.0f}', updates == least[0])}, "
-            + bold(f"{seconds:.0f} s", seconds == least[1])
-            for agent, (updates, seconds) in soon.items()
+            for agent, own in seeds.items()
         }
-    agents = [agent for agent in AGENTS if any(agent in column for column in columns.values())]
-    rows = ([agent, *(column.get(agent, "") for column in columns.values())] for agent in agents)
-    return table(("agent", *columns), rows)
+        right = {
+            agent: f"{np.median([run['accuracy'][-1] for run in own]):.0%}"
+            for agent, own in seeds.items()
+        }
+        columns[title] = medians(at, lambda updates: f"{updates:,.0f}", right)
+    return side_by_side(columns)
 
 
 def timed_runs(file: str) -> list[dict[str, Any]]:
@@ -378,8 +372,8 @@ def popgym(file: str) -> str:
     """POPGym's score of each memory and environment, the highest mean return while training, beside
     the published ones."""
     results = Results.load(ROOT / "docs" / "results" / file)
-    usual, agents = next(iter(results.grid["settings"])), dict[str, list[Any]]()
-    order = [*AGENTS]
+    usual, order = next(iter(results.grid["settings"])), list(AGENTS)
+    agents: dict[str, list[Any]] = {}
     for run in sorted(results.results, key=lambda x: (x.setting != usual, order.index(x.agent))):
         name = run.agent if run.setting == usual else f"{run.agent}, {run.setting}"
         agents.setdefault(name, []).append(run)
@@ -460,6 +454,11 @@ def compared(cells: Callable[[Results, dict[str, Group], float], dict[str, str]]
             if runs[0].setting != "no writes"
         }
         columns[title] = cells(results, groups, mark)
+    return side_by_side(columns)
+
+
+def side_by_side(columns: Mapping[str, Mapping[str, str]]) -> str:
+    """A table with a row for each agent of the first column: the cells of a column, by agent."""
     first = next(iter(columns.values()))
     agents = [agent for agent in AGENTS if agent in first]
     return table(
@@ -494,19 +493,36 @@ def bold(text: str, yes: bool) -> str:
 def soonest(results: Results, groups: dict[str, Group], mark: float) -> dict[str, str]:
     """Medians of the steps and of the seconds to a mark, the smallest in bold."""
     at = {
-        agent: np.median([first_at(run.curve, mark) for run in results.groups[group]], axis=0)
+        agent: [first_at(run.curve, mark) for run in results.groups[group]]
         for agent, group in groups.items()
     }
-    least = np.min(list(at.values()), axis=0)
+    return medians(at, lambda steps: f"{steps / 1e3:.0f}k", dict.fromkeys(at, "never"))
 
-    def write(agent: str) -> str:
-        texts = (f"{at[agent][0] / 1e3:.0f}k", f"{at[agent][1]:.0f} s")
-        return ", ".join(
-            f"**{text}**" if x == y else text
-            for text, x, y in zip(texts, at[agent], least, strict=True)
+
+def medians(
+    at: Mapping[str, Sequence[Sequence[float]]],
+    write: Callable[[float], str],
+    otherwise: Mapping[str, str],
+) -> dict[str, str]:
+    """Medians over seeds of steps, or updates, and seconds, the smallest in bold.
+
+    Args:
+        at: both, of each seed, by agent; infinite where the goal was not reached.
+        write: steps in words.
+        otherwise: what stands where the median is infinite, by agent.
+    """
+    middle = {agent: np.median(seeds, axis=0) for agent, seeds in at.items()}
+    least = np.min(list(middle.values()), axis=0)
+
+    def cell(steps: float, seconds: float) -> str:
+        return f"{bold(write(steps), steps == least[0])}, " + bold(
+            f"{seconds:.0f} s", seconds == least[1]
         )
 
-    return {agent: "never" if np.isinf(at[agent][0]) else write(agent) for agent in groups}
+    return {
+        agent: otherwise[agent] if np.isinf(median[0]) else cell(*median)
+        for agent, median in middle.items()
+    }
 
 
 def first_at(curve: dict[str, list[float]], mark: float) -> tuple[float, float]:

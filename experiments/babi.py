@@ -103,6 +103,8 @@ MEANINGFUL = {20: ("places", "things")}
 
 FAILED = 0.05
 """A task is failed with a larger share of wrong answers (Weston et al. 2015)."""
+Questions = Literal["inline", "apart", "alone"]
+"""How a story asks its questions, see :meth:`Stories.told_again`."""
 
 
 class Stories(NamedTuple):
@@ -126,19 +128,22 @@ class Stories(NamedTuple):
     def n_questions(self) -> int:
         return int((self.answers >= 0).sum())
 
-    def told_again(self, questions: Literal["apart", "alone"]) -> "Stories":
-        """The stories, each told several times with a part of its questions, to the last of them.
+    def told_again(self, questions: Questions) -> "Stories":
+        """The stories, each told as often as its questions need, to the last of a telling.
 
         Args:
-            questions: "apart": those that follow one another at once are in different tellings,
-                the others stay where they stand; "alone": each has a telling of its own.
+            questions: "inline": the stories as they are; "apart": those that follow one another
+                at once are in different tellings, the others stay where they stand; "alone": each
+                has a telling of its own.
         """
+        if questions == "inline":
+            return self
         parts = []
         for task, first, end in zip(self.tasks, self.ends - self.lengths, self.ends, strict=True):
             asked = self.answers[first:end] >= 0
             (those,) = np.nonzero(asked)
             telling = np.arange(len(those))
-            if questions == "apart":
+            if questions == "apart":  # its place among those in a row
                 in_a_row = np.diff(those, prepend=-1) == 1
                 telling -= np.maximum.accumulate(np.where(in_a_row, 0, telling))
             for k in np.unique(telling):
@@ -403,7 +408,7 @@ class Options:
     """Of the agent's core."""
     tasks: tuple[int, ...] = tuple(TASKS)
     """Tasks to train and test on, together."""
-    questions: Literal["inline", "apart", "alone"] = "inline"
+    questions: Questions = "inline"
     """Whether a story asks all its questions where they stand, is told again for those that follow
     one another at once, or for each."""
     thinking_steps: int = 0
@@ -454,9 +459,9 @@ class Run:
         self.options = options
         agent = options.core
         self.train_stories, self.test_stories = (
-            (
-                stories if options.questions == "inline" else stories.told_again(options.questions)
-            ).with_thinking_steps(options.thinking_steps, options.sentence_steps, options.repeat)
+            stories.told_again(options.questions).with_thinking_steps(
+                options.thinking_steps, options.sentence_steps, options.repeat
+            )
             for stories in (data.train, data.test)
         )
         hyperparameters = asdict(options.training) | agent.arguments()
