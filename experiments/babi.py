@@ -105,6 +105,8 @@ FAILED = 0.05
 """A task is failed with a larger share of wrong answers (Weston et al. 2015)."""
 Questions = Literal["inline", "apart", "alone"]
 """How a story asks its questions, see :meth:`Stories.told_again`."""
+Positions = Literal["masks", "signs", "ramps"]
+"""What the weights of positions start as, see :class:`SentenceEncoder`."""
 
 
 class Stories(NamedTuple):
@@ -313,24 +315,33 @@ def renamed(
 class SentenceEncoder(nn.Module):
     """Sums of the words' embeddings, each times a vector of weights for its position.
 
-    The weights start as those of Sukhbaatar et al. (2015), section 4.1, in dimension k of d for
-    word j of J: ``(1 - j/J) - (k/d) (1 - 2j/J)``.
-
     Args:
         words: the words of the sentences.
         width: of the embeddings, d.
+        positions: what the weights start as. "masks": 1 or 0 at random, so that a word resembles
+            itself at another position. "signs": 0.5 or -0.5 at random, so that it does not.
+            "ramps": those of Sukhbaatar et al. (2015), section 4.1, in dimension k of d for word j
+            of J: ``(1 - j/J) - (k/d) (1 - 2j/J)``.
         learned: whether the weights of positions are learned.
     """
 
-    def __init__(self, words: Words, width: int, learned: bool = True) -> None:
+    def __init__(
+        self, words: Words, width: int, positions: Positions = "masks", learned: bool = True
+    ) -> None:
         super().__init__()
         self.words = torch.from_numpy(words.numbers)
         self.embeddings = nn.Embedding(len(words.vocabulary) + 1, width, padding_idx=0)
         self.embeddings.weight.data *= SCALE
         longest = words.numbers.shape[1]
-        j = torch.arange(1, longest + 1)[:, None] / longest
-        k = torch.arange(1, width + 1) / width
-        self.positions = nn.Parameter(1 - j - k * (1 - 2 * j), requires_grad=learned)
+        if positions == "masks":
+            weights = (torch.rand(longest, width) < 0.5).float()
+        elif positions == "signs":
+            weights = torch.randn(longest, width).sign() / 2
+        else:
+            j = torch.arange(1, longest + 1)[:, None] / longest
+            k = torch.arange(1, width + 1) / width
+            weights = 1 - j - k * (1 - 2 * j)
+        self.positions = nn.Parameter(weights, requires_grad=learned)
 
     def forward(self, sentences: Tensor) -> Tensor:
         """Numbers of sentences ``[T, B]`` to vectors ``[T, B, d]``."""
@@ -427,6 +438,9 @@ class Options:
     """Steps of an update; stories run on in the next, without a gradient from one to the other."""
     embedding_size: int = 100
     """Width of the embeddings of words."""
+    positions: Positions = "masks"
+    """What the weights of a word's position in its sentence start as: random masks or signs, which
+    tell all positions apart, or linear ramps, which tell apart two."""
     learned_positions: bool = True
     """Whether the weights of a word's position in its sentence are learned."""
     dropout: float = 0.0
@@ -480,7 +494,7 @@ class Run:
         self.answers = data.answers
         self.words = Words.of(data.sentences)
         self.encoder = SentenceEncoder(
-            self.words, options.embedding_size, options.learned_positions
+            self.words, options.embedding_size, options.positions, options.learned_positions
         )
         self.model = SequenceModel(
             nn.Sequential(self.encoder, nn.Dropout(options.dropout)),
