@@ -273,6 +273,7 @@ def babi_errors() -> str:
     ]
     runs.sort(key=lambda run: run["epochs_done"][-1]["mean_error"])
     last = [run["epochs_done"][-1] for run in runs]
+    names = [run["agent"] + (f", seed {run['seed']}" if run["seed"] else "") for run in runs]
 
     def error(epoch: dict[str, Any], task: int) -> str:
         share = epoch["errors"][str(task)]
@@ -283,10 +284,14 @@ def babi_errors() -> str:
         for task, name in babi.TASKS.items()
     ]
     rows.append(["mean", *(f"{epoch['mean_error']:.1%}" for epoch in last)])
+    without = [
+        np.mean([error for task, error in epoch["errors"].items() if task != "3"]) for epoch in last
+    ]
+    rows.append(["mean without task 3", *(f"{mean:.1%}" for mean in without)])
     rows.append(["failed", *(str(epoch["failed"]) for epoch in last)])
     rows.append(["epochs", *(str(epoch["epoch"]) for epoch in last)])
     rows.append(["minutes", *(f"{epoch['seconds'] / 60:.0f}" for epoch in last)])
-    return table(("task", *(run["agent"] for run in runs)), rows)
+    return table(("task", *names), rows)
 
 
 def babi_changes() -> str:
